@@ -1,0 +1,10 @@
+"""Dense Aligners for image encoders, as a peft tuner."""
+
+from ..plugin import register
+from .config import DenseAlignerConfig
+from .layer import DenseAligner, DenseAlignerLayer
+from .model import DenseAlignerModel
+
+register("dense_aligner", DenseAlignerConfig, DenseAlignerModel)
+
+__all__ = ["DenseAligner", "DenseAlignerConfig", "DenseAlignerLayer", "DenseAlignerModel"]

@@ -1,0 +1,33 @@
+"""Configuration of the text adapter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from peft import PeftType
+
+from ..plugin import ParallelAdapterConfig
+
+
+@dataclass
+class TextAdapterConfig(ParallelAdapterConfig):
+    """Text adapters beside the MLPs of a text encoder: D-MoC along the sentence.
+
+    DETRIS (https://arxiv.org/abs/2501.08580), section 3.3, equation 4; the defaults are DETRIS-B's. The fields are
+    those of [`ParallelAdapterConfig`](../plugin.py).
+
+    Args:
+        dim: bottleneck width D, a multiple of 16.
+
+    Raises:
+        ValueError: a field does not fit; the message names it and says what would.
+
+    Example:
+        >>> text = get_peft_model(CLIPTextModel.from_pretrained("openai/clip-vit-base-patch16"), TextAdapterConfig())
+    """
+
+    dim: int = 64
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = PeftType["TEXT_ADAPTER"]

@@ -1,0 +1,57 @@
+"""The text adapter: DETRIS (https://arxiv.org/abs/2501.08580), section 3.3, equation 4.
+
+Symbols: B batch, L text length, T width of the text encoder, D bottleneck width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..dmoc import DenseMixtureOfConvolutions
+from ..plugin import ParallelAdapterLayer
+from .config import TextAdapterConfig
+
+
+class TextAdapter(nn.Module):
+    """One branch: the residual stream in front of the MLP's norm, (B, L, T) → (B, L, T), not yet scaled.
+
+    Initialised as PyTorch does by default, unlike the Dense Aligner.
+    """
+
+    def __init__(self, width: int, config: TextAdapterConfig) -> None:
+        super().__init__()
+        self.down = nn.Linear(width, config.dim)
+        self.dmoc = DenseMixtureOfConvolutions(config.dim, spatial_dims=1)
+        self.up = nn.Linear(config.dim, width)
+        if config.init_weights == "identity":
+            nn.init.zeros_(self.up.weight)
+            nn.init.zeros_(self.up.bias)
+
+    def forward(self, residual: torch.Tensor) -> torch.Tensor:
+        z = self.down(residual).relu()  # (B, L, D)
+        # The start token skips the convolutions. They are not causal, and padding takes part.
+        words = self.dmoc(z[:, 1:].transpose(1, 2)).transpose(1, 2)  # (B, L-1, D)
+        return self.up(torch.cat([z[:, :1], words], dim=1) + z)
+
+
+class TextAdapterLayer(ParallelAdapterLayer):
+    """The MLP of a text block with text adapters beside it."""
+
+    adapter_layer_names = ("text_adapter_branches",)
+
+    @staticmethod
+    def pick_input(args: tuple, kwargs: dict) -> Any:
+        return args[0] if args else next(iter(kwargs.values()))
+
+    def make_branch(self, config: TextAdapterConfig) -> nn.Module:
+        return TextAdapter(self.width, config)
+
+    def check_input(self, hidden_states: torch.Tensor, handed_over: Any) -> Any:
+        return (handed_over,)
+
+    def _run_branch(self, name: str, *inputs: Any) -> torch.Tensor:
+        # The MLP's own input (after the norm) is not what the branch works on.
+        return super()._run_branch(name, inputs[1])

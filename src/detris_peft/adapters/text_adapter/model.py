@@ -1,0 +1,16 @@
+"""The text adapter tuner."""
+
+from __future__ import annotations
+
+from ..backbones import TEXT_BLOCKS
+from ..plugin import ParallelAdapterModel
+from .layer import TextAdapterLayer
+
+
+class TextAdapterModel(ParallelAdapterModel):
+    """A text encoder with text adapters; called as before."""
+
+    prefix = "text_adapter_"
+    tuner_layer_cls = TextAdapterLayer
+    layouts = TEXT_BLOCKS
+    second_input = "the residual stream (the input of the norm in front of the MLP)"

@@ -1,0 +1,8 @@
+"""Data sets of pictures, referring sentences and masks, all with the same columns (`FEATURES`)."""
+
+from .columns import FEATURES, decode_row, open_image
+from .masks import decode_mask, encode_mask
+from .refer import load_refer
+
+# The made-up data set is `detris_peft.data.shapes`; it is not imported here so that `python -m` can run it.
+__all__ = ["FEATURES", "decode_mask", "decode_row", "encode_mask", "load_refer", "open_image"]

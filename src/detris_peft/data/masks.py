@@ -1,0 +1,131 @@
+"""Masks stay COCO run lengths (RLE) until somebody needs pixels: about 200 bytes instead of 300,000.
+
+A mask is `{"size": [H, W], "counts": str}`, compressed as pycocotools does it; H and W in pixels. Whatever reaches
+pycocotools is checked first: it answers run lengths that do not fill the picture with uninitialised memory, and a
+polygon far out of the frame with gigabytes of it.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco
+
+# How far a corner may lie outside the frame, in picture sides: pycocotools walks along every edge pixel by pixel.
+MAX_OVERHANG = 10
+
+
+def encode_mask(segmentation: Any, height: int, width: int) -> dict[str, Any]:
+    """Any COCO segmentation, or an array, as one compressed RLE; several parts become their union.
+
+    Args:
+        segmentation: a list of polygons `[x1, y1, x2, y2, ...]` (pixels, x to the right, y down), one RLE as a
+            mapping with `size` and `counts` (a list of run lengths, or the compressed string), a list of such RLEs
+            (as RefCLEF has them), or an array (H, W) whose non-zero elements are foreground.
+        height, width: the picture's H and W in pixels.
+
+    Returns:
+        `{"size": [H, W], "counts": str}`. It may have no foreground: see `mask_area`.
+
+    Raises:
+        ValueError: the segmentation is empty, malformed, or made for another picture size.
+    """
+    if isinstance(segmentation, np.ndarray):
+        _check_size(segmentation.shape, height, width)
+        rle: Any = coco.encode(np.asfortranarray(segmentation != 0, dtype=np.uint8))
+    elif isinstance(segmentation, Mapping):
+        rle = _checked_rle(segmentation, height, width)
+    elif isinstance(segmentation, Sequence) and not isinstance(segmentation, (str, bytes)) and segmentation:
+        if all(isinstance(part, Mapping) for part in segmentation):
+            rle = coco.merge([_checked_rle(part, height, width) for part in segmentation])
+        else:
+            rle = _rasterise(segmentation, height, width)
+    else:
+        raise ValueError(f"the segmentation is {segmentation!r:.40}: it must be polygons or an RLE that is not empty")
+    return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
+
+
+def decode_mask(mask: Mapping[str, Any]) -> np.ndarray:
+    """A row's `mask` as an array (H, W) of uint8, 1 where the target is and 0 elsewhere.
+
+    Raises:
+        ValueError: the run lengths do not fill the picture.
+    """
+    height, width = mask["size"]
+    return coco.decode(_checked_rle(mask, height, width))
+
+
+def mask_area(mask: Mapping[str, Any]) -> int:
+    """Number of foreground pixels of a mask made by `encode_mask`."""
+    rle: Any = {"size": mask["size"], "counts": mask["counts"].encode("ascii")}
+    return int(coco.area(rle))
+
+
+def run_lengths(counts: str | bytes) -> list[int]:
+    """The run lengths in a compressed RLE: background first, then alternating, column after column.
+
+    A number is a row of 5-bit groups, lowest first, each in one character from "0" on; 32 marks that more follow,
+    16 in the last group is the sign. From the fourth number on, the difference to the last but one is stored.
+    """
+    runs: list[int] = []
+    number = shift = 0
+    for byte in counts.encode("utf-8") if isinstance(counts, str) else counts:
+        group = byte - 48
+        number |= (group & 31) << shift
+        shift += 5
+        if not group & 32:
+            if group & 16:
+                number -= 1 << shift
+            runs.append(number + runs[-2] if len(runs) > 2 else number)
+            number = shift = 0
+    return runs
+
+
+def _checked_rle(rle: Mapping[str, Any], height: int, width: int) -> Any:
+    """pycocotools' own form of an RLE, after making sure that it fills a picture of this size exactly."""
+    if "size" not in rle or "counts" not in rle:
+        raise ValueError(f"the RLE has the fields {sorted(map(str, rle))}: it needs 'size' and 'counts'")
+    _check_size(rle["size"], height, width)
+    counts = rle["counts"]
+    if not isinstance(counts, (str, bytes, list)):
+        raise ValueError(f"the RLE's counts are {counts!r:.40}: they must be a string or a list of run lengths")
+    compressed = isinstance(counts, (str, bytes))
+    runs = run_lengths(counts) if compressed else counts
+    if not all(isinstance(run, int) and run >= 0 for run in runs) or sum(runs) != height * width:
+        raise ValueError(
+            f"the RLE's run lengths are negative or do not add up to height x width = {height * width}: it is cut or "
+            "damaged, take the annotation anew from its source"
+        )
+    if compressed:
+        return {"size": [height, width], "counts": counts.encode("ascii") if isinstance(counts, str) else counts}
+    plain: Any = {"size": [height, width], "counts": runs}
+    return coco.frPyObjects(plain, height, width)
+
+
+def _check_size(size: Any, height: int, width: int) -> None:
+    if not isinstance(size, Iterable) or list(size) != [height, width]:
+        raise ValueError(f"the mask's size [height, width] is {size!s:.40}, the picture's {[height, width]}: mend one")
+
+
+def _rasterise(polygons: Sequence[Any], height: int, width: int) -> Any:
+    limit = MAX_OVERHANG * max(height, width)
+    outlines = []
+    for polygon in polygons:
+        if not isinstance(polygon, Sequence) or isinstance(polygon, (str, bytes)) or len(polygon) % 2:
+            raise ValueError("a polygon must be a list x1, y1, x2, y2, ... of an even number of coordinates")
+        if not _all_numbers(polygon) or (polygon and not -limit <= min(polygon) <= max(polygon) <= limit):
+            raise ValueError(f"a polygon has a coordinate that is no number or lies beyond {limit} pixels: mend it")
+        # One or two points enclose nothing, and pycocotools would take two for a box.
+        if len(polygon) >= 6:
+            outlines.append(polygon)
+    if not outlines:
+        raise ValueError("the segmentation is empty: no polygon has three points or more")
+    return coco.merge(coco.frPyObjects(outlines, height, width))
+
+
+def _all_numbers(values: Sequence[Any]) -> bool:
+    try:
+        return all(map(math.isfinite, values))
+    except TypeError:  # text, None, a list, ...
+        return False

@@ -1,0 +1,304 @@
+"""Pictures, sentences and masks in; tensors out; and predicted masks back at the pictures' own sizes.
+
+The only owner of pixel geometry. The letterbox: a picture of H×W pixels is scaled by min(s/H, s/W), s being
+`image_size`, and centred on a canvas; what it leaves free is filled with CLIP's mean colour. One affine matrix says
+so; images and masks go through it forwards, predictions backwards.
+"""
+
+import html
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from transformers import BatchFeature, CLIPTokenizer
+from transformers.processing_utils import ProcessorMixin
+
+# CLIP's statistics, also in front of DINOv2: the method was published, and its weights trained, with them.
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+# What CLIP's own tokenizer mends through ftfy and sentences do hold: curly quotes, full-width forms, ligatures.
+# (Text decoded with the wrong codec is not mended: ftfy guesses there, and would be one more dependency.)
+_PLAIN_CHARACTERS = str.maketrans(
+    {chr(code): unicodedata.normalize("NFKC", chr(code)) for code in (*range(0xFB00, 0xFB07), *range(0xFF01, 0xFFF0))}
+    | dict.fromkeys("\u02bc\u2018\u2019\u201a\u201b", "'")
+    | dict.fromkeys("\u201c\u201d\u201e\u201f", '"')
+)
+
+
+class DetrisProcessor(ProcessorMixin):
+    """Prepares the model's inputs and turns its logits into masks.
+
+    Args:
+        tokenizer: tokenizer of the text encoder. Its own padding is not used: see `pad_token_id`.
+        image_size: s, the longer side of a picture after scaling, in pixels.
+        max_text_length: L, tokens of a sentence with start and end; longer ones are cut and keep the end token.
+        mask_threshold: a pixel is foreground if its probability is above this.
+        pad_token_id: id that fills a sentence up to L. 0 for CLIP, whose Hugging Face tokenizer would pad with the
+            end token and so hide where the sentence ends.
+        keep_aspect_ratio: False is the paper's s×s canvas; True trims it to the smallest h×w, multiples of
+            `patch_size`, that holds every picture of the batch.
+        patch_size: side of the image encoder's patches, in pixels; only used with `keep_aspect_ratio`.
+        image_mean, image_std: per channel, of values in [0, 1]; the mean also colours the border.
+    """
+
+    def __init__(
+        self,
+        tokenizer,
+        image_size: int = 448,
+        max_text_length: int = 17,
+        mask_threshold: float = 0.35,  # the released implementation's, not 0.5
+        pad_token_id: int = 0,
+        keep_aspect_ratio: bool = False,
+        patch_size: int = 14,
+        image_mean: tuple[float, ...] = CLIP_MEAN,
+        image_std: tuple[float, ...] = CLIP_STD,
+    ):
+        super().__init__(tokenizer)
+        self.image_size = image_size
+        self.max_text_length = max_text_length
+        self.mask_threshold = mask_threshold
+        self.pad_token_id = pad_token_id
+        self.keep_aspect_ratio = keep_aspect_ratio
+        self.patch_size = patch_size
+        self.image_mean = list(image_mean)
+        self.image_std = list(image_std)
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return ["pixel_values", "input_ids", "labels"]
+
+    def __call__(self, images=None, text=None, masks=None, return_tensors: str | None = "pt") -> BatchFeature:
+        """Prepares one picture and sentence, or B of each; either may be left out.
+
+        Args:
+            images: PIL picture of any mode (EXIF rotation is applied, alpha is dropped, 16 bits become 8), or an
+                array (H,W), (H,W,1), (H,W,3) or (H,W,4) of uint8, uint16 or bool; or a list of them.
+            text: sentence or list of sentences, one per picture.
+            masks: (H,W) array, tensor or PIL picture, foreground > 0, as the picture stands after EXIF rotation.
+            return_tensors: "pt" or "np".
+
+        Returns:
+            `pixel_values` (B,3,h,w) float32, `target_sizes` (B,2) the pictures' own (H,W), `labels` (B,h,w) float32
+            in [0,1], soft at warped edges, and `input_ids` (B,L); h = w = `image_size` unless `keep_aspect_ratio`.
+
+        Raises:
+            ValueError: numbers of pictures, sentences and masks differ; a mask is not of its picture's size; a
+                sentence is empty; an array is no picture.
+            TypeError: an item is of another type than listed above.
+        """
+        images, text, masks = _as_list(images), _as_list(text), _as_list(masks)
+        given = {"images": images, "text": text, "masks": masks}
+        counts = {name: len(items) for name, items in given.items() if items is not None}
+        if masks is not None and images is None:
+            raise ValueError("masks came without images: pass the pictures they belong to")
+        if len(set(counts.values())) != 1 or 0 in counts.values():
+            raise ValueError(
+                f"got {counts or 'nothing'}: pass pictures or text, one sentence and one mask per picture"
+            )
+
+        data: dict[str, Any] = {}
+        if images is not None:
+            pictures = [_to_rgb(image, f"images[{i}]") for i, image in enumerate(images)]
+            sizes = [picture.shape[:2] for picture in pictures]
+            canvas = self.canvas_size(sizes)
+            data["pixel_values"] = np.stack([self._warp_image(picture, canvas) for picture in pictures])
+            data["target_sizes"] = np.array(sizes, dtype=np.int64)
+            if masks is not None:
+                pairs = zip(masks, sizes, strict=True)
+                foregrounds = [_to_foreground(mask, size, f"masks[{i}]") for i, (mask, size) in enumerate(pairs)]
+                data["labels"] = np.stack([self._warp_mask(foreground, canvas) for foreground in foregrounds])
+        if text is not None:
+            data["input_ids"] = self._tokenize(text)
+        return BatchFeature(data, tensor_type=return_tensors)
+
+    def post_process_referring_segmentation(
+        self, outputs, target_sizes, threshold: float | None = None, return_probabilities: bool = False
+    ) -> list[torch.Tensor]:
+        """Logits to masks at the pictures' own sizes: sigmoid, bicubic to the canvas, letterbox backwards, threshold.
+
+        Args:
+            outputs: the model's output, or its logits (B,1,h',w') alone.
+            target_sizes: (B,2), the (H,W) the processor gave; with `keep_aspect_ratio` those of the whole batch,
+                because they determine its canvas.
+            threshold: probability above which a pixel is foreground; None takes `mask_threshold`.
+            return_probabilities: give the probabilities themselves; bicubic may leave [0, 1] by a little.
+
+        Returns:
+            B tensors (H,W) on the CPU: bool, or float32 with `return_probabilities`.
+        """
+        logits = outputs if isinstance(outputs, torch.Tensor) else outputs.logits
+        sizes = [(int(height), int(width)) for height, width in target_sizes]
+        if len(sizes) != len(logits):
+            raise ValueError(f"got {len(logits)} logit maps and {len(sizes)} target_sizes: pass one (H, W) per map")
+        threshold = self.mask_threshold if threshold is None else threshold
+        canvas = self.canvas_size(sizes)
+        # align_corners=True and the backward warp belong to the method: other choices shift the mask by half a pixel.
+        on_canvas = F.interpolate(logits.detach().float().sigmoid(), canvas, mode="bicubic", align_corners=True)
+        maps = []
+        for probability, (height, width) in zip(on_canvas[:, 0].cpu().numpy(), sizes, strict=True):
+            backwards = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+            matrix = self._letterbox((height, width), canvas)
+            warped = cv2.warpAffine(probability, matrix, (width, height), flags=backwards, borderValue=0.0)
+            maps.append(torch.from_numpy(warped))
+        return maps if return_probabilities else [probability > threshold for probability in maps]
+
+    def canvas_size(self, sizes) -> tuple[int, int]:
+        """(h, w) of `pixel_values` for a batch of pictures of these (H, W)."""
+        if not self.keep_aspect_ratio:
+            return self.image_size, self.image_size
+        longest = np.max([np.multiply(size, self._scale(*size)) for size in sizes], axis=0)
+        # A whole number of pixels may come out as n + 1e-13, which is no reason for one more patch.
+        patches = np.ceil(np.round(longest / self.patch_size, 6)).astype(int)
+        return int(patches[0]) * self.patch_size, int(patches[1]) * self.patch_size
+
+    def _scale(self, height: int, width: int) -> float:
+        return min(self.image_size / height, self.image_size / width)
+
+    def _letterbox(self, size: tuple[int, int], canvas: tuple[int, int]) -> np.ndarray:
+        """(2,3) matrix from a picture's (x, y) to the canvas'.
+
+        It maps corner to corner without the half pixel between a pixel's corner and its centre, and goes through
+        three points in float32, because the released implementation, and so its weights, did both.
+        """
+        (height, width), (canvas_height, canvas_width) = size, canvas
+        scale = self._scale(height, width)
+        new_width, new_height = width * scale, height * scale
+        left, top = (canvas_width - new_width) / 2, (canvas_height - new_height) / 2
+        corners = np.array([[0, 0], [width, 0], [0, height]], dtype=np.float32)
+        placed = np.array([[left, top], [left + new_width, top], [left, top + new_height]], dtype=np.float32)
+        return cv2.getAffineTransform(corners, placed)
+
+    def _warp_image(self, picture: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
+        """uint8 (H,W,3) → normalised float32 (3,h,w)."""
+        border = [255 * channel for channel in self.image_mean]
+        matrix = self._letterbox(picture.shape[:2], canvas)
+        warped = cv2.warpAffine(picture, matrix, canvas[::-1], flags=cv2.INTER_CUBIC, borderValue=border)
+        # A pixel has 256 values a channel: they are normalised once and looked up, which is exact and much faster.
+        mean, std = np.array(self.image_mean, np.float32), np.array(self.image_std, np.float32)
+        levels = (np.arange(256, dtype=np.float32) / np.float32(255) - mean[:, None]) / std[:, None]
+        return np.stack([cv2.LUT(plane, level) for plane, level in zip(cv2.split(warped), levels, strict=True)])
+
+    def _warp_mask(self, foreground: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
+        """bool (H,W) → float32 (h,w) in [0,1]; warped as 8 bits, like the pictures."""
+        pixels = foreground.astype(np.uint8) * 255
+        matrix = self._letterbox(foreground.shape, canvas)
+        warped = cv2.warpAffine(pixels, matrix, canvas[::-1], flags=cv2.INTER_LINEAR, borderValue=0)
+        return warped / np.float32(255)
+
+    def _tokenize(self, sentences: list[str]) -> np.ndarray:
+        """Sentences → int64 (B,L): start, tokens, end, padding."""
+        cleaned = [_clean(sentence, f"text[{i}]") for i, sentence in enumerate(sentences)]
+        input_ids = np.full((len(cleaned), self.max_text_length), self.pad_token_id, dtype=np.int64)
+        for row, ids in zip(input_ids, self.tokenizer(cleaned)["input_ids"], strict=True):
+            if len(ids) > self.max_text_length:
+                ids = [*ids[: self.max_text_length - 1], ids[-1]]  # the sentence's state is read at the end token
+            row[: len(ids)] = ids
+        return input_ids
+
+
+def train_tokenizer(sentences: Iterable[str], vocab_size: int) -> CLIPTokenizer:
+    """A small tokenizer of CLIP's kind (byte-level BPE), for text encoders that come without a vocabulary.
+
+    Id 0 is "!", the padding; start and end are the two highest ids, vocab_size - 2 and vocab_size - 1. The same
+    sentences always give the same ids. Characters never seen become "<|unk|>" (id 1).
+
+    Raises:
+        ValueError: `vocab_size` cannot hold the sentences' characters.
+    """
+    pipeline = CLIPTokenizer().backend_tokenizer
+    words = Counter()
+    for i, sentence in enumerate(sentences):
+        normalized = pipeline.normalizer.normalize_str(_clean(sentence, f"sentences[{i}]"))
+        words.update(word for word, _ in pipeline.pre_tokenizer.pre_tokenize_str(normalized))
+    characters = sorted(set("".join(words)))
+    # As in CLIP, a word's last symbol carries the mark of its end; every character may stand in either place.
+    symbols = ["!", "<|unk|>", *characters, *(character + "</w>" for character in characters)]
+    vocab = {symbol: i for i, symbol in enumerate(dict.fromkeys(symbols))}
+    if vocab_size < len(vocab) + 2:
+        raise ValueError(f"vocab_size {vocab_size} is too small: these sentences' characters need {len(vocab) + 2}")
+
+    splits = {word: [*word[:-1], word[-1] + "</w>"] for word in words}
+    merges = []
+    while len(vocab) < vocab_size - 2:
+        pairs = Counter()
+        for word, split in splits.items():
+            for pair in pairwise(split):
+                pairs[pair] += words[word]
+        if not pairs:
+            break
+        left, right = min(pairs, key=lambda pair: (-pairs[pair], pair))  # ties by spelling, not by order of arrival
+        merges.append((left, right))
+        vocab.setdefault(left + right, len(vocab))
+        for split in splits.values():
+            for i in range(len(split)):  # the list gets shorter on the way: a slice beyond its end is only empty
+                if split[i : i + 2] == [left, right]:
+                    split[i : i + 2] = [left + right]
+    reserved = range(len(vocab), vocab_size - 2)  # fewer words than ids: the end token stays the highest all the same
+    vocab |= {f"<|reserved_{i}|>": i for i in reserved}
+    vocab |= {"<|startoftext|>": vocab_size - 2, "<|endoftext|>": vocab_size - 1}
+    return CLIPTokenizer(vocab=vocab, merges=merges, unk_token="<|unk|>")
+
+
+def _as_list(items) -> list | None:
+    if items is None or isinstance(items, list):
+        return items
+    several = isinstance(items, Iterable) and not isinstance(items, (str, Image.Image, np.ndarray, torch.Tensor))
+    return list(items) if several else [items]
+
+
+def _clean(sentence: str, name: str) -> str:
+    """What CLIP's own tokenizer does before it splits; lower case is left to the tokenizer, not all want it."""
+    if not isinstance(sentence, str):
+        raise TypeError(f"{name} is of type {type(sentence).__name__}: pass a sentence (str)")
+    plain = html.unescape(html.unescape(sentence)).translate(_PLAIN_CHARACTERS)
+    cleaned = " ".join(plain.split())
+    if not cleaned:
+        raise ValueError(f"{name} is empty or only spaces: pass a sentence that names something in the picture")
+    return cleaned
+
+
+def _to_rgb(image, name: str) -> np.ndarray:
+    """PIL picture or array → uint8 (H,W,3)."""
+    if isinstance(image, Image.Image):
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I") or image.mode == "F":
+            image = np.asarray(image)
+            if image.dtype == np.int32 and image.min() >= 0 and image.max() < 1 << 16:
+                image = image.astype(np.uint16)  # mode "I": how older Pillows open 16-bit grey
+        else:
+            # Straight from a palette with transparency Pillow warns, hence RGBA. Colours under alpha stay as they are.
+            image = np.asarray(image.convert("RGBA" if image.mode == "P" else "RGB"))
+    if not isinstance(image, np.ndarray):
+        raise TypeError(f"{name} is of type {type(image).__name__}: pass a PIL picture or an (H, W, C) array")
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.ndim != 3 or image.size == 0 or image.shape[2] not in (1, 3, 4):
+        raise ValueError(f"{name} has shape {image.shape}: pass (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)")
+    if np.issubdtype(image.dtype, np.uint16):
+        image = (image >> 8).astype(np.uint8)  # the high byte, as libpng does
+    elif image.dtype == bool:
+        image = image.astype(np.uint8) * 255
+    elif image.dtype != np.uint8:
+        raise ValueError(f"{name} is {image.dtype}, whose range is unknown: scale it to uint8 in [0, 255]")
+    image = image[..., :3]
+    return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
+
+
+def _to_foreground(mask, size: tuple[int, int], name: str) -> np.ndarray:
+    """Mask of a picture of this (H, W) → bool (H,W)."""
+    if not isinstance(mask, (Image.Image, np.ndarray, torch.Tensor)):
+        raise TypeError(f"{name} is of type {type(mask).__name__}: pass an (H, W) array, tensor or PIL picture")
+    pixels = mask.cpu().numpy() if isinstance(mask, torch.Tensor) else np.asarray(mask)
+    if pixels.shape != tuple(size):
+        raise ValueError(
+            f"{name} has shape {pixels.shape}, its picture {tuple(size)} after EXIF rotation: pass a mask of that size"
+        )
+    return pixels > 0

@@ -1,0 +1,120 @@
+"""Metrics against the reference numbers, their edges, and that evaluating leaves nothing behind."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from detris_peft.metrics import ReferringSegmentationMetrics, format_metrics, intersection_and_union
+
+NAMES = ["mIoU", "oIoU", "Pr@0.5", "Pr@0.6", "Pr@0.7", "Pr@0.8", "Pr@0.9"]
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return load_file(Path(__file__).parent / "fixtures" / "tiny_processing.safetensors")
+
+
+def test_equal_to_the_reference(reference):
+    metrics = ReferringSegmentationMetrics()
+    for case in range(4):
+        prediction, mask = reference[f"{case}.prediction"], reference[f"{case}.mask"]
+        intersection, union = intersection_and_union(prediction, mask)
+        assert intersection / (union + 1e-6) == pytest.approx(reference["iou"][case].item(), abs=1e-6)
+        metrics.add(prediction=prediction, reference=mask)
+    result = metrics.compute()
+    assert list(result) == NAMES
+    assert all(type(value) is float for value in result.values())
+    expected = [reference["mean_iou"].item(), reference["overall_iou"].item(), *reference["precision"].tolist()]
+    assert list(result.values()) == pytest.approx(expected, abs=1e-6)
+
+
+def test_every_way_in_gives_the_same(reference):
+    predictions = [reference[f"{case}.prediction"].numpy() for case in range(4)]
+    masks = [reference[f"{case}.mask"].numpy() for case in range(4)]
+    counts = torch.tensor([intersection_and_union(*pair) for pair in zip(predictions, masks, strict=True)])
+    metrics = ReferringSegmentationMetrics()
+    expected = metrics.compute(predictions=predictions, references=masks)
+    metrics.add_batch(predictions=predictions[:1], references=masks[:1])
+    metrics.add_counts(counts[1:, 0], counts[1:, 1])
+    assert len(metrics) == 4
+    assert metrics.compute() == expected
+    metrics.add_counts(counts[:, 0].tolist(), counts[:, 1].numpy())
+    assert metrics.compute() == expected  # nothing was left over from the round before
+
+
+def test_mean_and_overall_iou_weigh_differently_and_precision_is_strict():
+    metrics = ReferringSegmentationMetrics()
+    metrics.add_counts([1, 900], [2, 1000])
+    result = metrics.compute()
+    assert result["mIoU"] == pytest.approx(0.7, abs=1e-6)
+    assert result["oIoU"] == pytest.approx(901 / 1002)
+    assert [result[name] for name in NAMES[2:]] == [0.5, 0.5, 0.5, 0.5, 0.0]  # 1/2 is not > 0.5, 0.9 not > 0.9
+
+
+def test_empty_masks_count_as_zero_and_never_divide_by_zero():
+    empty = np.zeros((3, 3), bool)
+    result = ReferringSegmentationMetrics().compute(predictions=[empty], references=[empty])
+    assert list(result.values()) == [0.0] * 7
+
+
+def test_counts_beyond_32_bits():
+    metrics = ReferringSegmentationMetrics()
+    metrics.add_counts([2**40] * 4, [2**41] * 4)
+    assert metrics.compute()["oIoU"] == 0.5
+
+
+@pytest.mark.parametrize("foreground", [True, 1, 255, 0.2])
+def test_ground_truth_above_zero_is_foreground(foreground):
+    reference = np.array([[0, foreground], [0, foreground]])
+    assert intersection_and_union(np.array([[1, 1], [0, 0]], np.uint8), reference) == (1, 3)
+    assert intersection_and_union(torch.tensor([[1.0, 1.0], [0.0, 0.0]]), torch.from_numpy(reference)) == (1, 3)
+
+
+def test_bad_input_is_named():
+    metrics = ReferringSegmentationMetrics()
+    mask = np.ones((2, 3), bool)
+    with pytest.raises(ValueError, match="no sample to compute metrics from"):
+        metrics.compute()
+    with pytest.raises(ValueError, match=r"prediction is \(2, 3\) and reference \(3, 2\)"):
+        metrics.add(prediction=mask, reference=mask.T)
+    with pytest.raises(ValueError, match="threshold probabilities"):
+        metrics.add(prediction=mask * 0.4, reference=mask)
+    with pytest.raises(ValueError, match="got 1 predictions and 2 references"):
+        metrics.add_batch(predictions=[mask], references=[mask, mask])
+    with pytest.raises(ValueError, match=r"pass \(B,\) of each"):
+        metrics.add_counts([1, 2], [3])
+    assert len(metrics) == 0
+
+
+def test_one_line_by_name():
+    line = format_metrics(dict(zip(NAMES, (0.612, 0.6008, 0.7, 0.6, 0.5, 0.4, 0.125), strict=True)))
+    assert line == "mIoU 61.20  oIoU 60.08  Pr@0.5 70.00  Pr@0.6 60.00  Pr@0.7 50.00  Pr@0.8 40.00  Pr@0.9 12.50"
+
+
+def test_no_file_or_folder_is_written(tmp_path):
+    code = (
+        "from detris_peft.metrics import ReferringSegmentationMetrics as M\n"
+        "a, b = M(), M()\n"
+        "a.add_counts([1], [2]); b.add_counts([1], [4])\n"
+        "print(a.compute()['oIoU'], b.compute()['oIoU'])"
+    )
+    work, home = tmp_path / "work", tmp_path / "home"
+    work.mkdir()
+    home.mkdir()
+    keep = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "XDG_"))}
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=work,
+        env={**keep, "HOME": str(home)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.split() == ["0.5", "0.25"]
+    assert list(tmp_path.rglob("*")) in ([work, home], [home, work])
