@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 PRECISION_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
+METRIC_NAMES = ("mIoU", "oIoU", *(f"Pr@{t}" for t in PRECISION_THRESHOLDS))
 
 
 class ReferringSegmentationMetrics(evaluate.Metric):
@@ -76,8 +77,9 @@ class ReferringSegmentationMetrics(evaluate.Metric):
     def _compute(self, *, intersections, unions) -> dict[str, float]:
         intersections, unions = np.asarray(intersections), np.asarray(unions)
         iou = intersections / (unions + 1e-6)
-        metrics = {"mIoU": float(iou.mean()), "oIoU": float(intersections.sum() / max(unions.sum(), 1))}
-        return metrics | {f"Pr@{t}": float((iou > t).mean()) for t in PRECISION_THRESHOLDS}
+        metrics = (float(iou.mean()), float(intersections.sum() / max(unions.sum(), 1)))
+        precision = (float((iou > t).mean()) for t in PRECISION_THRESHOLDS)
+        return dict(zip(METRIC_NAMES, [*metrics, *precision], strict=True))
 
 
 def intersection_and_union(prediction, reference) -> tuple[int, int]:

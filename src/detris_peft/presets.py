@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
 
 from .adapters import DenseAlignerConfig, TextAdapterConfig
-from .modeling import DetrisConfig
+from .modeling import DetrisConfig, build_backbone
 
-_BASE = {"vision_name_or_path": "facebook/dinov2-with-registers-base"}
-_LARGE = {"vision_name_or_path": "facebook/dinov2-with-registers-large"}
-_CLIP = {"text_name_or_path": "openai/clip-vit-base-patch16"}
-_DINOV2_L = {
+_BASE: dict[str, Any] = {"vision_name_or_path": "facebook/dinov2-with-registers-base"}
+_LARGE: dict[str, Any] = {"vision_name_or_path": "facebook/dinov2-with-registers-large"}
+_CLIP: dict[str, Any] = {"text_name_or_path": "openai/clip-vit-base-patch16"}
+_DINOV2_L: dict[str, Any] = {
     "model_type": "dinov2_with_registers",
     "hidden_size": 1024,
     "num_hidden_layers": 24,
@@ -54,11 +59,71 @@ def detris_l_mixed() -> DetrisConfig:
     )
 
 
+def tiny() -> DetrisConfig:
+    """Random backbones small enough to train beside on two CPU cores; see `random_backbones`."""
+    return DetrisConfig(
+        vision_config={
+            "model_type": "dinov2_with_registers",
+            "hidden_size": 64,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "image_size": 112,
+            "patch_size": 8,
+            "num_register_tokens": 4,
+        },
+        text_config={
+            "model_type": "clip_text_model",
+            "hidden_size": 64,
+            "intermediate_size": 256,
+            "projection_dim": 64,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "vocab_size": 160,
+            "bos_token_id": 158,
+            "eos_token_id": 159,
+            "pad_token_id": 0,
+        },
+        vision_adapter=DenseAlignerConfig(
+            dim=32, layers_to_transform=[1, 3], text_dim=64, cross_attention_dim=32, cross_attention_heads=4
+        ),
+        text_adapter=TextAdapterConfig(dim=32, layers_to_transform=[0, 2]),
+        hidden_dim=64,
+        neck_heads=4,
+        decoder_layers=2,
+        decoder_heads=4,
+        decoder_ffn_dim=128,
+        image_size=112,
+        max_text_length=17,
+    )
+
+
+def random_backbones(config: DetrisConfig, folder: str | os.PathLike, seed: int = 0) -> DetrisConfig:
+    """Write backbones with random weights for a preset that names none, and name them in its config.
+
+    A checkpoint holds adapters and head only, so even random backbones must lie somewhere. They are written once; what
+    is there already is used again.
+
+    Args:
+        config: its `vision_config` and `text_config` are built.
+        folder: gets `vision/` and `text/`.
+        seed: of the weights.
+    """
+    for kind in ("vision", "text"):
+        target = Path(folder) / kind
+        if not (target / "model.safetensors").is_file():
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                build_backbone(getattr(config, f"{kind}_config")).save_pretrained(target)
+        setattr(config, f"{kind}_name_or_path", str(target))
+    return config
+
+
 _PRESETS: dict[str, Callable[[], DetrisConfig]] = {
     "detris-b": detris_b,
     "detris-b-half": detris_b_half,
     "detris-l": detris_l,
     "detris-l-mixed": detris_l_mixed,
+    "tiny": tiny,
 }
 
 

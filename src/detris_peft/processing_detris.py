@@ -71,6 +71,18 @@ class DetrisProcessor(ProcessorMixin):
         self.image_mean = list(image_mean)
         self.image_std = list(image_std)
 
+    @classmethod
+    def from_config(cls, config, tokenizer) -> "DetrisProcessor":
+        """The processor for a `DetrisConfig` and its text encoder's tokenizer."""
+        return cls(
+            tokenizer,
+            image_size=config.image_size,
+            max_text_length=config.max_text_length,
+            mask_threshold=config.mask_threshold,
+            pad_token_id=config.pad_token_id,
+            patch_size=config.vision_config.patch_size,
+        )
+
     @property
     def model_input_names(self) -> list[str]:
         return ["pixel_values", "input_ids", "labels"]

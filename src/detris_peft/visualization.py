@@ -1,0 +1,107 @@
+"""Pictures of results: an overlay, training curves, and a grid of predictions."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from .data import EvaluationSamples
+    from .modeling import DetrisForReferringSegmentation
+    from .processing_detris import DetrisProcessor
+
+MASK_COLOUR = (230, 30, 90)
+
+
+def overlay(
+    image: Image.Image, mask: Any, colour: tuple[int, int, int] = MASK_COLOUR, opacity: float = 0.55
+) -> Image.Image:
+    """The picture in RGB with a mask (H, W) laid over it: tinted inside, a full-coloured line around."""
+    pixels = np.asarray(image.convert("RGB")).astype(np.float32)
+    inside = np.asarray(mask) > 0
+    if inside.shape != pixels.shape[:2]:
+        raise ValueError(f"The mask is {inside.shape}, the picture {pixels.shape[:2]}: give a mask of its size.")
+    pixels[inside] = (1 - opacity) * pixels[inside] + opacity * np.array(colour, np.float32)
+    pixels[_border(inside)] = colour
+    return Image.fromarray(pixels.round().astype(np.uint8))
+
+
+def _border(inside: np.ndarray) -> np.ndarray:
+    """Foreground pixels with a background neighbour."""
+    padded = np.pad(inside, 1)
+    interior = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return inside & ~interior
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib
+    except ImportError:
+        raise ImportError("Curves and grids need matplotlib: pip install 'detris-peft[train]'.") from None
+    matplotlib.use("Agg")  # files only: works without a screen
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def plot_curves(history: Sequence[dict[str, float]], file: str | os.PathLike) -> None:
+    """Loss, and metrics by name, over epochs."""
+    plt = _pyplot()
+    epochs = [record["epoch"] for record in history]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    left.plot(epochs, [r["train_loss"] for r in history], marker="o", markersize=3, label="train")
+    left.plot(epochs, [r["loss"] for r in history], marker="o", markersize=3, label="val")
+    left.set(xlabel="epoch", ylabel="loss (binary cross-entropy)", ylim=(0, None))
+    for name, style in (("mIoU", "-"), ("oIoU", "--"), ("Pr@0.5", ":"), ("Pr@0.7", ":"), ("Pr@0.9", ":")):
+        right.plot(epochs, [100 * r[name] for r in history], style, marker="o", markersize=3, label=name)
+    right.set(xlabel="epoch", ylabel="val, %", ylim=(0, 100))
+    for axes in (left, right):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+    figure.savefig(file, dpi=120)
+    plt.close(figure)
+
+
+@torch.no_grad()
+def plot_predictions(
+    model: DetrisForReferringSegmentation,
+    processor: DetrisProcessor,
+    samples: EvaluationSamples,
+    file: str | Path,
+    count: int = 6,
+) -> None:
+    """A grid in the manner of the paper's Figure 2: picture with its sentence, ground truth, prediction."""
+    plt = _pyplot()
+    count = min(count, len(samples))
+    chosen = [samples[i] for i in np.linspace(0, len(samples) - 1, count).astype(int)]
+    inputs = processor(images=[s.image for s in chosen], text=[s.sentence for s in chosen])
+    was_training = model.training
+    model.eval()
+    logits = model(inputs["pixel_values"].to(model.device), inputs["input_ids"].to(model.device)).logits
+    model.train(was_training)
+    masks = processor.post_process_referring_segmentation(logits, inputs["target_sizes"])
+    figure, axes = plt.subplots(3, count, figsize=(2.2 * count, 7), layout="constrained", squeeze=False)
+    for column, (sample, mask) in enumerate(zip(chosen, masks, strict=True)):
+        panels = (sample.image.convert("RGB"), overlay(sample.image, sample.mask), overlay(sample.image, mask))
+        for row, panel in enumerate(panels):
+            axes[row][column].imshow(panel)
+            axes[row][column].set(xticks=[], yticks=[])
+        axes[0][column].set_title(_wrapped(sample.sentence), fontsize=8)
+    for row, name in enumerate(("picture", "ground truth", "prediction")):
+        axes[row][0].set_ylabel(name)
+    figure.savefig(file, dpi=120)
+    plt.close(figure)
+
+
+def _wrapped(sentence: str, width: int = 24) -> str:
+    import textwrap
+
+    return "\n".join(textwrap.wrap(sentence, width))

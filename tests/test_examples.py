@@ -1,0 +1,148 @@
+"""The example scripts as a user runs them: in processes of their own, on made-up data, offline."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from detris_peft import presets
+from detris_peft.data.shapes import write_refshapes
+from detris_peft.training import TrainingArguments
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+TRAINING = ["--preset", "tiny", "--dataset", "refshapes", "--epochs", "1", "--batch_size", "8", "--num_workers", "0"]
+NAMES = ["mIoU", "oIoU", "Pr@0.5", "Pr@0.6", "Pr@0.7", "Pr@0.8", "Pr@0.9"]
+
+
+def run(script, *arguments, launcher=(sys.executable,), succeeds=True):
+    command = [*launcher, str(EXAMPLES / script), *map(str, arguments)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert (done.returncode == 0) == succeeds, done.stdout + done.stderr
+    return done.stdout if succeeds else done.stderr
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    write_refshapes(root, train=8, val=4, test=2, image_size=64)
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    printed = run("train_refcoco.py", *TRAINING, "--data_root", data, "--output_dir", folder)
+    return folder, printed
+
+
+def test_training_prints_metrics_by_name_and_writes_what_it_says(trained):
+    folder, printed = trained
+    (line,) = [line for line in printed.splitlines() if line.startswith("epoch 1")]
+    assert all(name in line for name in NAMES)
+    written = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+    for checkpoint in ("best", "last"):
+        assert {
+            f"{checkpoint}/{name}"
+            for name in (
+                "config.json",
+                "head.safetensors",
+                "README.md",
+                "tokenizer.json",
+                "processor_config.json",
+                "vision_adapter/adapter_model.safetensors",
+                "text_adapter/adapter_model.safetensors",
+            )
+        } <= written
+    assert {"metrics.json", "curves.png", "predictions.png"} <= written
+    assert not [name for name in written if name.endswith(".part")]
+
+
+def test_evaluation_in_a_fresh_process_gives_the_score_of_the_run(trained, data, tmp_path):
+    folder, _ = trained
+    common = ["--checkpoint", folder / "best", "--data_root", data, "--dataset", "refshapes", "--num_workers", "0"]
+    printed = run("evaluate.py", *common, "--output", tmp_path / "val.json")
+    assert printed.startswith("refshapes val (8 samples): mIoU ")
+    scores = json.loads((tmp_path / "val.json").read_text())
+    best = json.loads((folder / "metrics.json").read_text())["best"]
+    assert [scores[name] for name in NAMES] == pytest.approx([best[name] for name in NAMES], abs=1e-6)
+
+
+def test_evaluation_with_shuffled_sentences_says_so(trained, data):
+    common = ["--checkpoint", trained[0] / "last", "--data_root", data, "--dataset", "refshapes", "--split", "testB"]
+    printed = run("evaluate.py", *common, "--num_workers", "0", "--shuffle_expressions")
+    assert ", sentences shuffled): mIoU " in printed
+    assert printed.startswith("refshapes testB (")
+
+
+def test_prediction_writes_overlay_and_mask_of_the_pictures_own_size(trained, tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 90, 3), np.uint8)).save(tmp_path / "photo.jpg")
+    common = ["--checkpoint", trained[0] / "best", "--image", tmp_path / "photo.jpg", "--threshold", "0.0"]
+    run("predict.py", *common, "--text", "the red circle", "--output", tmp_path / "out/overlay.png")
+    mask = Image.open(tmp_path / "out/overlay_mask.png")
+    assert mask.size == Image.open(tmp_path / "out/overlay.png").size == (90, 50)
+    assert set(np.unique(mask)) <= {0, 255}
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "says"),
+    [
+        ("train_refcoco.py", ["--data_root", "nowhere"], "nowhere"),
+        (
+            "train_refcoco.py",
+            ["--preset", "huge", "--data_root", "{data}", "--dataset", "refshapes"],
+            "no preset 'huge'",
+        ),
+        ("train_refcoco.py", ["--config", "{data}/bad.yaml"], "no option learning_rat;"),
+        ("evaluate.py", ["--checkpoint", "./nowhere", "--data_root", "{data}", "--dataset", "refshapes"], "nowhere"),
+        (
+            "evaluate.py",
+            ["--checkpoint", "x", "--data_root", "{data}", "--dataset", "refshapes", "--split", "tset"],
+            "val",
+        ),
+        ("predict.py", ["--checkpoint", "{run}", "--image", "none.jpg", "--text", "a"], "no picture none.jpg"),
+        ("predict.py", ["--checkpoint", "{run}", "--image", "{data}/bad.yaml", "--text", "a"], "cannot be decoded"),
+        ("predict.py", ["--checkpoint", "{run}", "--image", "{picture}", "--text", "  "], "only spaces"),
+    ],
+)
+def test_what_goes_wrong_is_one_line(script, arguments, says, data, trained):
+    (data / "bad.yaml").write_text("learning_rat: 1\n")
+    picture = next((data / "images/train2014").glob("*.jpg"))
+    places = {"data": data, "run": trained[0] / "best", "picture": picture}
+    error = run(script, *[a.format(**places) for a in arguments], succeeds=False)
+    last = error.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert says in last
+    assert "Traceback" not in error
+
+
+def test_every_yaml_opens_with_its_command_and_names_real_options():
+    options = set(TrainingArguments.__dataclass_fields__) | {"preset", "data_root", "dataset", "split_by"}
+    files = sorted((EXAMPLES / "configs").glob("*.yaml"))
+    assert files
+    for file in files:
+        first = file.read_text().splitlines()[0]
+        assert f"examples/train_refcoco.py --config examples/configs/{file.name}" in first
+        content = yaml.safe_load(file.read_text())
+        assert set(content) <= options, file.name
+        assert content["preset"] in presets.list()
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(data, tmp_path):
+    """Two processes with half the batch each see the same samples; scores count each once."""
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    printed = run(
+        "train_refcoco.py", *TRAINING, "--data_root", data, "--output_dir", tmp_path / "run", launcher=launcher
+    )
+    assert len([line for line in printed.splitlines() if line.startswith("epoch 1")]) == 1
+    assert json.loads((tmp_path / "run/metrics.json").read_text())["history"]

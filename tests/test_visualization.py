@@ -1,0 +1,35 @@
+"""Overlays and plots."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detris_peft.visualization import MASK_COLOUR, overlay, plot_curves
+
+
+def test_overlay_tints_inside_draws_the_border_and_leaves_the_rest():
+    image = Image.new("L", (6, 5), 100)
+    mask = np.zeros((5, 6), bool)
+    mask[1:4, 1:5] = True
+    pixels = np.asarray(overlay(image, mask, opacity=0.5))
+    assert pixels.shape == (5, 6, 3)
+    assert (pixels[~mask] == 100).all()
+    assert (pixels[1, 1:5] == MASK_COLOUR).all()
+    np.testing.assert_array_equal(pixels[2, 2], np.round((100 + np.array(MASK_COLOUR)) / 2))
+
+
+def test_a_mask_that_reaches_the_frame_is_bordered_there():
+    assert (np.asarray(overlay(Image.new("RGB", (4, 4)), np.ones((4, 4))))[0] == MASK_COLOUR).all()
+
+
+def test_overlay_of_another_size_says_both():
+    with pytest.raises(ValueError, match=r"mask is \(3, 3\), the picture \(5, 6\)"):
+        overlay(Image.new("RGB", (6, 5)), np.ones((3, 3)))
+
+
+def test_curves_of_a_single_epoch(tmp_path):
+    record = {"epoch": 1, "train_loss": 0.5, "loss": 0.4, "mIoU": 0.1, "oIoU": 0.2}
+    plot_curves([{**record, "Pr@0.5": 0, "Pr@0.7": 0, "Pr@0.9": 0}], tmp_path / "curves.png")
+    assert Image.open(tmp_path / "curves.png").size[0] > 1000
