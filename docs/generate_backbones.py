@@ -45,6 +45,15 @@ TEXT = {
 }
 
 
+INTRODUCTION = """# Backbones
+
+Any image encoder of the first table goes with any text encoder of the second:
+`DetrisForReferringSegmentation.from_backbones(vision, text)`. Where a block's MLP is, how wide the encoder is, the
+patch grid and where the sentence comes from is asked of the backbone; the tables in the code have one row a model type.
+For another encoder see [adapters.md](adapters.md#other-backbones).
+"""
+
+
 def trainable(image: tuple[str, dict], text: tuple[str, dict]) -> tuple[int, int]:
     """Parameters of the adapters, and of the head."""
     vision_config, text_config = (AutoConfig.for_model(kind, **fields) for kind, fields in (image, text))
@@ -60,13 +69,7 @@ def trainable(image: tuple[str, dict], text: tuple[str, dict]) -> tuple[int, int
 
 def page() -> str:
     lines = [
-        "# Backbones",
-        "",
-        "Any image encoder of the first table goes with any text encoder of the second:",
-        "`DetrisForReferringSegmentation.from_backbones(vision, text)`. Where a block's MLP is, how wide the encoder is,",
-        "the patch grid and where the sentence comes from is asked of the backbone; the tables in the code have one row a",
-        "model type. For another encoder see [adapters.md](adapters.md#other-backbones).",
-        "",
+        INTRODUCTION,
         "| image encoder | adapter beside | second input from |",
         "|---|---|---|",
         *(f"| `{kind}` | `{row.mlp}` | keywords of `{row.input_module}` |" for kind, row in IMAGE_BLOCKS.items()),
