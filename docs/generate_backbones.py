@@ -49,8 +49,8 @@ INTRODUCTION = """# Backbones
 
 Any image encoder of the first table goes with any text encoder of the second:
 `DetrisForReferringSegmentation.from_backbones(vision, text)`. Where a block's MLP is, how wide the encoder is, the
-patch grid and where the sentence comes from is asked of the backbone; the tables in the code have one row a model type.
-For another encoder see [adapters.md](adapters.md#other-backbones).
+patch grid and where the sentence comes from is asked of the backbone; the tables in the code have one row a model
+type. For another encoder see [adapters.md](adapters.md#other-backbones).
 """
 
 

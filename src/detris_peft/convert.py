@@ -7,42 +7,31 @@ A released `.pth` holds `{"state_dict": ..., "optimizer": ..., ...}` with every 
 from __future__ import annotations
 
 import copy
+import math
 import os
-import pickle
-from collections.abc import Iterator
-from dataclasses import dataclass
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 
 from . import presets
-from .adapters.plugin import ParallelAdapterConfig
 from .modeling import DetrisConfig, DetrisForReferringSegmentation
+from .official_layout import LOGIT_SCALE, Row, check_official, official_layout
 
+__all__ = ["Row", "load_official_checkpoint", "official_layout", "read_official", "save_official_checkpoint"]
 
-@dataclass(frozen=True)
-class Row:
-    """One weight of the released layout.
-
-    Attributes:
-        official: its key, without `module.`.
-        ours: the weights of our model it is made of, stacked along the first axis; none where we have no use for it.
-        transposed: whether the first two axes are swapped.
-    """
-
-    official: str
-    ours: tuple[str, ...]
-    transposed: bool = False
-
-    def split(self, value: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The released weight as ours."""
-        value = value.transpose(0, 1) if self.transposed else value
-        parts = value.chunk(len(self.ours)) if len(self.ours) > 1 else (value,) * len(self.ours)
-        return {name: part.contiguous() for name, part in zip(self.ours, parts, strict=True)}
+CLIP_LOGIT_SCALE = math.log(100)  # where OpenAI's training clipped it, and where it stands in every released CLIP
 
 
 def load_official_checkpoint(path: str | os.PathLike, config: DetrisConfig | str) -> DetrisForReferringSegmentation:
     """Read a released `.pth` into a model, in eval mode, frozen weights included.
+
+    The weights become the model's as they are read, without a second copy: the file's own size is what it takes.
 
     Args:
         path: the file. It is read with `weights_only=True`: no code in it is run.
@@ -52,202 +41,156 @@ def load_official_checkpoint(path: str | os.PathLike, config: DetrisConfig | str
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is no checkpoint of this layout, or a key is missing, left over or of another shape; the message
-            lists them.
+            lists them, and names the preset that would fit.
     """
     config = presets.get(config) if isinstance(config, str) else copy.deepcopy(config)
+    check_official(config)
     config.position_interpolation = "official"
     # The authors take the sentence at the largest token id, which is CLIP's end token; a text config made by hand may
     # carry another vocabulary's end token.
     config.text_config.eos_token_id = config.text_config.vocab_size - 1
     given = read_official(path)
-    model = DetrisForReferringSegmentation(config)
+    model = _without_weights(config)
     state = model.state_dict()
     layout = {row.official: row for row in official_layout(config)}
-    _check_keys(given, layout, path)
-    _check_shapes(given, layout, state, path)
-    model.load_state_dict({k: v for key, row in layout.items() for k, v in row.split(given[key]).items()})
+    misfit = _misfit(given, layout, state)
+    if misfit:
+        fitting = _fitting_presets(given)
+        mend = f"It fits the preset {' or '.join(fitting)}." if fitting else "No preset fits it: pass its own config."
+        raise ValueError(f"{path} was not trained with this config: {misfit}. {mend}")
+    # Kept for the way back, see `save_official_checkpoint`.
+    config.text_config.logit_scale = given[LOGIT_SCALE].item()
+    ours = {}
+    for key, row in layout.items():
+        ours |= {name: part.to(state[name].dtype) for name, part in row.split(given.pop(key)).items()}
+    model.load_state_dict(ours, assign=True)
     return model.eval()
 
 
+def save_official_checkpoint(model: DetrisForReferringSegmentation, path: str | os.PathLike) -> None:
+    """Write every weight of a model, the frozen ones too, as a `.pth` that the authors' code loads with `strict=True`.
+
+    It holds a `state_dict` in float32 and no optimizer: their test scripts read it, their training cannot resume from
+    it. What `load_official_checkpoint` read comes out bit-equal. CLIP's `logit_scale`, which our model has no use for,
+    is the one that was read (kept as `config.text_config.logit_scale`), else that of every released CLIP, ln 100.
+
+    Args:
+        path: the file; it appears when it is whole.
+
+    Raises:
+        ValueError: the authors' code knows no such architecture; the message names what it lacks.
+    """
+    config = model.config
+    rows = [*official_layout(config)]
+    if config.position_interpolation != "official":
+        warnings.warn(
+            f"position_interpolation is {config.position_interpolation!r}, and the authors' code resamples DINOv2's "
+            "position table in its own way: its masks will differ a little from this model's.",
+            stacklevel=2,
+        )
+    state = model.state_dict()
+    difference = sorted(state.keys() ^ {name for row in rows for name in row.ours})
+    if difference:
+        raise ValueError(
+            f"The released layout has no place for this model, which differs in {len(difference)} weights, among them "
+            f"{', '.join(difference[:3])}: take off other adapters than the two of the config, named 'default'."
+        )
+    logit_scale = torch.tensor(getattr(config.text_config, "logit_scale", CLIP_LOGIT_SCALE))
+    weights = {}
+    for row in rows:
+        value = row.join(state) if row.ours else logit_scale
+        weights[f"module.{row.official}"] = value.cpu().float() if value.is_floating_point() else value.cpu()
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as aside:
+        torch.save({"state_dict": weights}, Path(aside) / path.name)
+        (Path(aside) / path.name).replace(path)
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
 def read_official(path: str | os.PathLike) -> dict[str, torch.Tensor]:
-    """The weights of a released `.pth`, without `module.`."""
-    if not Path(path).is_file():
+    """The weights of a released `.pth`, without `module.`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is another kind of file; the message says which.
+    """
+    path = Path(path)
+    if not path.is_file():
         raise FileNotFoundError(f"There is no checkpoint {path}.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} is no checkpoint, or it holds pickled code, which is never run: {str(error).splitlines()[0]}"
-        ) from None
-    except (RuntimeError, EOFError, OSError) as error:
-        raise ValueError(
-            f"{path} cannot be read as a PyTorch checkpoint (truncated, or another kind of file): "
-            f"{str(error).splitlines()[0]}"
-        ) from None
-    weights = content.get("state_dict") if isinstance(content, dict) else None
-    if not isinstance(weights, dict):
+    weights = _read(path)
+    if "state_dict" in weights:
+        weights = weights["state_dict"]
+    elif {"cls_token", "pos_embed"} <= weights.keys():
+        raise ValueError(f"{path} is a DINO backbone alone, needed is a whole DETRIS checkpoint.")
+    elif {"token_embedding.weight", "text_projection"} <= weights.keys():
+        raise ValueError(f"{path} is a CLIP alone, needed is a whole DETRIS checkpoint.")
+    else:
         raise ValueError(f'{path} holds no "state_dict": needed is a checkpoint as the authors released it.')
+    if not isinstance(weights, dict) or not all(isinstance(v, torch.Tensor) for v in weights.values()):
+        raise ValueError(f'"state_dict" in {path} is not a dict of tensors: needed is a checkpoint as released.')
     return {key.removeprefix("module."): value for key, value in weights.items()}
 
 
-def _check_keys(given: dict, layout: dict[str, Row], path: str | os.PathLike) -> None:
+def _read(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        starts_as_zip = file.read(2) == b"PK"
+    if starts_as_zip and not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is truncated: copy or download it again.")
+    if starts_as_zip:
+        with zipfile.ZipFile(path) as archive:
+            if any(Path(name).name == "constants.pkl" for name in archive.namelist()):
+                raise ValueError(
+                    f"{path} is a TorchScript archive, as OpenAI publishes CLIP, needed is a whole DETRIS checkpoint."
+                )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # bytes of any kind end in any kind of error
+        raise ValueError(
+            f"{path} is no PyTorch checkpoint, or one with pickled code in it, which is never run: "
+            f"{(str(error) or type(error).__name__).splitlines()[0]}"
+        ) from None
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{path} holds a {type(content).__name__}: needed is a checkpoint as the authors released it."
+        )
+    return content
+
+
+# -- comparing --------------------------------------------------------------------------------------------------------
+
+
+def _without_weights(config: DetrisConfig) -> DetrisForReferringSegmentation:
+    """The model with parameters that take no memory; buffers, which are not all loaded, are real."""
+    with init_empty_weights(include_buffers=False):
+        return DetrisForReferringSegmentation(config)
+
+
+def _misfit(given: Mapping[str, torch.Tensor], layout: dict[str, Row], state: Mapping[str, torch.Tensor]) -> str:
+    """What is wrong with the keys, else with the shapes; empty if nothing is."""
     missing, unexpected = sorted(layout.keys() - given.keys()), sorted(given.keys() - layout.keys())
     if missing or unexpected:
-        raise ValueError(
-            f"{path} was not trained with this config: {len(missing)} keys are missing ({', '.join(missing[:5])}"
-            f"{', ...' if len(missing) > 5 else ''}), {len(unexpected)} are left over ({', '.join(unexpected[:5])}"
-            f"{', ...' if len(unexpected) > 5 else ''}). Pass the config or preset it was trained with."
-        )
-
-
-def _check_shapes(given: dict, layout: dict[str, Row], state: dict, path: str | os.PathLike) -> None:
+        return f"missing: {_some(missing)}; left over: {_some(unexpected)}"
     wrong = []
     for key, row in layout.items():
-        for name, value in row.split(given[key]).items():
-            if value.shape != state[name].shape:
-                wrong.append(f"{key} is {tuple(given[key].shape)}, our {name} {tuple(state[name].shape)}")
-    if wrong:
-        raise ValueError(
-            f"{path} was trained with other sizes than this config's; {len(wrong)} weights differ: "
-            f"{'; '.join(wrong[:3])}. Pass the config or preset it was trained with."
-        )
+        needed = row.join({name: state[name].to("meta") for name in row.ours}).shape if row.ours else torch.Size()
+        if given[key].shape != needed:
+            wrong.append(f"{key} is {tuple(given[key].shape)}, needed {tuple(needed)}")
+    return f"sizes differ: {_some(wrong)}" if wrong else ""
 
 
-# -- the layout -------------------------------------------------------------------------------------------------------
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+    return f"{len(names)} ({shown})" if names else "none"
 
 
-def official_layout(config: DetrisConfig) -> Iterator[Row]:
-    """Every key of a released checkpoint of this architecture, and where it goes."""
-    yield from _text_encoder(config)
-    yield from _image_encoder(config)
-    yield from _neck(config)
-    yield from _decoder(config)
-    yield from _projector()
-
-
-def _adapted(adapter: ParallelAdapterConfig | None) -> list[int]:
-    layers = None if adapter is None else adapter.layers_to_transform
-    return [layers] if isinstance(layers, int) else list(layers or [])
-
-
-def _pair(official: str, ours: str) -> Iterator[Row]:
-    for leaf in ("weight", "bias"):
-        yield Row(f"{official}.{leaf}", (f"{ours}.{leaf}",))
-
-
-def _batch_norm(official: str, ours: str) -> Iterator[Row]:
-    for leaf in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
-        yield Row(f"{official}.{leaf}", (f"{ours}.{leaf}",))
-
-
-def _attention(official: str, ours: str) -> Iterator[Row]:
-    for leaf in ("in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias"):
-        yield Row(f"{official}.{leaf}", (f"{ours}.{leaf}",))
-
-
-def _text_encoder(config: DetrisConfig) -> Iterator[Row]:
-    them, us = "txt_backbone.", "text_model." if config.text_adapter is None else "text_model.base_model.model."
-    inner = us + "text_model."  # CLIPTextModelWithProjection: the encoder, and the projection beside it
-    yield Row(them + "positional_embedding", (inner + "embeddings.position_embedding.weight",))
-    yield Row(them + "token_embedding.weight", (inner + "embeddings.token_embedding.weight",))
-    yield Row(them + "text_projection", (us + "text_projection.weight",), transposed=True)
-    yield Row(them + "logit_scale", ())  # of CLIP's own training
-    yield from _pair(them + "ln_final", inner + "final_layer_norm")
-    adapted = _adapted(config.text_adapter)
-    for i in range(config.text_config.num_hidden_layers):
-        block, ours = f"{them}transformer.resblocks.{i}.", f"{inner}encoder.layers.{i}."
-        for leaf in ("weight", "bias"):
-            qkv = tuple(f"{ours}self_attn.{x}_proj.{leaf}" for x in "qkv")
-            yield Row(f"{block}attn.in_proj_{leaf}", qkv)
-        yield from _pair(block + "attn.out_proj", ours + "self_attn.out_proj")
-        yield from _pair(block + "ln_1", ours + "layer_norm1")
-        yield from _pair(block + "ln_2", ours + "layer_norm2")
-        mlp = ours + ("mlp.base_layer." if i in adapted else "mlp.")
-        yield from _pair(block + "mlp.c_fc", mlp + "fc1")
-        yield from _pair(block + "mlp.c_proj", mlp + "fc2")
-        if i in adapted:
-            yield from _adapter(block + "adapter.", ours + "mlp.text_adapter_branches.default.")
-
-
-def _image_encoder(config: DetrisConfig) -> Iterator[Row]:
-    them, us = "dinov2.", "vision_model." if config.vision_adapter is None else "vision_model.base_model.model."
-    for official, ours in (
-        ("cls_token", "cls_token"),
-        ("pos_embed", "position_embeddings"),
-        ("register_tokens", "register_tokens"),
-        ("mask_token", "mask_token"),
-    ):
-        yield Row(them + official, (f"{us}embeddings.{ours}",))
-    yield from _pair(them + "patch_embed.proj", us + "embeddings.patch_embeddings.projection")
-    yield from _pair(them + "norm", us + "layernorm")
-    adapted = _adapted(config.vision_adapter)
-    for i in range(config.vision_config.num_hidden_layers):
-        block, ours = f"{them}blocks.{i}.", f"{us}encoder.layer.{i}."
-        yield from _pair(block + "norm1", ours + "norm1")
-        yield from _pair(block + "norm2", ours + "norm2")
-        for leaf in ("weight", "bias"):
-            yield Row(f"{block}attn.qkv.{leaf}", tuple(f"{ours}attention.{x}_proj.{leaf}" for x in "qkv"))
-        yield from _pair(block + "attn.proj", ours + "attention.o_proj")
-        yield Row(block + "ls1.gamma", (ours + "layer_scale1.lambda1",))
-        yield Row(block + "ls2.gamma", (ours + "layer_scale2.lambda1",))
-        mlp = ours + ("mlp.base_layer." if i in adapted else "mlp.")
-        yield from _pair(block + "mlp.fc1", mlp + "fc1")
-        yield from _pair(block + "mlp.fc2", mlp + "fc2")
-        if i in adapted:
-            branch = ours + "mlp.dense_aligner_branches.default."
-            yield from _adapter(block + "adapter.", branch)
-            yield from _attention(block + "adapter.cross.multihead_attn", branch + "cross.attention")
-            yield from _pair(block + "adapter.cross.image_proj", branch + "cross.query")
-            yield from _pair(block + "adapter.cross.text_proj", branch + "cross.key_value")
-            yield from _pair(block + "adapter.cross.back_proj", branch + "cross.output")
-
-
-def _adapter(official: str, ours: str) -> Iterator[Row]:
-    yield from _pair(official + "D_fc1", ours + "down")
-    yield from _pair(official + "D_fc2", ours + "up")
-    for them, us in (
-        ("dense_branch1", "branch1"),
-        ("dense_branch2.0", "branch3.0"),
-        ("dense_branch2.1", "branch3.1"),
-        ("dense_branch3.0", "branch5.0"),
-        ("dense_branch3.1", "branch5.1"),
-    ):
-        yield from _pair(f"{official}{them}.conv", f"{ours}dmoc.{us}.0")
-        yield from _batch_norm(f"{official}{them}.bn", f"{ours}dmoc.{us}.1")
-
-
-def _head_block(official: str, ours: str, transposed: bool = False) -> Iterator[Row]:
-    yield Row(f"{official}.0.weight", (f"{ours}.0.weight",), transposed)
-    yield from _batch_norm(f"{official}.1", f"{ours}.1")
-
-
-def _neck(config: DetrisConfig) -> Iterator[Row]:
-    for i in range(len(config.tap_layers) + 1):
-        yield from _attention(f"neck.fusion{i + 3}.multihead_attn", f"neck.gates.{i}.attention")
-        # The last is stored as a transposed convolution; with a 1×1 kernel that is the same map.
-        yield from _head_block(f"neck.f{i + 3}_proj", f"neck.tap_projs.{i}", transposed=i == len(config.tap_layers))
-    yield from _pair("neck.txt_proj", "neck.sentence_proj")
-    yield from _head_block("neck.aggr", "neck.fuse")
-    yield from _head_block("neck.coordconv.0.conv1", "neck.locate.0")
-    yield from _head_block("neck.coordconv.1", "neck.locate.1")
-
-
-def _decoder(config: DetrisConfig) -> Iterator[Row]:
-    for i in range(config.decoder_layers):
-        them = us = f"decoder.layers.{i}."
-        for norm in ("norm1", "norm2", "norm3"):
-            yield from _pair(them + norm, us + norm)
-        yield from _pair(them + "self_attn_norm", us + "self_attention_norm")
-        yield from _pair(them + "cross_attn_norm", us + "cross_attention_norm")
-        yield from _attention(them + "self_attn", us + "self_attention")
-        yield from _attention(them + "multihead_attn", us + "cross_attention")
-        for j in (0, 3, 4):
-            yield from _pair(f"{them}ffn.{j}", f"{us}ffn.{j}")
-    yield from _pair("decoder.norm", "decoder.norm")
-
-
-def _projector() -> Iterator[Row]:
-    yield from _head_block("proj.vis.1", "projector.upsample1")
-    yield from _head_block("proj.vis.3", "projector.upsample2")
-    yield from _pair("proj.vis.4", "projector.pixel_proj")
-    yield from _pair("proj.txt", "projector.sentence_proj")
+def _fitting_presets(given: Mapping[str, torch.Tensor]) -> list[str]:
+    found = []
+    for name in presets.list():
+        config = presets.get(name)
+        layout = {row.official: row for row in official_layout(config)}
+        if layout.keys() == given.keys() and not _misfit(given, layout, _without_weights(config).state_dict()):
+            found.append(name)
+    return found

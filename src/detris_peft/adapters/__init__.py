@@ -1,6 +1,15 @@
 """The two adapters as peft tuner types; importing this registers them."""
 
+from .config import ParallelAdapterConfig
 from .dense_aligner import DenseAlignerConfig, DenseAlignerModel
+from .layer import ParallelAdapterLayer
 from .text_adapter import TextAdapterConfig, TextAdapterModel
 
-__all__ = ["DenseAlignerConfig", "DenseAlignerModel", "TextAdapterConfig", "TextAdapterModel"]
+__all__ = [
+    "DenseAlignerConfig",
+    "DenseAlignerModel",
+    "ParallelAdapterConfig",
+    "ParallelAdapterLayer",
+    "TextAdapterConfig",
+    "TextAdapterModel",
+]

@@ -29,6 +29,7 @@ class BlockLayout:
 
 # The module list that holds the blocks, as a regular expression: `encoder.layer.3`, `layers.3`.
 BLOCK_LIST = "layers?"
+ANY_LIST = r"[^.]+"  # for backbones that are not listed here
 
 IMAGE_BLOCKS = {
     "dinov2": BlockLayout("mlp", "attention"),

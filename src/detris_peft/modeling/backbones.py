@@ -15,28 +15,32 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """How a text encoder is called.
+    """How a text encoder is called and read.
 
     Attributes:
         pad_token_id: the token that fills short sentences.
         masks_padding: whether it was trained with a padding mask.
+        pools: whether its pooled output is the sentence; else the first token's state is.
     """
 
     pad_token_id: int
     masks_padding: bool
+    pools: bool
 
 
 TEXT_ENCODERS = {
-    "clip_text_model": TextEncoder(pad_token_id=0, masks_padding=False),
-    "siglip_text_model": TextEncoder(pad_token_id=1, masks_padding=False),
-    "bert": TextEncoder(pad_token_id=0, masks_padding=True),
-    "xlm-roberta": TextEncoder(pad_token_id=1, masks_padding=True),
+    "clip_text_model": TextEncoder(pad_token_id=0, masks_padding=False, pools=True),
+    "siglip_text_model": TextEncoder(pad_token_id=1, masks_padding=False, pools=True),
+    # Checkpoints trained on masked words alone lack the pooler's weights: it would be random at every load.
+    "bert": TextEncoder(pad_token_id=0, masks_padding=True, pools=False),
+    "xlm-roberta": TextEncoder(pad_token_id=1, masks_padding=True, pools=False),
 }
 
-# The class to build where the model type leaves a choice, and the config field that gives the sentence's width where
-# that is not `hidden_size`.
-_ARCHITECTURE = {"clip_text_model": "CLIPTextModelWithProjection"}
-SENTENCE_DIM = {"CLIPTextModelWithProjection": "projection_dim", "SiglipTextModel": "projection_size"}
+
+def text_encoder(config: PreTrainedConfig) -> TextEncoder:
+    """The row of a text encoder; one that is not listed is taken for a BERT with its own padding token."""
+    unlisted = TextEncoder(getattr(config, "pad_token_id", None) or 0, masks_padding=True, pools=False)
+    return TEXT_ENCODERS.get(config.model_type, unlisted)
 
 
 @dataclass(frozen=True)
@@ -51,36 +55,70 @@ IMAGE_ENCODERS = {
     for name in ("vit", "clip_vision_model", "siglip_vision_model")
 }
 
+# Classes that serve as a backbone where AutoModel does not say or leaves a choice, the default first; and the config
+# field that gives the sentence's width where that is not `hidden_size`.
+_CLASSES = {
+    "clip_text_model": ("CLIPTextModelWithProjection", "CLIPTextModel"),
+    "siglip_text_model": ("SiglipTextModel",),
+}
+_SENTENCE_DIM = {"CLIPTextModelWithProjection": "projection_dim", "SiglipTextModel": "projection_size"}
 
-def default_architecture(config: PreTrainedConfig) -> str:
-    """Name of the transformers class that a bare config stands for."""
-    return _ARCHITECTURE.get(config.model_type) or AutoModel._model_mapping[type(config)].__name__
+
+def architecture(config: PreTrainedConfig) -> str:
+    """Name of the transformers class that a backbone's config stands for.
+
+    A config read from a whole model's checkpoint (`ViTForImageClassification`) stands for its plain encoder.
+    """
+    given = (config.architectures or [""])[0]
+    classes = _CLASSES.get(config.model_type)
+    if classes is None and type(config) in AutoModel._model_mapping:
+        mapped: Any = AutoModel._model_mapping[type(config)]
+        classes = (mapped.__name__,)
+    if classes is not None:
+        return given if given in classes else classes[0]
+    if given and hasattr(transformers, given):
+        return given
+    raise ValueError(
+        f"No model class of transformers belongs to {type(config).__name__}: name it in its `architectures`, or pass "
+        "loaded backbones to from_backbones."
+    )
+
+
+def backbone_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """The transformers class that a backbone's config stands for."""
+    return getattr(transformers, architecture(config))
 
 
 def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
     """A backbone with random weights."""
-    return getattr(transformers, config.architectures[0])(config)
+    return backbone_class(config)(config)
 
 
-def sentence_state(outputs: Any) -> torch.Tensor:
-    """(B, S): the projected sentence where the encoder has a projection, else its pooled state."""
-    embeds = outputs.get("text_embeds")
-    return outputs.pooler_output if embeds is None else embeds
+def sentence_dim(config: PreTrainedConfig) -> int:
+    """Width S of the sentence state of a text encoder."""
+    return getattr(config, _SENTENCE_DIM.get(architecture(config), "hidden_size"))
+
+
+def sentence_state(config: PreTrainedConfig, outputs: Any) -> torch.Tensor:
+    """(B, S): the projected sentence where the encoder has a projection, else its pooled or first token's state."""
+    if not text_encoder(config).pools:
+        return outputs.last_hidden_state[:, 0]
+    return outputs.text_embeds if "text_embeds" in outputs else outputs.pooler_output
 
 
 def use_official_position_table(vision_model: PreTrainedModel) -> None:
     """Let a DINOv2 resample its position table as the released DETRIS weights were trained with."""
-    embeddings = vision_model.embeddings
+    embeddings: Any = vision_model.embeddings
     embeddings.interpolate_pos_encoding = MethodType(_official_positions, embeddings)
 
 
-def _official_positions(self: nn.Module, embeddings: torch.Tensor, height: int, width: int) -> torch.Tensor:
+def _official_positions(self: Any, embeddings: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """(B, 1 + h·w, C) → (1, 1 + h·w, C) for a picture of height × width pixels.
 
     Bicubic without antialias, by a scale factor of (h + 0.1) / n for a table of n×n: the 0.1 was put there against
     rounding, and shifts every position a little.
     """
-    table: Any = self.position_embeddings
+    table: nn.Parameter = self.position_embeddings
     patch_height, patch_width = self.patch_embeddings.patch_size
     h, w = height // patch_height, width // patch_width
     side = round((table.shape[1] - 1) ** 0.5)

@@ -6,31 +6,66 @@ and a model card. No frozen weight is ever in it.
 
 from __future__ import annotations
 
+import copy
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import transformers
-from huggingface_hub import snapshot_download
-from peft import PeftModel, get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
+from .backbones import backbone_class
 from .configuration_detris import DetrisConfig
 from .model_card import model_card
 
 if TYPE_CHECKING:
     from .modeling_detris import DetrisForReferringSegmentation
 
+HEAD = ("neck", "decoder", "projector")
 HEAD_FILE = "head.safetensors"
 ADAPTERS = {"vision": "vision_adapter", "text": "text_adapter"}
+ADAPTER_FILE = "adapter_model.safetensors"
 _HUB_KEYWORDS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
 _BACKBONE_KEYWORDS = ("dtype", "device_map", "attn_implementation", "token", "cache_dir", "local_files_only")
+_AUTO_KEYWORDS = ("adapter_kwargs", "trust_remote_code", "code_revision")  # sent along by AutoModel, of no use here
+
+
+def trainable_state_dict(
+    model: DetrisForReferringSegmentation, state_dict: Mapping[str, torch.Tensor] | None = None
+) -> dict[str, torch.Tensor]:
+    """What a checkpoint holds: adapters and head, running statistics included.
+
+    Args:
+        state_dict: take the weights from here instead of from the model.
+
+    Returns:
+        The head's weights by the model's own names; an adapter's by peft's, which leave the adapter's name out, under
+        `vision_model.` or `text_model.`.
+    """
+    source = model.state_dict() if state_dict is None else state_dict
+    state = {k: v for k, v in source.items() if k.split(".")[0] in HEAD}
+    for kind in ADAPTERS:
+        backbone = getattr(model, f"{kind}_model")
+        if isinstance(backbone, PeftModel):
+            adapter = get_peft_model_state_dict(
+                backbone, state_dict=_below(source, f"{kind}_model."), save_embedding_layers=False
+            )
+            state.update({f"{kind}_model.{k}": v for k, v in adapter.items()})
+    return state
+
+
+def _below(state_dict: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
 
 
 # -- saving -----------------------------------------------------------------------------------------------------------
@@ -45,16 +80,26 @@ def save_checkpoint(
     folder = Path(folder)
     if folder.is_file():
         raise ValueError(f"{folder} is a file: give a folder to save to.")
+    if state_dict is not None:
+        lacking = sorted(trainable_state_dict(model).keys() - trainable_state_dict(model, state_dict).keys())
+        if lacking:
+            raise ValueError(f"state_dict lacks {len(lacking)} weights of adapters or head, among them {lacking[:3]}.")
     state_dict = model.state_dict() if state_dict is None else state_dict
     with written_aside(folder) as aside:
         for kind, name in ADAPTERS.items():
             backbone = getattr(model, f"{kind}_model")
             if isinstance(backbone, PeftModel):
                 _save_adapter(backbone, _below(state_dict, f"{kind}_model."), aside / name, model.config, kind)
-        head = {k: v for k, v in state_dict.items() if k.split(".")[0] in ("neck", "decoder", "projector")}
-        save_file({k: v.detach().contiguous() for k, v in head.items()}, aside / HEAD_FILE, metadata={"format": "pt"})
-        _portable(model.config, folder).save_pretrained(aside)
-        (aside / "README.md").write_text(model_card(model.config), encoding="utf-8")
+        head = {k: v.detach().contiguous() for k, v in state_dict.items() if k.split(".")[0] in HEAD}
+        save_file(head, aside / HEAD_FILE, metadata={"format": "pt"})
+        config = _portable(model.config, folder)
+        config.save_pretrained(aside)
+        (aside / "README.md").write_text(model_card(config), encoding="utf-8")
+        for file in aside.rglob("*.safetensors"):  # which safetensors writes for its owner's eyes alone
+            file.chmod((aside / "README.md").stat().st_mode)
+    for name in ADAPTERS.values():
+        if getattr(model.config, name) is None:  # what an earlier checkpoint left here would pass for this one's
+            shutil.rmtree(folder / name, ignore_errors=True)
 
 
 @contextmanager
@@ -87,17 +132,33 @@ def _save_adapter(
 
 def _portable(config: DetrisConfig, folder: Path) -> DetrisConfig:
     """Backbones that lie in a local folder are named relative to the checkpoint, so that both can move together."""
-    config = config.__class__.from_dict(config.to_dict())
+    config = copy.deepcopy(config)
     for kind in ADAPTERS:
         name = getattr(config, f"{kind}_name_or_path")
         if name and os.path.isdir(name):
-            setattr(config, f"{kind}_name_or_path", os.path.relpath(os.path.realpath(name), os.path.realpath(folder)))
+            relative = os.path.relpath(os.path.realpath(name), os.path.realpath(folder))
+            # The dot tells a folder from a Hub name.
+            relative = relative if relative.startswith(os.pardir) else os.path.join(os.curdir, relative)
+            setattr(config, f"{kind}_name_or_path", relative)
+            getattr(config, f"{kind}_config")._name_or_path = ""  # where transformers keeps the path once more
     config.architectures = ["DetrisForReferringSegmentation"]
     return config
 
 
-def _below(state_dict: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+def push_checkpoint(model: DetrisForReferringSegmentation, repo_id: str, token: Any = None, **commit: Any) -> Any:
+    """Upload a checkpoint; see `DetrisForReferringSegmentation.push_to_hub`."""
+    for kind in ADAPTERS:
+        name = getattr(model.config, f"{kind}_name_or_path")
+        if name and os.path.isdir(name):
+            raise ValueError(
+                f"The {kind} backbone is the local folder {name}, which nobody else has: upload it, and set "
+                f"model.config.{kind}_name_or_path to its Hub name."
+            )
+    api = HfApi(token=token)
+    repo_id = api.create_repo(repo_id, private=commit.pop("private", None), exist_ok=True).repo_id
+    with tempfile.TemporaryDirectory() as folder:
+        save_checkpoint(model, folder)
+        return api.upload_folder(repo_id=repo_id, folder_path=folder, **commit)
 
 
 # -- loading ----------------------------------------------------------------------------------------------------------
@@ -115,24 +176,26 @@ def load_checkpoint(
 ) -> DetrisForReferringSegmentation:
     """Read a checkpoint; see `DetrisForReferringSegmentation.from_pretrained`."""
     hub = {k: kwargs[k] for k in _HUB_KEYWORDS if kwargs.get(k) is not None}
-    backbone_keywords = {k: kwargs[k] for k in _BACKBONE_KEYWORDS if kwargs.get(k) is not None}
-    unknown = sorted(k for k in kwargs if k not in _HUB_KEYWORDS + _BACKBONE_KEYWORDS and not k.startswith("_"))
+    keywords = {k: kwargs[k] for k in _BACKBONE_KEYWORDS if kwargs.get(k) is not None}
+    known = _HUB_KEYWORDS + _BACKBONE_KEYWORDS + _AUTO_KEYWORDS
+    unknown = sorted(k for k in kwargs if k not in known and not k.startswith("_"))
     if unknown:
         raise TypeError(f"from_pretrained does not know {', '.join(unknown)}.")
     folder = find_folder(name_or_path, subfolder, **hub)
-    if config is None:
-        config = DetrisConfig.from_pretrained(folder)
-    for kind, given in (("vision", vision_model), ("text", text_model)):
-        _check_complete(folder, config, kind)
-        loaded = given if given is not None else _load_backbone(config, kind, folder, backbone_keywords)
-        _check_same_backbone(getattr(config, f"{kind}_config"), loaded.config, kind)
-        vision_model, text_model = (loaded, text_model) if kind == "vision" else (vision_model, loaded)
+    config = read_config(folder) if config is None else copy.deepcopy(config)
+    _check_complete(folder, config)
+    vision_model = _backbone(config, "vision", folder, vision_model, keywords)
+    text_model = _backbone(config, "text", folder, text_model, keywords)
     model = cls(config, vision_model, text_model)
     for kind, name in ADAPTERS.items():
         backbone = getattr(model, f"{kind}_model")
         if isinstance(backbone, PeftModel):
-            set_peft_model_state_dict(backbone, load_peft_weights(str(folder / name), device="cpu"))
-    _load_head(model, folder / HEAD_FILE)
+            wanted = get_peft_model_state_dict(backbone, save_embedding_layers=False)
+            set_peft_model_state_dict(backbone, _read_weights(folder / name / ADAPTER_FILE, wanted))
+    head = {k: v for k, v in model.state_dict().items() if k.split(".")[0] in HEAD}
+    model.load_state_dict(_read_weights(folder / HEAD_FILE, head), strict=False)  # strict: `_read_weights` was
+    for part in HEAD:
+        model.get_submodule(part).to(vision_model.device)
     return model.eval()
 
 
@@ -143,7 +206,12 @@ def find_folder(name_or_path: str | os.PathLike, subfolder: str = "", **hub: Any
         name = str(name_or_path)
         if folder.is_absolute() or name.startswith(".") or name.count("/") > 1:
             raise FileNotFoundError(f"There is no checkpoint folder {name}: give a folder or a Hub name user/name.")
-        folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.md"], **hub))
+        try:
+            folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.md"], **hub))
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+            raise FileNotFoundError(
+                f"There is no folder {name}, nor can it be had from the Hub: {_first_line(error)}"
+            ) from error
     folder = folder / subfolder
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
@@ -152,63 +220,88 @@ def find_folder(name_or_path: str | os.PathLike, subfolder: str = "", **hub: Any
     return folder
 
 
-def _check_complete(folder: Path, config: DetrisConfig, kind: str) -> None:
+def read_config(folder: Path) -> DetrisConfig:
+    """The config of a checkpoint folder, which must be one of ours."""
+    file = folder / "config.json"
+    try:
+        model_type = json.loads(file.read_text(encoding="utf-8")).get("model_type")
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
+        raise ValueError(f"{file} is not a config ({error}): copy or download it again.") from None
+    if model_type != DetrisConfig.model_type:
+        raise ValueError(
+            f"{file} is of a {model_type!r} model, needed is a checkpoint of {DetrisConfig.model_type!r}."
+        )
+    return DetrisConfig.from_pretrained(folder)
+
+
+def _check_complete(folder: Path, config: DetrisConfig) -> None:
     needed = [folder / HEAD_FILE]
-    if getattr(config, ADAPTERS[kind]) is not None:
-        needed.append(folder / ADAPTERS[kind] / "adapter_model.safetensors")
+    needed += [folder / name / ADAPTER_FILE for name in ADAPTERS.values() if getattr(config, name) is not None]
     for file in needed:
         if not file.is_file():
             raise FileNotFoundError(f"The checkpoint lacks {file}: copy or download it whole.")
 
 
-def _load_backbone(config: DetrisConfig, kind: str, folder: Path, keywords: dict[str, Any]) -> PreTrainedModel:
-    name = getattr(config, f"{kind}_name_or_path")
-    if not name:
+def _read_weights(file: Path, wanted: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights in a file, which must be those wanted: no more, no fewer, of the same shapes."""
+    try:
+        given = load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged or not whole ({error}): copy or download it again.") from None
+    missing, extra = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
+    if missing or extra:
         raise ValueError(
-            f"{folder / 'config.json'} names no {kind} backbone ({kind}_name_or_path is empty; the model was made "
-            f"with random weights): pass a loaded one as {kind}_model=..."
+            f"{file} does not fit config.json or the backbone: {len(missing)} weights are missing {missing[:3]}, "
+            f"{len(extra)} are left over {extra[:3]}. Take all files from the same checkpoint."
         )
+    for key, value in given.items():
+        if value.shape != wanted[key].shape:
+            raise ValueError(
+                f"{file} does not fit config.json or the backbone: {key} is {tuple(value.shape)} in the file, needed "
+                f"is {tuple(wanted[key].shape)}. Take all files from the same checkpoint."
+            )
+    return given
+
+
+def _backbone(
+    config: DetrisConfig, kind: str, folder: Path, given: PreTrainedModel | None, keywords: dict[str, Any]
+) -> PreTrainedModel:
+    """The backbone that was passed, or the one that the config names; the config then says where it is."""
+    backbone = given if given is not None else _load_backbone(config, kind, folder, keywords)
+    for name in ("model_type", "hidden_size", "num_hidden_layers", "patch_size", "vocab_size"):
+        want, got = (getattr(c, name, None) for c in (getattr(config, f"{kind}_config"), backbone.config))
+        if want != got:
+            raise ValueError(
+                f"The checkpoint was trained over a {kind} encoder with {name}={want}, this one has {got}: load it "
+                f"over the backbone it was trained with, or train anew with from_backbones."
+            )
+    config.name_backbone(kind, backbone.name_or_path)
+    return backbone
+
+
+def _load_backbone(config: DetrisConfig, kind: str, folder: Path, keywords: dict[str, Any]) -> PreTrainedModel:
+    name, field = getattr(config, f"{kind}_name_or_path"), f"{kind}_name_or_path"
+    mend = f"pass a loaded one as {kind}_model=... or mend {field} in {folder / 'config.json'}"
+    if not name:
+        raise ValueError(f"The {kind} backbone is not named (the model was made with random weights): {mend}.")
     if name.startswith("."):
         name = str((folder / name).resolve())
     if os.path.isabs(name) and not os.path.isdir(name):
-        raise FileNotFoundError(
-            f"The {kind} backbone of {folder} is gone from {name}: pass a loaded one as {kind}_model=... or mend "
-            f"{kind}_name_or_path in config.json."
-        )
-    cls = getattr(transformers, getattr(config, f"{kind}_config").architectures[0])
+        raise FileNotFoundError(f"The {kind} backbone is gone from {name}: {mend}.")
     revision = getattr(config, f"{kind}_revision")
-    return cls.from_pretrained(name, **({"revision": revision} if revision else {}), **keywords)
+    if revision:
+        keywords = {**keywords, "revision": revision}
+    cls: Any = backbone_class(getattr(config, f"{kind}_config"))
+    try:
+        backbone, info = cls.from_pretrained(name, output_loading_info=True, **keywords)
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"The {kind} backbone {name} cannot be loaded ({_first_line(error)}): {mend}.") from error
+    # transformers fills gaps with random numbers and a warning. Poolers are never used, and often missing.
+    missing = sorted(k for k in info["missing_keys"] if "pooler" not in k)
+    if missing:
+        raise ValueError(f"The {kind} backbone {name} lacks {len(missing)} weights, among them {missing[:3]}: {mend}.")
+    return backbone
 
 
-def _check_same_backbone(wanted: PreTrainedConfig, given: PreTrainedConfig, kind: str) -> None:
-    for field in ("model_type", "hidden_size", "num_hidden_layers", "patch_size", "vocab_size"):
-        want, got = getattr(wanted, field, None), getattr(given, field, None)
-        if want != got:
-            raise ValueError(
-                f"The checkpoint was trained over a {kind} encoder with {field}={want}, this one has {got}: load it "
-                f"over the backbone it was trained with, or train anew with from_backbones."
-            )
-
-
-def _load_head(model: DetrisForReferringSegmentation, file: Path) -> None:
-    """Strict both ways."""
-    given, head = load_file(file), {k: v for k, v in model.head.state_dict().items()}
-    wrong = sorted(given.keys() ^ head.keys()) or sorted(k for k in head if head[k].shape != given[k].shape)
-    if wrong:
-        raise ValueError(
-            f"{file} does not fit config.json beside it: {len(wrong)} weights are missing, left over or of another "
-            f"shape, among them {wrong[:3]}. Take both from the same checkpoint."
-        )
-    model.head.load_state_dict(given)
-
-
-def trainable_state_dict(model: DetrisForReferringSegmentation) -> dict[str, torch.Tensor]:
-    """What a checkpoint holds, by the model's own names: adapters and head, running statistics included."""
-    prefixes = ("neck.", "decoder.", "projector.")
-    state = {k: v for k, v in model.state_dict().items() if k.startswith(prefixes)}
-    for kind in ADAPTERS:
-        backbone = getattr(model, f"{kind}_model")
-        if isinstance(backbone, PeftModel):
-            adapter = get_peft_model_state_dict(backbone, save_embedding_layers=False)
-            state.update({f"{kind}_model.{k}": v for k, v in adapter.items()})
-    return state
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

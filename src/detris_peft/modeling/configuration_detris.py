@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, ClassVar
 
-import transformers
-from peft import PeftConfig
+from peft import PeftConfig, PeftType
 from transformers import AutoConfig, PreTrainedConfig
 
 from ..adapters import DenseAlignerConfig, TextAdapterConfig
-from .backbones import SENTENCE_DIM, TEXT_ENCODERS, default_architecture
+from .backbones import architecture, sentence_dim, text_encoder
 
 _ADAPTERS = {"vision_adapter": DenseAlignerConfig, "text_adapter": TextAdapterConfig}
 
@@ -40,8 +39,10 @@ class DetrisConfig(PreTrainedConfig):
         position_interpolation: how DINOv2's position table is resampled to the patch grid: `"backbone"`, as the
             Hugging Face model does it (with antialias), or `"official"`, as the released DETRIS weights were trained
             (without, scale (h + 0.1) / n). The tables differ by several per cent.
-        vision_name_or_path, vision_revision: where the frozen image encoder comes from. Filled in by
-            `from_backbones`; a checkpoint names its backbones instead of holding them.
+        vision_name_or_path: where the frozen image encoder comes from, a folder or a Hub name; filled in by
+            `from_backbones`. A checkpoint names its backbones instead of holding them.
+        vision_revision: its branch, tag or commit on the Hub, where the newest is not meant. A loaded model does not
+            tell: set it to what you passed to its `from_pretrained`.
         text_name_or_path, text_revision: the same for the text encoder.
 
     Raises:
@@ -49,7 +50,7 @@ class DetrisConfig(PreTrainedConfig):
     """
 
     model_type = "detris"
-    sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}  # noqa: RUF012 (transformers' own spelling)
+    sub_configs: ClassVar[Any] = {"vision_config": AutoConfig, "text_config": AutoConfig}
 
     def __init__(
         self,
@@ -96,7 +97,7 @@ class DetrisConfig(PreTrainedConfig):
         self.text_name_or_path = text_name_or_path
         self.text_revision = text_revision
         super().__init__(**kwargs)
-        self.pad_token_id = _pad_token_id(self.text_config) if pad_token_id is None else pad_token_id
+        self.pad_token_id = text_encoder(self.text_config).pad_token_id if pad_token_id is None else pad_token_id
         self._check()
 
     def with_backbones(self, vision_config: PreTrainedConfig, text_config: PreTrainedConfig) -> DetrisConfig:
@@ -104,15 +105,20 @@ class DetrisConfig(PreTrainedConfig):
         new = copy.deepcopy(self)
         new.vision_config, new.text_config = vision_config, text_config
         if text_config.model_type != self.text_config.model_type:
-            new.pad_token_id = _pad_token_id(text_config)
+            new.pad_token_id = text_encoder(text_config).pad_token_id
         new._check()
         return new
+
+    def name_backbone(self, kind: str, name: str | None) -> None:
+        """Note where the `"vision"` or `"text"` backbone comes from; the revision of another one does not stay."""
+        if name and name != getattr(self, f"{kind}_name_or_path"):
+            setattr(self, f"{kind}_name_or_path", name)
+            setattr(self, f"{kind}_revision", None)
 
     @property
     def sentence_dim(self) -> int:
         """Width of `sentence_state`."""
-        architecture = self.text_config.architectures[0]
-        return getattr(self.text_config, SENTENCE_DIM.get(architecture, "hidden_size"))
+        return sentence_dim(self.text_config)
 
     def _check(self) -> None:
         depth = self.vision_config.num_hidden_layers
@@ -157,19 +163,13 @@ _DINOV2_B = {"model_type": "dinov2_with_registers", "image_size": 518, "patch_si
 _CLIP_B_TEXT = {"model_type": "clip_text_model"}
 
 
-def _pad_token_id(text_config: PreTrainedConfig) -> int:
-    encoder = TEXT_ENCODERS.get(text_config.model_type)
-    return (text_config.pad_token_id or 0) if encoder is None else encoder.pad_token_id
-
-
 def _backbone_config(config: PreTrainedConfig | dict | None, default: dict) -> PreTrainedConfig:
     if not isinstance(config, PreTrainedConfig):
         fields = dict(default if config is None else config)
         if "model_type" not in fields:
             raise ValueError("A backbone's config needs its model_type, for example 'dinov2_with_registers'.")
         config = AutoConfig.for_model(fields.pop("model_type"), **fields)
-    if not config.architectures or not hasattr(transformers, config.architectures[0]):
-        config.architectures = [default_architecture(config)]
+    config.architectures = [architecture(config)]
     return config
 
 
@@ -190,5 +190,5 @@ def _plain(adapter: PeftConfig) -> dict[str, Any]:
     fields = {
         k: v for k, v in adapter.to_dict().items() if k not in ("auto_mapping", "peft_version", "inference_mode")
     }
-    fields["peft_type"] = str(adapter.peft_type.value)
+    fields["peft_type"] = PeftType(adapter.peft_type).value
     return {k: sorted(v) if isinstance(v, set) else v for k, v in fields.items()}

@@ -14,7 +14,7 @@ def model_card(config: DetrisConfig) -> str:
         library_name="peft",
         pipeline_tag="image-segmentation",
         license="apache-2.0",
-        base_model=[b for b in bases if not b.startswith(("/", "."))] or None,
+        base_model=[b for b in bases if not b.startswith(".")] or None,
         tags=["referring-image-segmentation", "detris", "detris_peft"],
     )
     return f"""---

@@ -12,17 +12,23 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from peft import PeftConfig, get_peft_model
+from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from ..adapters import DenseAlignerConfig
-from ..adapters.plugin import ParallelAdapterLayer
-from .backbones import IMAGE_ENCODERS, TEXT_ENCODERS, ImageEncoder, build_backbone, sentence_state
-from .backbones import use_official_position_table as _use_official_position_table
-from .checkpoint import load_checkpoint, save_checkpoint
+from ..adapters.layer import ParallelAdapterLayer
+from .backbones import (
+    IMAGE_ENCODERS,
+    ImageEncoder,
+    build_backbone,
+    sentence_state,
+    text_encoder,
+    use_official_position_table,
+)
+from .checkpoint import load_checkpoint, push_checkpoint, save_checkpoint
 from .configuration_detris import DetrisConfig
 from .mask_decoder import Projector, VisionLanguageDecoder
 from .neck import CrossModalNeck
@@ -37,8 +43,9 @@ class DetrisOutput(ModelOutput):
         loss: scalar, where `labels` were given: mean binary cross-entropy (equation 7).
         logits: (B, 1, 4h, 4w), before the sigmoid.
         text_states: (B, L, T), the text encoder's last hidden states, after its final norm.
-        sentence_state: (B, S).
-        vision_features: the taps, (B, C, h, w) each; the last is after the image encoder's final norm.
+        sentence_state: (B, S), what the head knows the sentence by.
+        vision_features: the taps, (B, C, h, w) each: those of `config.tap_layers` as the blocks give them, the last as
+            the image encoder's `last_hidden_state` (after its final norm, where it has one).
     """
 
     loss: torch.Tensor | None = None
@@ -59,12 +66,15 @@ class DetrisForReferringSegmentation(PreTrainedModel):
     offers.
     """
 
+    config: DetrisConfig
     config_class = DetrisConfig
     base_model_prefix = "detris"
     main_input_name = "pixel_values"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
+    # The loss is a mean: transformers' Trainer divides it by the accumulation steps itself.
+    accepts_loss_kwargs = False
 
     def __init__(
         self,
@@ -76,7 +86,7 @@ class DetrisForReferringSegmentation(PreTrainedModel):
         vision = vision_model if vision_model is not None else build_backbone(config.vision_config)
         text = text_model if text_model is not None else build_backbone(config.text_config)
         if config.position_interpolation == "official":
-            _use_official_position_table(vision)
+            use_official_position_table(vision)
         self.vision_model = _adapt(vision, config.vision_adapter)
         self.text_model = _adapt(text, config.text_adapter)
         dim, text_dim = config.hidden_dim, config.text_config.hidden_size
@@ -88,6 +98,7 @@ class DetrisForReferringSegmentation(PreTrainedModel):
         )
         self.projector = Projector(dim, config.sentence_dim)
         self.post_init()
+        self.train()
 
     def init_weights(self) -> None:
         """Nothing to do: every part initialises itself, and transformers' pass would overwrite loaded backbones."""
@@ -114,8 +125,8 @@ class DetrisForReferringSegmentation(PreTrainedModel):
             config = DetrisConfig(vision_model.config, text_model.config, vision_adapter=aligner)
         else:
             config = config.with_backbones(vision_model.config, text_model.config)
-        config.vision_name_or_path = vision_model.name_or_path or config.vision_name_or_path
-        config.text_name_or_path = text_model.name_or_path or config.text_name_or_path
+        config.name_backbone("vision", vision_model.name_or_path)
+        config.name_backbone("text", text_model.name_or_path)
         return cls(config, vision_model, text_model)
 
     @classmethod
@@ -157,16 +168,38 @@ class DetrisForReferringSegmentation(PreTrainedModel):
             state_dict: gathered weights to save in place of the module's own (FSDP, DeepSpeed).
             push_to_hub: upload the folder too; `repo_id` and the other keywords as in transformers.
         """
-        if push_to_hub:
-            repo_id = kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory)))
-            self.push_to_hub(repo_id, **kwargs)
         if is_main_process:
             save_checkpoint(self, save_directory, state_dict)
+        if push_to_hub and is_main_process:
+            self.push_to_hub(kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory))), **kwargs)
 
-    @property
-    def head(self) -> nn.ModuleDict:
-        """Neck, decoder and projector: what is trained besides the adapters."""
-        return nn.ModuleDict({"neck": self.neck, "decoder": self.decoder, "projector": self.projector})
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Upload what `save_pretrained` writes; made if missing, the repository gets nothing else.
+
+        Raises:
+            ValueError: a backbone is a local folder, which nobody else could load.
+        """
+        return push_checkpoint(
+            self,
+            repo_id,
+            token=token,
+            private=private,
+            commit_message=commit_message,
+            commit_description=commit_description,
+            revision=revision,
+            create_pr=create_pr,
+        )
 
     def train(self, mode: bool = True) -> DetrisForReferringSegmentation:
         """Adapters and head follow `mode`; the frozen backbones stay in eval (no dropout, no stochastic depth)."""
@@ -212,11 +245,10 @@ class DetrisForReferringSegmentation(PreTrainedModel):
     def encode_text(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, L) tokens → text states (B, L, T) and sentence state (B, S)."""
         kwargs = {}
-        encoder = TEXT_ENCODERS.get(self.config.text_config.model_type)
-        if encoder is not None and encoder.masks_padding:
+        if text_encoder(self.config.text_config).masks_padding:
             kwargs["attention_mask"] = (input_ids != self.config.pad_token_id).long()
         outputs = self.text_model(input_ids=input_ids, **kwargs)
-        return outputs.last_hidden_state, sentence_state(outputs)
+        return outputs.last_hidden_state, sentence_state(self.config.text_config, outputs)
 
     def encode_image(self, pixel_values: torch.Tensor, text_states: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """(B, 3, H, W) pictures and (B, L, T) text states → the taps, (B, C, h, w) each."""
@@ -234,7 +266,7 @@ class DetrisForReferringSegmentation(PreTrainedModel):
         patch = self.config.vision_config.patch_size
         height, width = pixel_values.shape[-2:]
         if height % patch or width % patch:
-            raise ValueError(f"pixel_values is {height}×{width}: both sides must be multiples of the patch, {patch}.")
+            raise ValueError(f"pixel_values is {height}x{width}: both sides must be multiples of the patch, {patch}.")
         return height // patch, width // patch
 
 
@@ -249,8 +281,12 @@ def segmentation_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tenso
 
 def _adapt(backbone: PreTrainedModel, adapter: PeftConfig | None) -> nn.Module:
     """The backbone frozen, with a fresh adapter if there is to be one."""
+    if isinstance(backbone, PeftModel) or any(isinstance(m, ParallelAdapterLayer) for m in backbone.modules()):
+        raise ValueError(
+            f"The {backbone.config.model_type} backbone carries adapters already: pass a plain one, freshly loaded; "
+            "the model adds its own."
+        )
     backbone.requires_grad_(False)
-    backbone.eval()
     if adapter is None:
         return backbone
     # A copy: peft fills in target modules and the like, which belong to this backbone, not to the user's config.

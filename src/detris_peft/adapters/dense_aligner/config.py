@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from peft import PeftType
 
-from ..plugin import ParallelAdapterConfig
+from ..config import ParallelAdapterConfig
 
 
 @dataclass
@@ -14,7 +14,7 @@ class DenseAlignerConfig(ParallelAdapterConfig):
     """Dense Aligners beside the MLPs of an image encoder: D-MoC, then cross-attention to a sentence.
 
     DETRIS (https://arxiv.org/abs/2501.08580), section 3.3; the defaults are DETRIS-B's. The fields not listed here
-    are those of [`ParallelAdapterConfig`](../plugin.py).
+    are those of [`ParallelAdapterConfig`](../config.py).
 
     Args:
         dim: bottleneck width D, a multiple of 16.

@@ -6,14 +6,13 @@ encoder, D bottleneck width, E width of the cross-attention, L text length, T wi
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..dmoc import DenseMixtureOfConvolutions
-from ..plugin import ParallelAdapterLayer
+from ..layer import ParallelAdapterLayer
 from .config import DenseAlignerConfig
 
 
@@ -40,6 +39,7 @@ class DenseAligner(nn.Module):
 
     def __init__(self, width: int, config: DenseAlignerConfig) -> None:
         super().__init__()
+        self.text_dim = config.text_dim
         self.down = nn.Linear(width, config.dim)
         self.dmoc = DenseMixtureOfConvolutions(config.dim, spatial_dims=2)
         self.cross = CrossAligner(
@@ -55,11 +55,18 @@ class DenseAligner(nn.Module):
             nn.init.zeros_(self.up.weight)
 
     def forward(self, tokens: torch.Tensor, text_states: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+        if text_states.shape[-1] != self.text_dim:
+            raise ValueError(
+                f"text_states is {text_states.shape[-1]} wide, this Dense Aligner was made for {self.text_dim}: set "
+                f"DenseAlignerConfig(text_dim={text_states.shape[-1]}) or use the text encoder it was trained with."
+            )
         h, w = grid
         z = self.down(tokens).relu()  # (B, N, D)
         prefix, patches = z[:, : z.shape[1] - h * w], z[:, z.shape[1] - h * w :]
-        # A view in channels-last order, which is also the fast one for these convolutions.
-        dense = self.dmoc(patches.unflatten(1, (h, w)).permute(0, 3, 1, 2))  # (B, D, h, w)
+        grid_states = patches.transpose(1, 2).unflatten(2, (h, w))  # (B, D, h, w)
+        # Contiguous, not as the channels-last view it could be: convolutions then round as they did in the released
+        # implementation, without which a training run leaves the authors' within ten steps.
+        dense = self.dmoc(grid_states.contiguous())
         dense = dense.permute(0, 2, 3, 1).flatten(1, 2) + patches  # (B, h·w, D)
         aligned = self.cross(dense, text_states)
         # Prefix tokens have no place on the grid: they skip both modules, and z is added to all alike.
@@ -86,7 +93,7 @@ class DenseAlignerLayer(ParallelAdapterLayer):
     def make_branch(self, config: DenseAlignerConfig) -> nn.Module:
         return DenseAligner(self.width, config)
 
-    def check_input(self, hidden_states: torch.Tensor, handed_over: Any) -> Any:
+    def check_input(self, hidden_states: torch.Tensor, handed_over: Any) -> tuple:
         text_states, grid = handed_over or (None, None)
         batch, num_tokens, _ = hidden_states.shape
         if text_states is None:
@@ -103,16 +110,9 @@ class DenseAlignerLayer(ParallelAdapterLayer):
             raise ValueError(
                 f"text_states is on {text_states.device}, the image encoder on {hidden_states.device}: move one."
             )
-        if grid is None:
-            side = math.isqrt(num_tokens)
-            grid = (side, side)
-        return text_states, grid
-
-    def _run_branch(self, name: str, *inputs: Any) -> torch.Tensor:
-        text_dim = self.branches[name].cross.key_value.in_features
-        if inputs[1].shape[-1] != text_dim:
+        if grid is None or grid[0] * grid[1] > num_tokens:
             raise ValueError(
-                f"text_states is {inputs[1].shape[-1]} wide, the Dense Aligner {name!r} was made for {text_dim}: set "
-                f"DenseAlignerConfig(text_dim={inputs[1].shape[-1]}) or use the text encoder it was trained with."
+                f"patch_grid is {grid} for {num_tokens} tokens: call the image encoder with pixel_values, of which "
+                "the grid is read, or pass patch_grid=(h, w)."
             )
-        return super()._run_branch(name, *inputs)
+        return hidden_states, text_states, grid

@@ -9,6 +9,7 @@ from torch import nn
 
 from ..backbones import IMAGE_BLOCKS
 from ..plugin import ParallelAdapterModel
+from .config import DenseAlignerConfig
 from .layer import DenseAlignerLayer
 
 
@@ -21,21 +22,19 @@ class DenseAlignerModel(ParallelAdapterModel):
 
     prefix = "dense_aligner_"
     tuner_layer_cls = DenseAlignerLayer
+    config_cls = DenseAlignerConfig
     layouts = IMAGE_BLOCKS
     second_input = "the keyword arguments (text_states)"
 
-    def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
-        super()._prepare_model(peft_config, model)
-        if not any(isinstance(hook, _AddPatchGrid) for hook in model._forward_pre_hooks.values()):
-            patch_size = getattr(getattr(model, "config", None), "patch_size", None)
-            if patch_size is not None:
-                model.register_forward_pre_hook(_AddPatchGrid(patch_size), with_kwargs=True)
+    def _post_injection_hook(self, model: nn.Module, config: Any, adapter_name: str) -> None:
+        patch_size = self.get_model_config(model).get("patch_size")
+        if patch_size is not None and not _patch_grid_hooks(model):
+            model.register_forward_pre_hook(_AddPatchGrid(patch_size), with_kwargs=True)
 
-    def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> nn.Module:
-        model = super()._unload_and_optionally_merge(*args, **kwargs)
-        for key, hook in list(model._forward_pre_hooks.items()):
-            if isinstance(hook, _AddPatchGrid):
-                del model._forward_pre_hooks[key], model._forward_pre_hooks_with_kwargs[key]
+    def _unload_and_optionally_merge(self, merge: bool = True, **kwargs: Any) -> Any:
+        model = super()._unload_and_optionally_merge(merge, **kwargs)
+        for key in _patch_grid_hooks(model):
+            del model._forward_pre_hooks[key], model._forward_pre_hooks_with_kwargs[key]
         return model
 
 
@@ -52,7 +51,11 @@ class _AddPatchGrid:
         sides, patch = pixels.shape[-2:], self.patch_size
         if sides[0] % patch[0] or sides[1] % patch[1]:
             raise ValueError(
-                f"pixel_values is {sides[0]}×{sides[1]}: both sides must be multiples of the patch, {patch[0]}×"
-                f"{patch[1]}."
+                f"pixel_values is {sides[0]} high and {sides[1]} wide: both sides must be multiples of the patch, "
+                f"{patch[0]} and {patch[1]}."
             )
         return args, {**kwargs, "patch_grid": (sides[0] // patch[0], sides[1] // patch[1])}
+
+
+def _patch_grid_hooks(model: nn.Module) -> list[int]:
+    return [key for key, hook in model._forward_pre_hooks.items() if isinstance(hook, _AddPatchGrid)]

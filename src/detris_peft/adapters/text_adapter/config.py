@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from peft import PeftType
 
-from ..plugin import ParallelAdapterConfig
+from ..config import ParallelAdapterConfig
 
 
 @dataclass
@@ -14,7 +14,7 @@ class TextAdapterConfig(ParallelAdapterConfig):
     """Text adapters beside the MLPs of a text encoder: D-MoC along the sentence.
 
     DETRIS (https://arxiv.org/abs/2501.08580), section 3.3, equation 4; the defaults are DETRIS-B's. The fields are
-    those of [`ParallelAdapterConfig`](../plugin.py).
+    those of [`ParallelAdapterConfig`](../config.py).
 
     Args:
         dim: bottleneck width D, a multiple of 16.

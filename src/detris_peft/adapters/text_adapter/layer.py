@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..dmoc import DenseMixtureOfConvolutions
-from ..plugin import ParallelAdapterLayer
+from ..layer import ParallelAdapterLayer
 from .config import TextAdapterConfig
 
 
@@ -49,9 +49,11 @@ class TextAdapterLayer(ParallelAdapterLayer):
     def make_branch(self, config: TextAdapterConfig) -> nn.Module:
         return TextAdapter(self.width, config)
 
-    def check_input(self, hidden_states: torch.Tensor, handed_over: Any) -> Any:
+    def check_input(self, hidden_states: torch.Tensor, handed_over: Any) -> tuple:
+        if handed_over is None:
+            raise ValueError(
+                "The text adapter got no residual stream: set input_module in TextAdapterConfig to a module of the "
+                "block that runs before the target module."
+            )
+        # The target's own input (after the norm) is not what the branch works on.
         return (handed_over,)
-
-    def _run_branch(self, name: str, *inputs: Any) -> torch.Tensor:
-        # The MLP's own input (after the norm) is not what the branch works on.
-        return super()._run_branch(name, inputs[1])

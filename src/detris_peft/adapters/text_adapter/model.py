@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..backbones import TEXT_BLOCKS
 from ..plugin import ParallelAdapterModel
+from .config import TextAdapterConfig
 from .layer import TextAdapterLayer
 
 
@@ -12,5 +13,6 @@ class TextAdapterModel(ParallelAdapterModel):
 
     prefix = "text_adapter_"
     tuner_layer_cls = TextAdapterLayer
+    config_cls = TextAdapterConfig
     layouts = TEXT_BLOCKS
     second_input = "the residual stream (the input of the norm in front of the MLP)"
