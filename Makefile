@@ -1,16 +1,23 @@
 # Each target makes what it needs; `make test` and `make quickstart` start from a bare Python with pip.
 PYTHON ?= python3
 VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 OUT ?= quickstart
+# What to look for in the first picture of RefShapes' testA.
+TEXT ?= the small purple circle
 
-.PHONY: quickstart test test-slow lint clean
+.PHONY: quickstart test test-slow test-minimum lint clean
 
-# The marker is touched last: an installation that broke off is done again.
-$(VENV)/.installed: pyproject.toml constraints.txt
+# A marker is touched last: an installation that broke off is done again.
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) torch
+	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --editable '.[train]'
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --editable '.[dev]'
 	# CLIP's vocabulary file, for one test. The package's own dependencies are not wanted (torchvision among them).
 	$(BIN)/pip install --quiet --no-deps 'open-clip-torch==3.3.0'
 	touch $@
@@ -26,17 +33,23 @@ quickstart: $(VENV)/.installed
 	$(BIN)/python examples/predict.py --checkpoint $(OUT)/run/best \
 		--image $(OUT)/data/images/train2014/refshapes_testA_000000.jpg --text "$(TEXT)" --output $(OUT)/run/prediction.png
 
-test: $(VENV)/.installed lint
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+# One thread a worker: two of each on two cores would only get in each other's way.
+test: $(VENV)/.installed-dev lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
-test-slow: $(VENV)/.installed
+test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow --timeout 1800
 
-lint: $(VENV)/.installed
+# The oldest transformers and peft that pyproject.toml allows.
+test-minimum:
+	$(MAKE) VENV=.venv-minimum CONSTRAINTS=constraints-minimum.txt .venv-minimum/.installed-dev
+	OMP_NUM_THREADS=1 .venv-minimum/bin/python -m pytest -n 2 -m "not slow"
+
+lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf $(VENV) $(OUT)
+	rm -rf $(VENV) .venv-minimum $(OUT)

@@ -61,9 +61,9 @@ def test_one_training_step(model, reference):
 def test_trajectory(model, reference):
     """Twelve steps of Adam: losses within 1e-3 relative, final logits within 1e-2 of their scale.
 
-    A bias in front of BatchNorm has a gradient of nothing but rounding, which Adam turns into whole steps; in eval mode
-    these biases and the running means that lag behind them count. They are not the authors' (nor the same from one
-    number of threads to the next), and leave 0.02 to 0.03 at logits of up to 20.
+    A bias in front of BatchNorm has a gradient of nothing but rounding, which Adam turns into whole steps; in eval
+    mode these biases and the running means that lag behind them count. They are not the authors' (nor the same from
+    one number of threads to the next), and leave 0.02 to 0.03 at logits of up to 20.
     """
     run = reference("tiny_trajectory")
     model.train()

@@ -106,7 +106,7 @@ def _shuffled(index: Sequence[tuple[int, str]], image_ids: Sequence[int], seed: 
     source = np.arange(len(index))
     while len(clashing := np.flatnonzero(images == images[source])):
         source[clashing] = rng.integers(len(index), size=len(clashing))
-    return [(row, index[other][1]) for (row, _), other in zip(index, source, strict=True)]
+    return [(row, index[other][1]) for (row, _), other in zip(index, source.tolist(), strict=True)]
 
 
 @dataclass
