@@ -122,6 +122,18 @@ def test_taking_ours_off_leaves_lora(case: Case):
     torch.testing.assert_close(case.states(merged), only_lora, atol=1e-4, rtol=1e-4)
 
 
+def test_modules_to_save_stay_with_their_tuner():
+    lora_config = LoraConfig(target_modules=ATTENTION, r=4, init_lora_weights=False, modules_to_save=["layernorm"])
+    lora = get_peft_model(DINOV2.backbone(), lora_config, adapter_name="lora").eval()
+    with torch.no_grad():
+        next(p for name, p in lora.named_parameters() if "modules_to_save.lora" in name).mul_(2)
+    before = DINOV2.states(lora)
+    ours = get_peft_model(lora.get_base_model(), DINOV2.config(), adapter_name="ours").eval()
+    ours.unload()
+    lora.base_model.set_adapter("lora")  # peft switches every `modules_to_save` to the adapter set last
+    torch.testing.assert_close(DINOV2.states(lora), before)
+
+
 @both_tuners
 def test_ours_first_and_lora_second(case: Case, tmp_path: Path):
     ours = case.adapted("ours")

@@ -131,8 +131,6 @@ class ParallelAdapterModel(BaseTuner):
         layer = self.tuner_layer_cls(target)
         layer._active_adapter = adapter_name
         layer.update_layer(adapter_name, peft_config, inference_mode=peft_config.inference_mode)
-        if adapter_name not in self.active_adapters:
-            layer.requires_grad_(False)  # an adapter added to others is not trained until it is set
         layer.train(target.training)
         layer.listen_to(source)
         self._replace_module(parent, target_name, layer, target)
