@@ -98,7 +98,7 @@ def train(
         samples, arguments.batch_size, num_workers=arguments.num_workers, collate_fn=Collator(processor)
     )
     if arguments.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(model)  # in place; the keys stay
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=arguments.learning_rate)

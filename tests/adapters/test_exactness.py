@@ -91,7 +91,7 @@ def gradients(case: Case, model: PeftModel, *, forwards: int = 1) -> tuple[torch
 def test_gradient_checkpointing(case: Case, forwards: int):
     plain = trainable(case)
     checkpointed = copy.deepcopy(plain)
-    checkpointed.get_base_model().gradient_checkpointing_enable()
+    checkpointed.get_base_model().activation_checkpointing_enable()
     checkpointed.train()
     (loss, grads), (loss_again, grads_again) = (
         gradients(case, m, forwards=forwards) for m in (plain.train(), checkpointed)
@@ -125,7 +125,7 @@ def test_reentrant_checkpointing(case: Case):
     plain = trainable(case)
     checkpointed = copy.deepcopy(plain)
     checkpointed.prepare_model_for_gradient_checkpointing(checkpointed.get_base_model())
-    checkpointed.get_base_model().gradient_checkpointing_enable({"use_reentrant": True})
+    checkpointed.get_base_model().activation_checkpointing_enable({"use_reentrant": True})
     (loss, grads), (loss_again, grads_again) = (gradients(case, m.train()) for m in (plain, checkpointed))
     torch.testing.assert_close(loss_again, loss, **close)
     for name, grad in grads.items():
@@ -227,7 +227,7 @@ def test_dropout_of_the_cross_attention_is_reproducible_under_checkpointing(case
         pytest.skip("only the Dense Aligner has dropout")
     plain = get_peft_model(case.backbone(), case.config(cross_attention_dropout=0.5))
     checkpointed = copy.deepcopy(plain)
-    checkpointed.get_base_model().gradient_checkpointing_enable()
+    checkpointed.get_base_model().activation_checkpointing_enable()
     results = []
     for model in (plain.train(), checkpointed.train()):
         torch.manual_seed(5)

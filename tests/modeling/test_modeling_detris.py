@@ -202,7 +202,7 @@ def test_gradient_checkpointing_changes_no_number(image, text, rates):
         if isinstance(layer, nn.MultiheadAttention):
             layer.dropout = 0.0
     saving = copy.deepcopy(model)
-    saving.gradient_checkpointing_enable()
+    saving.activation_checkpointing_enable()
     assert saving.is_activation_checkpointing
     batch = inputs(pad=model.config.pad_token_id)
     runs = []
@@ -231,7 +231,7 @@ def test_gradient_checkpointing_changes_no_number(image, text, rates):
 
 def test_gradient_checkpointing_can_be_switched_off():
     model = make()
-    model.gradient_checkpointing_enable()
+    model.activation_checkpointing_enable()
     model.activation_checkpointing_disable()
     assert not model.is_activation_checkpointing
     model(**inputs()).loss.backward()

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.generic import ModelOutput
 
-from ..adapters import DenseAlignerConfig
+from ..adapters import DenseAlignerConfig, ParallelAdapterLayer
 from ..adapters.layer import ParallelAdapterLayer
 from .backbones import (
     IMAGE_ENCODERS,
