@@ -19,7 +19,6 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.generic import ModelOutput
 
 from ..adapters import DenseAlignerConfig, ParallelAdapterLayer
-from ..adapters.layer import ParallelAdapterLayer
 from .backbones import (
     IMAGE_ENCODERS,
     ImageEncoder,
