@@ -33,7 +33,7 @@ from detris_peft import DetrisForReferringSegmentation, DetrisProcessor
 model = DetrisForReferringSegmentation.from_pretrained("path/or/repository")
 processor = DetrisProcessor.from_pretrained("path/or/repository")
 inputs = processor(images=image, text="the red mug on the left", return_tensors="pt")
-outputs = model(**inputs)  # target_sizes in inputs is ignored by the model
+outputs = model(**inputs)
 mask = processor.post_process_referring_segmentation(outputs, inputs["target_sizes"])[0]
 ```
 

@@ -218,14 +218,15 @@ class DetrisForReferringSegmentation(PreTrainedModel):
         pixel_values: torch.Tensor,
         input_ids: torch.Tensor,
         labels: torch.Tensor | None = None,
+        target_sizes: Any = None,
         return_dict: bool | None = None,
-        **kwargs: Any,
     ) -> DetrisOutput | tuple:
         """
         Args:
             pixel_values: (B, 3, H, W) pictures, sides multiples of the patch.
             input_ids: (B, L) tokens, padded with `config.pad_token_id`.
             labels: (B, H, W) masks, floats in [0, 1] (soft where the letterbox warped an edge).
+            target_sizes: not used; here so that all of what the processor gives can be passed.
         """
         # 1. Text first: its states travel through the image encoder.
         text_states, sentence = self.encode_text(input_ids)
