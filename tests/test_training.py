@@ -5,13 +5,16 @@ from __future__ import annotations
 import copy
 import json
 
+import datasets
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from PIL import Image
 from transformers import CLIPTextModelWithProjection, Dinov2WithRegistersModel
 
 from detris_peft import DenseAlignerConfig, DetrisForReferringSegmentation, DetrisProcessor, TextAdapterConfig, presets
-from detris_peft.data import EvaluationSamples, load_refer
+from detris_peft.data import FEATURES, EvaluationSamples, encode_mask, load_refer
 from detris_peft.data.shapes import write_refshapes
 from detris_peft.evaluation import evaluate
 from detris_peft.metrics import ReferringSegmentationMetrics
@@ -185,3 +188,34 @@ def test_an_unknown_selection_metric_is_named():
 def test_nothing_to_train_on(model, processor, rows, tmp_path):
     with pytest.raises(ValueError, match="0 rows to train on"):
         train(model, processor, rows[0].select([]), rows[1], arguments(tmp_path))
+
+
+def test_pictures_of_any_shape_train_and_score(model, processor, tmp_path):
+    """`keep_aspect_ratio`: each batch on the smallest canvas of whole patches; masks come back at their own size."""
+    rng = np.random.default_rng(0)
+    records = []
+    for i, (height, width) in enumerate([(40, 80), (30, 60), (40, 80), (90, 30)]):
+        Image.fromarray(rng.integers(0, 255, (height, width, 3), np.uint8)).save(tmp_path / f"{i}.png")
+        mask = np.zeros((height, width), np.uint8)
+        mask[5:20, 5:25] = 1
+        ids = {"ref_id": i, "ann_id": i, "image_id": i, "sent_ids": [i], "category_id": 1}
+        picture = {"image": str(tmp_path / f"{i}.png"), "file_name": f"{i}.png", "split": "train"}
+        records.append({**ids, **picture, "sentences": ["the red circle"], "mask": encode_mask(mask, height, width)})
+    rows = datasets.Dataset.from_list(records, features=FEATURES)
+    processor.keep_aspect_ratio = True
+    sizes = []
+
+    def note_size(_, args, kwargs):
+        sizes.append(tuple(kwargs["pixel_values"].shape[-2:]))
+
+    handle = model.register_forward_pre_hook(note_size, with_kwargs=True)
+    # Batches in the rows' own order for the scores: two wide pictures share a canvas, a wide and a tall one fill it.
+    scores = evaluate(model, processor, EvaluationSamples(rows), batch_size=2, progress=False)
+    handle.remove()  # the pictures at the end are passed by position
+    assert sizes == [(24, 48), (48, 48)]
+    assert set(scores) == {*NAMES, "loss"}
+    history = train(model, processor, rows, rows, arguments(tmp_path / "run", batch_size=2, epochs=1))
+    assert np.isfinite(history[0]["train_loss"])
+    again = DetrisProcessor.from_pretrained(tmp_path / "run/last")
+    assert again.keep_aspect_ratio
+    assert again.patch_size == 8
