@@ -313,7 +313,7 @@ def test_the_preset_that_would_fit_is_named(monkeypatch, keys, given, fits):
     """From the key lists of the released files, without their gigabytes."""
     released = json.loads((FIXTURES / f"{keys}.json").read_text())
     weights = {key: torch.empty(shape, device="meta") for key, shape in released.items()}
-    monkeypatch.setattr("detris_peft.convert.read_official", lambda path: weights)
+    monkeypatch.setattr("detris_peft.convert.read_official", lambda path, mmap: weights)
     refused("some.pth", given, f"It fits the preset {fits}.")
 
 

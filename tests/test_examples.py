@@ -128,10 +128,13 @@ def test_what_goes_wrong_is_one_line(script, arguments, says, data, trained):
 def test_every_yaml_opens_with_its_command_and_names_real_options():
     options = set(TrainingArguments.__dataclass_fields__) | {"preset", "data_root", "dataset", "split_by"}
     files = sorted((EXAMPLES / "configs").glob("*.yaml"))
-    assert files
+    assert {file.stem for file in files} == set(presets.list())
     for file in files:
         first = file.read_text().splitlines()[0]
         assert f"examples/train_refcoco.py --config examples/configs/{file.name}" in first
+        opening = " ".join(file.read_text().split("preset:")[0].split())
+        assert "paper" in opening
+        assert "released configuration" in opening
         content = yaml.safe_load(file.read_text())
         assert set(content) <= options, file.name
         assert content["preset"] in presets.list()

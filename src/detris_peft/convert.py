@@ -11,24 +11,30 @@ import math
 import os
 import tempfile
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import init_empty_weights
 
 from . import presets
 from .modeling import DetrisConfig, DetrisForReferringSegmentation
-from .official_layout import LOGIT_SCALE, Row, check_official, official_layout
-
-__all__ = ["Row", "load_official_checkpoint", "official_layout", "read_official", "save_official_checkpoint"]
+from .official_layout import (
+    BACKBONE_PREFIXES,
+    LOGIT_SCALE,
+    backbone_layout,
+    check_official,
+    misfit,
+    official_layout,
+)
+from .weight_files import kind_of, read_dict
 
 CLIP_LOGIT_SCALE = math.log(100)  # where OpenAI's training clipped it, and where it stands in every released CLIP
 
 
-def load_official_checkpoint(path: str | os.PathLike, config: DetrisConfig | str) -> DetrisForReferringSegmentation:
+def load_official_checkpoint(
+    path: str | os.PathLike, config: DetrisConfig | str, *, mmap: bool = False
+) -> DetrisForReferringSegmentation:
     """Read a released `.pth` into a model, in eval mode, frozen weights included.
 
     The weights become the model's as they are read, without a second copy: the file's own size is what it takes.
@@ -37,6 +43,8 @@ def load_official_checkpoint(path: str | os.PathLike, config: DetrisConfig | str
         path: the file. It is read with `weights_only=True`: no code in it is run.
         config: the architecture it was trained with, or the name of a preset. The model resamples DINOv2's position
             table as the released weights were trained with (`position_interpolation="official"`).
+        mmap: map the file instead of reading it: only the weights that are looked at take memory. The file must then
+            stay as it is while the model lives.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -49,15 +57,15 @@ def load_official_checkpoint(path: str | os.PathLike, config: DetrisConfig | str
     # The authors take the sentence at the largest token id, which is CLIP's end token; a text config made by hand may
     # carry another vocabulary's end token.
     config.text_config.eos_token_id = config.text_config.vocab_size - 1
-    given = read_official(path)
+    given = read_official(path, mmap=mmap)
     model = _without_weights(config)
     state = model.state_dict()
     layout = {row.official: row for row in official_layout(config)}
-    misfit = _misfit(given, layout, state)
-    if misfit:
+    wrong = misfit(given, layout, state)
+    if wrong:
         fitting = _fitting_presets(given)
         mend = f"It fits the preset {' or '.join(fitting)}." if fitting else "No preset fits it: pass its own config."
-        raise ValueError(f"{path} was not trained with this config: {misfit}. {mend}")
+        raise ValueError(f"{path} was not trained with this config: {wrong}. {mend}")
     # Kept for the way back, see `save_official_checkpoint`.
     config.text_config.logit_scale = given[LOGIT_SCALE].item()
     ours = {}
@@ -107,59 +115,52 @@ def save_official_checkpoint(model: DetrisForReferringSegmentation, path: str | 
         (Path(aside) / path.name).replace(path)
 
 
-# -- reading ----------------------------------------------------------------------------------------------------------
+def compare_backbone(
+    path: str | os.PathLike, config: DetrisConfig, kind: str, weights: dict[str, torch.Tensor]
+) -> dict[str, float]:
+    """The frozen weights in a released `.pth` against those of a Hugging Face backbone.
+
+    Args:
+        path: the file, which is mapped, not read.
+        config: the architecture it was trained with.
+        kind: `"vision"` or `"text"`.
+        weights: `state_dict()` of the plain encoder. It is emptied on the way: where nobody else holds the encoder,
+            its memory is given back as the file's pages are taken in.
+
+    Returns:
+        For every weight, by its Hugging Face name, the greatest absolute difference; infinite where shapes differ or
+        the backbone has no such weight.
+    """
+    given, prefix = read_official(path, mmap=True), BACKBONE_PREFIXES[kind]
+    differences = {}
+    for row in backbone_layout(config, kind):
+        for name, part in row.split(given.pop(prefix + row.official)).items():
+            other = weights.pop(name, torch.empty(0))
+            same_shape = part.shape == other.shape
+            differences[name] = (part.float() - other.cpu().float()).abs().max().item() if same_shape else math.inf
+    return differences
 
 
-def read_official(path: str | os.PathLike) -> dict[str, torch.Tensor]:
+def read_official(path: str | os.PathLike, *, mmap: bool = False) -> dict[str, torch.Tensor]:
     """The weights of a released `.pth`, without `module.`.
+
+    Args:
+        mmap: map the file instead of reading it, where its format allows.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is another kind of file; the message says which.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no checkpoint {path}.")
-    weights = _read(path)
+    weights = read_dict(Path(path), "a whole DETRIS checkpoint", mmap=mmap)
     if "state_dict" in weights:
         weights = weights["state_dict"]
-    elif {"cls_token", "pos_embed"} <= weights.keys():
-        raise ValueError(f"{path} is a DINO backbone alone, needed is a whole DETRIS checkpoint.")
-    elif {"token_embedding.weight", "text_projection"} <= weights.keys():
-        raise ValueError(f"{path} is a CLIP alone, needed is a whole DETRIS checkpoint.")
+    elif kind_of(weights):
+        raise ValueError(f"{path} is {kind_of(weights)} alone, needed is a whole DETRIS checkpoint.")
     else:
         raise ValueError(f'{path} holds no "state_dict": needed is a checkpoint as the authors released it.')
     if not isinstance(weights, dict) or not all(isinstance(v, torch.Tensor) for v in weights.values()):
         raise ValueError(f'"state_dict" in {path} is not a dict of tensors: needed is a checkpoint as released.')
     return {key.removeprefix("module."): value for key, value in weights.items()}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        starts_as_zip = file.read(2) == b"PK"
-    if starts_as_zip and not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is truncated: copy or download it again.")
-    if starts_as_zip:
-        with zipfile.ZipFile(path) as archive:
-            if any(Path(name).name == "constants.pkl" for name in archive.namelist()):
-                raise ValueError(
-                    f"{path} is a TorchScript archive, as OpenAI publishes CLIP, needed is a whole DETRIS checkpoint."
-                )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # bytes of any kind end in any kind of error
-        raise ValueError(
-            f"{path} is no PyTorch checkpoint, or one with pickled code in it, which is never run: "
-            f"{(str(error) or type(error).__name__).splitlines()[0]}"
-        ) from None
-    if not isinstance(content, dict):
-        raise ValueError(
-            f"{path} holds a {type(content).__name__}: needed is a checkpoint as the authors released it."
-        )
-    return content
-
-
-# -- comparing --------------------------------------------------------------------------------------------------------
 
 
 def _without_weights(config: DetrisConfig) -> DetrisForReferringSegmentation:
@@ -168,29 +169,11 @@ def _without_weights(config: DetrisConfig) -> DetrisForReferringSegmentation:
         return DetrisForReferringSegmentation(config)
 
 
-def _misfit(given: Mapping[str, torch.Tensor], layout: dict[str, Row], state: Mapping[str, torch.Tensor]) -> str:
-    """What is wrong with the keys, else with the shapes; empty if nothing is."""
-    missing, unexpected = sorted(layout.keys() - given.keys()), sorted(given.keys() - layout.keys())
-    if missing or unexpected:
-        return f"missing: {_some(missing)}; left over: {_some(unexpected)}"
-    wrong = []
-    for key, row in layout.items():
-        needed = row.join({name: state[name].to("meta") for name in row.ours}).shape if row.ours else torch.Size()
-        if given[key].shape != needed:
-            wrong.append(f"{key} is {tuple(given[key].shape)}, needed {tuple(needed)}")
-    return f"sizes differ: {_some(wrong)}" if wrong else ""
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-    return f"{len(names)} ({shown})" if names else "none"
-
-
 def _fitting_presets(given: Mapping[str, torch.Tensor]) -> list[str]:
     found = []
     for name in presets.list():
         config = presets.get(name)
         layout = {row.official: row for row in official_layout(config)}
-        if layout.keys() == given.keys() and not _misfit(given, layout, _without_weights(config).state_dict()):
+        if layout.keys() == given.keys() and not misfit(given, layout, _without_weights(config).state_dict()):
             found.append(name)
     return found

@@ -5,6 +5,7 @@ Their modules are called `txt_backbone` (CLIP's text encoder), `dinov2`, `neck`,
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from .adapters.config import ParallelAdapterConfig
 from .modeling import DetrisConfig
 from .modeling.backbones import architecture
 
+BACKBONE_PREFIXES = {"vision": "dinov2.", "text": "txt_backbone."}
 LOGIT_SCALE = "txt_backbone.logit_scale"  # of CLIP's own training; the one weight that our model has no place for
 
 
@@ -57,6 +59,23 @@ def official_layout(config: DetrisConfig) -> Iterator[Row]:
     yield from _neck(config)
     yield from _decoder(config)
     yield from _projector()
+
+
+def backbone_layout(config: DetrisConfig, kind: str) -> Iterator[Row]:
+    """The keys of a backbone's own original file, and where each goes in the plain Hugging Face backbone.
+
+    The released checkpoints hold the backbones under their original keys; only the prefixes differ.
+
+    Args:
+        kind: `"vision"` for DINOv2 with registers, `"text"` for CLIP's text encoder.
+    """
+    plain = copy.copy(config)
+    plain.vision_adapter = plain.text_adapter = None
+    check_official(plain)
+    rows = _image_encoder(plain) if kind == "vision" else _text_encoder(plain)
+    for row in rows:
+        ours = tuple(name.removeprefix(f"{kind}_model.") for name in row.ours)
+        yield Row(row.official.removeprefix(BACKBONE_PREFIXES[kind]), ours, row.transposed)
 
 
 def check_official(config: DetrisConfig) -> None:
@@ -217,3 +236,24 @@ def _projector() -> Iterator[Row]:
     yield from _head_block("proj.vis.3", "projector.upsample2")
     yield from _pair("proj.vis.4", "projector.pixel_proj")
     yield from _pair("proj.txt", "projector.sentence_proj")
+
+
+# -- comparing --------------------------------------------------------------------------------------------------------
+
+
+def misfit(given: Mapping[str, torch.Tensor], layout: dict[str, Row], state: Mapping[str, torch.Tensor]) -> str:
+    """What is wrong with the keys, else with the shapes; empty if nothing is."""
+    missing, unexpected = sorted(layout.keys() - given.keys()), sorted(given.keys() - layout.keys())
+    if missing or unexpected:
+        return f"missing: {_some(missing)}; left over: {_some(unexpected)}"
+    wrong = []
+    for key, row in layout.items():
+        needed = row.join({name: state[name].to("meta") for name in row.ours}).shape if row.ours else torch.Size()
+        if given[key].shape != needed:
+            wrong.append(f"{key} is {tuple(given[key].shape)}, needed {tuple(needed)}")
+    return f"sizes differ: {_some(wrong)}" if wrong else ""
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+    return f"{len(names)} ({shown})" if names else "none"
