@@ -18,7 +18,7 @@ from detris_peft.data import FEATURES, EvaluationSamples, encode_mask, load_refe
 from detris_peft.data.shapes import write_refshapes
 from detris_peft.evaluation import evaluate
 from detris_peft.metrics import ReferringSegmentationMetrics
-from detris_peft.processing_detris import train_tokenizer
+from detris_peft.tokenization_detris import train_tokenizer
 from detris_peft.training import TrainingArguments, train
 
 NAMES = ["mIoU", "oIoU", "Pr@0.5", "Pr@0.6", "Pr@0.7", "Pr@0.8", "Pr@0.9"]

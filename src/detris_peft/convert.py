@@ -121,23 +121,24 @@ def compare_backbone(
     """The frozen weights in a released `.pth` against those of a Hugging Face backbone.
 
     Args:
-        path: the file, which is mapped, not read.
+        path: the file, which is mapped a part at a time, not read.
         config: the architecture it was trained with.
         kind: `"vision"` or `"text"`.
-        weights: `state_dict()` of the plain encoder. It is emptied on the way: where nobody else holds the encoder,
-            its memory is given back as the file's pages are taken in.
+        weights: `state_dict()` of the plain encoder; it is emptied on the way.
 
     Returns:
         For every weight, by its Hugging Face name, the greatest absolute difference; infinite where shapes differ or
         the backbone has no such weight.
     """
-    given, prefix = read_official(path, mmap=True), BACKBONE_PREFIXES[kind]
-    differences = {}
-    for row in backbone_layout(config, kind):
-        for name, part in row.split(given.pop(prefix + row.official)).items():
-            other = weights.pop(name, torch.empty(0))
-            same_shape = part.shape == other.shape
-            differences[name] = (part.float() - other.cpu().float()).abs().max().item() if same_shape else math.inf
+    rows, differences = [*backbone_layout(config, kind)], {}
+    for start in range(0, len(rows), 64):
+        # Mapped anew for each group, so that the pages of the one before are given back.
+        given = read_official(path, mmap=True)
+        for row in rows[start : start + 64]:
+            for name, part in row.split(given[BACKBONE_PREFIXES[kind] + row.official]).items():
+                other = weights.pop(name, torch.empty(0))
+                same = part.shape == other.shape
+                differences[name] = (part.float() - other.cpu().float()).abs().max().item() if same else math.inf
     return differences
 
 

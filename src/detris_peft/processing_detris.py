@@ -5,11 +5,7 @@ The only owner of pixel geometry. The letterbox: a picture of H×W pixels is sca
 so; images and masks go through it forwards, predictions backwards.
 """
 
-import html
-import unicodedata
-from collections import Counter
 from collections.abc import Iterable
-from itertools import pairwise
 from typing import Any
 
 import cv2
@@ -17,20 +13,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
-from transformers import BatchFeature, CLIPTokenizer
+from transformers import BatchFeature
 from transformers.processing_utils import ProcessorMixin
+
+from .tokenization_detris import clean_sentence
 
 # CLIP's statistics, also in front of DINOv2: the method was published, and its weights trained, with them.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-
-# What CLIP's own tokenizer mends through ftfy and sentences do hold: curly quotes, full-width forms, ligatures.
-# (Text decoded with the wrong codec is not mended: ftfy guesses there, and would be one more dependency.)
-_PLAIN_CHARACTERS = str.maketrans(
-    {chr(code): unicodedata.normalize("NFKC", chr(code)) for code in (*range(0xFB00, 0xFB07), *range(0xFF01, 0xFFF0))}
-    | dict.fromkeys("\u02bc\u2018\u2019\u201a\u201b", "'")
-    | dict.fromkeys("\u201c\u201d\u201e\u201f", '"')
-)
 
 
 class DetrisProcessor(ProcessorMixin):
@@ -207,7 +197,7 @@ class DetrisProcessor(ProcessorMixin):
 
     def _tokenize(self, sentences: list[str]) -> np.ndarray:
         """Sentences → int64 (B,L): start, tokens, end, padding."""
-        cleaned = [_clean(sentence, f"text[{i}]") for i, sentence in enumerate(sentences)]
+        cleaned = [clean_sentence(sentence, f"text[{i}]") for i, sentence in enumerate(sentences)]
         input_ids = np.full((len(cleaned), self.max_text_length), self.pad_token_id, dtype=np.int64)
         for row, ids in zip(input_ids, self.tokenizer(cleaned)["input_ids"], strict=True):
             if len(ids) > self.max_text_length:
@@ -216,65 +206,11 @@ class DetrisProcessor(ProcessorMixin):
         return input_ids
 
 
-def train_tokenizer(sentences: Iterable[str], vocab_size: int) -> CLIPTokenizer:
-    """A small tokenizer of CLIP's kind (byte-level BPE), for text encoders that come without a vocabulary.
-
-    Id 0 is "!", the padding; start and end are the two highest ids, vocab_size - 2 and vocab_size - 1. The same
-    sentences always give the same ids. Characters never seen become "<|unk|>" (id 1).
-
-    Raises:
-        ValueError: `vocab_size` cannot hold the sentences' characters.
-    """
-    pipeline = CLIPTokenizer().backend_tokenizer
-    words = Counter()
-    for i, sentence in enumerate(sentences):
-        normalized = pipeline.normalizer.normalize_str(_clean(sentence, f"sentences[{i}]"))
-        words.update(word for word, _ in pipeline.pre_tokenizer.pre_tokenize_str(normalized))
-    characters = sorted(set("".join(words)))
-    # As in CLIP, a word's last symbol carries the mark of its end; every character may stand in either place.
-    symbols = ["!", "<|unk|>", *characters, *(character + "</w>" for character in characters)]
-    vocab = {symbol: i for i, symbol in enumerate(dict.fromkeys(symbols))}
-    if vocab_size < len(vocab) + 2:
-        raise ValueError(f"vocab_size {vocab_size} is too small: these sentences' characters need {len(vocab) + 2}")
-
-    splits = {word: [*word[:-1], word[-1] + "</w>"] for word in words}
-    merges = []
-    while len(vocab) < vocab_size - 2:
-        pairs = Counter()
-        for word, split in splits.items():
-            for pair in pairwise(split):
-                pairs[pair] += words[word]
-        if not pairs:
-            break
-        left, right = min(pairs, key=lambda pair: (-pairs[pair], pair))  # ties by spelling, not by order of arrival
-        merges.append((left, right))
-        vocab.setdefault(left + right, len(vocab))
-        for split in splits.values():
-            for i in range(len(split)):  # the list gets shorter on the way: a slice beyond its end is only empty
-                if split[i : i + 2] == [left, right]:
-                    split[i : i + 2] = [left + right]
-    reserved = range(len(vocab), vocab_size - 2)  # fewer words than ids: the end token stays the highest all the same
-    vocab |= {f"<|reserved_{i}|>": i for i in reserved}
-    vocab |= {"<|startoftext|>": vocab_size - 2, "<|endoftext|>": vocab_size - 1}
-    return CLIPTokenizer(vocab=vocab, merges=merges, unk_token="<|unk|>")
-
-
 def _as_list(items) -> list | None:
     if items is None or isinstance(items, list):
         return items
     several = isinstance(items, Iterable) and not isinstance(items, (str, Image.Image, np.ndarray, torch.Tensor))
     return list(items) if several else [items]
-
-
-def _clean(sentence: str, name: str) -> str:
-    """What CLIP's own tokenizer does before it splits; lower case is left to the tokenizer, not all want it."""
-    if not isinstance(sentence, str):
-        raise TypeError(f"{name} is of type {type(sentence).__name__}: pass a sentence (str)")
-    plain = html.unescape(html.unescape(sentence)).translate(_PLAIN_CHARACTERS)
-    cleaned = " ".join(plain.split())
-    if not cleaned:
-        raise ValueError(f"{name} is empty or only spaces: pass a sentence that names something in the picture")
-    return cleaned
 
 
 def _to_rgb(image, name: str) -> np.ndarray:

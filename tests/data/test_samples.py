@@ -8,7 +8,7 @@ import pytest
 from detris_peft import DetrisProcessor
 from detris_peft.data import Collator, EvaluationSamples, TrainingSamples, decode_mask, load_refer
 from detris_peft.data.shapes import write_refshapes
-from detris_peft.processing_detris import train_tokenizer
+from detris_peft.tokenization_detris import train_tokenizer
 
 
 @pytest.fixture(scope="module")

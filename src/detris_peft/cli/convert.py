@@ -48,14 +48,14 @@ def from_official(checkpoint: str, arguments: ConvertArguments, backbones: Backb
             raise OSError("no text backbone is named")
         DetrisProcessor.from_config(config, AutoTokenizer.from_pretrained(tokenizer)).save_pretrained(output)
     except (OSError, ValueError) as error:
-        print(f"left out the processor's files, give --tokenizer: {' '.join(str(error).split())}")
+        print(f"left out the processor's files, give --tokenizer: {str(error).splitlines()[0]}")
     if arguments.verify_backbones:
         verify(checkpoint, config)
 
 
 def verify(checkpoint: str, config: DetrisConfig) -> None:
     wrong = 0
-    for kind in ("text", "vision"):  # one at a time, and only its weights: the memory it takes is what is promised
+    for kind in ("text", "vision"):  # one at a time, for the memory's sake
         weights = load_backbone(config, kind).state_dict()
         differences = compare_backbone(checkpoint, config, kind, weights)
         for name, difference in differences.items():

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, HfArgumentParser, set_seed
 
 from .. import DetrisForReferringSegmentation, DetrisProcessor, presets
 from ..data import load_refer
-from ..processing_detris import train_tokenizer
+from ..tokenization_detris import train_tokenizer
 from ..training import TrainingArguments, train
 from .backbones import BackboneArguments, load_backbone, name_backbones
 
