@@ -15,7 +15,8 @@ from safetensors import safe_open
 from transformers import AutoProcessor, AutoTokenizer, CLIPTokenizer
 
 import detris_peft  # noqa: F401  registers the processor with AutoProcessor
-from detris_peft.processing_detris import CLIP_MEAN, CLIP_STD, DetrisProcessor, train_tokenizer
+from detris_peft.processing_detris import CLIP_MEAN, CLIP_STD, DetrisProcessor
+from detris_peft.tokenization_detris import train_tokenizer
 
 FIXTURE = Path(__file__).parent / "fixtures" / "tiny_processing.safetensors"
 SENTENCES = [
