@@ -27,11 +27,14 @@ def test_random_backbones_come_from_the_seed_and_are_written_once(tmp_path):
     config = presets.random_backbones(presets.get("tiny"), tmp_path / "a", seed=1)
     presets.random_backbones(presets.get("tiny"), tmp_path / "b", seed=1)
     presets.random_backbones(presets.get("tiny"), tmp_path / "c", seed=2)
-    assert config.vision_name_or_path == str(tmp_path / "a/vision")
+    assert config.vision_name_or_path == str(tmp_path / "a/vision-1")
     for kind in ("vision", "text"):
-        a, b, c = (load_file(tmp_path / run / kind / "model.safetensors") for run in "abc")
+        a, b, c = (
+            load_file(tmp_path / run / f"{kind}-{seed}" / "model.safetensors")
+            for run, seed in zip("abc", (1, 1, 2), strict=True)
+        )
         assert all(a[name].equal(b[name]) for name in a)
         assert not all(a[name].equal(c[name]) for name in a)
-    before = (tmp_path / "a/vision/model.safetensors").stat().st_mtime_ns
-    presets.random_backbones(presets.get("tiny"), tmp_path / "a", seed=9)
-    assert (tmp_path / "a/vision/model.safetensors").stat().st_mtime_ns == before
+    before = (tmp_path / "a/vision-1/model.safetensors").stat().st_mtime_ns
+    presets.random_backbones(presets.get("tiny"), tmp_path / "a", seed=1)
+    assert (tmp_path / "a/vision-1/model.safetensors").stat().st_mtime_ns == before

@@ -387,3 +387,12 @@ def test_tokenizer_of_few_words_still_ends_at_the_highest_id():
     assert train_tokenizer(["red"], vocab_size=10).eos_token_id == 9
     with pytest.raises(ValueError, match=r"sentences\[1\] is empty"):
         train_tokenizer(["red", " "], vocab_size=50)
+
+
+@pytest.mark.parametrize("lacking", ["processor_config.json", "tokenizer.json"])
+def test_a_folder_that_lacks_a_file_is_refused(tmp_path, lacking):
+    """transformers would fill in: a picture size that the model was not trained with."""
+    DetrisProcessor(train_tokenizer(["the red circle"], 60), image_size=56).save_pretrained(tmp_path)
+    (tmp_path / lacking).unlink()
+    with pytest.raises(FileNotFoundError, match=lacking):
+        DetrisProcessor.from_pretrained(tmp_path)

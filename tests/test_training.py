@@ -173,7 +173,18 @@ def test_gradient_checkpointing_gives_the_same_run(model, processor, rows, tmp_p
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("epochs", 0), ("batch_size", 0), ("learning_rate", 0.0), ("mixed_precision", "int3")],
+    [
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("batch_size", 2.5),
+        ("learning_rate", 0.0),
+        ("gamma", None),
+        ("milestones", 35),
+        ("milestones", ["35"]),
+        ("num_workers", -1),
+        ("max_grad_norm", -1.0),
+        ("mixed_precision", "int3"),
+    ],
 )
 def test_arguments_out_of_range_are_named(field, value):
     with pytest.raises(ValueError, match=field):

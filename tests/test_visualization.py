@@ -33,3 +33,9 @@ def test_curves_of_a_single_epoch(tmp_path):
     record = {"epoch": 1, "train_loss": 0.5, "loss": 0.4, "mIoU": 0.1, "oIoU": 0.2}
     plot_curves([{**record, "Pr@0.5": 0, "Pr@0.7": 0, "Pr@0.9": 0}], tmp_path / "curves.png")
     assert Image.open(tmp_path / "curves.png").size[0] > 1000
+
+
+def test_a_16_bit_picture_looks_like_its_8_bits():
+    levels = np.arange(30, dtype=np.uint8).reshape(5, 6) * 8
+    deep = Image.fromarray(levels.astype(np.uint16) * 257)
+    np.testing.assert_array_equal(*(overlay(picture, np.zeros((5, 6))) for picture in (deep, Image.fromarray(levels))))

@@ -51,6 +51,7 @@ def load_official_checkpoint(
         ValueError: it is no checkpoint of this layout, or a key is missing, left over or of another shape; the message
             lists them, and names the preset that would fit.
     """
+    by_name = isinstance(config, str)
     config = presets.get(config) if isinstance(config, str) else copy.deepcopy(config)
     check_official(config)
     config.position_interpolation = "official"
@@ -64,7 +65,11 @@ def load_official_checkpoint(
     wrong = misfit(given, layout, state)
     if wrong:
         fitting = _fitting_presets(given)
-        mend = f"It fits the preset {' or '.join(fitting)}." if fitting else "No preset fits it: pass its own config."
+        mend = (
+            f"It fits the preset {' or '.join(fitting)}."
+            if fitting
+            else ("No preset fits it" + (": pass its own config." if by_name else " either."))
+        )
         raise ValueError(f"{path} was not trained with this config: {wrong}. {mend}")
     # Kept for the way back, see `save_official_checkpoint`.
     config.text_config.logit_scale = given[LOGIT_SCALE].item()

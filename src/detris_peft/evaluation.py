@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from .data import Collator, EvaluationSamples
+from .data import Collator, EvaluationSamples, batches
 from .metrics import ReferringSegmentationMetrics, intersection_and_union
 from .processing_detris import DetrisProcessor
 
@@ -49,7 +49,7 @@ def evaluate(
     metrics, losses = ReferringSegmentationMetrics(), []
     hidden = not (progress and accelerator.is_main_process)
     try:
-        for batch in tqdm(loader, desc="evaluating", unit="batch", leave=False, disable=hidden):
+        for batch in tqdm(batches(loader), "evaluating", len(loader), unit="batch", leave=False, disable=hidden):
             with accelerator.autocast():
                 outputs = model(**{name: batch[name] for name in MODEL_INPUTS})
             counts = _counts(processor, outputs, batch)

@@ -11,6 +11,7 @@ import torch
 
 from .adapters import DenseAlignerConfig, TextAdapterConfig
 from .modeling import DetrisConfig, build_backbone
+from .modeling.checkpoint import written_aside
 
 _BASE: dict[str, Any] = {"vision_name_or_path": "facebook/dinov2-with-registers-base"}
 _LARGE: dict[str, Any] = {"vision_name_or_path": "facebook/dinov2-with-registers-large"}
@@ -105,15 +106,15 @@ def random_backbones(config: DetrisConfig, folder: str | os.PathLike, seed: int 
 
     Args:
         config: its `vision_config` and `text_config` are built.
-        folder: gets `vision/` and `text/`.
+        folder: gets `vision-SEED/` and `text-SEED/`.
         seed: of the weights.
     """
     for kind in ("vision", "text"):
-        target = Path(folder) / kind
-        if not (target / "model.safetensors").is_file():
-            with torch.random.fork_rng(devices=[]):
+        target = Path(folder) / f"{kind}-{seed}"
+        if not target.is_dir():
+            with torch.random.fork_rng(devices=[]), written_aside(target) as aside:
                 torch.manual_seed(seed)
-                build_backbone(getattr(config, f"{kind}_config")).save_pretrained(target)
+                build_backbone(getattr(config, f"{kind}_config")).save_pretrained(aside)
         setattr(config, f"{kind}_name_or_path", str(target))
     return config
 

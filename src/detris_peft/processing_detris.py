@@ -6,6 +6,7 @@ so; images and masks go through it forwards, predictions backwards.
 """
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -62,6 +63,22 @@ class DetrisProcessor(ProcessorMixin):
         self.image_std = list(image_std)
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> "DetrisProcessor":
+        """As in transformers, which would fill in for missing files: sizes that the model was not trained with.
+
+        Raises:
+            FileNotFoundError: a local folder lacks one of the processor's files.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        if folder.is_dir():
+            for name in ("processor_config.json", "tokenizer.json"):
+                if not (folder / kwargs.get("subfolder", "") / name).is_file():
+                    raise FileNotFoundError(
+                        f"{folder} lacks the processor's {name}: write it there with DetrisProcessor.save_pretrained."
+                    )
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    @classmethod
     def from_config(cls, config, tokenizer) -> "DetrisProcessor":
         """The processor for a `DetrisConfig` and its text encoder's tokenizer."""
         return cls(
@@ -108,7 +125,7 @@ class DetrisProcessor(ProcessorMixin):
 
         data: dict[str, Any] = {}
         if images is not None:
-            pictures = [_to_rgb(image, f"images[{i}]") for i, image in enumerate(images)]
+            pictures = [to_rgb(image, f"images[{i}]") for i, image in enumerate(images)]
             sizes = [picture.shape[:2] for picture in pictures]
             canvas = self.canvas_size(sizes)
             data["pixel_values"] = np.stack([self._warp_image(picture, canvas) for picture in pictures])
@@ -213,8 +230,8 @@ def _as_list(items) -> list | None:
     return list(items) if several else [items]
 
 
-def _to_rgb(image, name: str) -> np.ndarray:
-    """PIL picture or array → uint8 (H,W,3)."""
+def to_rgb(image, name: str = "image") -> np.ndarray:
+    """PIL picture of any mode, or array (H,W), (H,W,1), (H,W,3), (H,W,4) → uint8 (H,W,3), as the model sees it."""
     if isinstance(image, Image.Image):
         image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I") or image.mode == "F":

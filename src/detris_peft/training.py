@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 import datasets
 import torch
@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from .data import Collator, EvaluationSamples, TrainingSamples
+from .data import Collator, EvaluationSamples, TrainingSamples, batches
 from .evaluation import MODEL_INPUTS, evaluate, mean_over_processes
 from .metrics import METRIC_NAMES, format_metrics
 from .modeling import DetrisForReferringSegmentation
@@ -53,13 +53,25 @@ class TrainingArguments:
     selection_metric: str = _argument("mIoU", "metric on the validation split that decides which checkpoint is best")
 
     def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():  # a YAML file may hold anything
+            value = getattr(self, name)
+            items = value if get_origin(kind) is list and isinstance(value, list) else [value]
+            plain = {list[int]: int, float: (int, float)}.get(kind, kind)
+            if isinstance(value, list) != (get_origin(kind) is list) or not all(isinstance(i, plain) for i in items):
+                raise ValueError(f"{name}={value!r} must be of type {getattr(kind, '__name__', kind)}.")
         for name in ("epochs", "batch_size", "eval_batch_size", "gradient_accumulation_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate={self.learning_rate} must be above 0.")
+        for name in ("learning_rate", "gamma"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be above 0.")
+        for name in ("max_grad_norm", "num_workers"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be below 0.")
         if self.mixed_precision not in ("no", "bf16", "fp16"):
             raise ValueError(f"mixed_precision={self.mixed_precision!r} must be no, bf16 or fp16.")
+        if self.mixed_precision == "fp16" and not torch.cuda.is_available():
+            raise ValueError('mixed_precision="fp16" needs a GPU: use "bf16" or "no" here.')
         if self.selection_metric not in METRIC_NAMES:
             raise ValueError(f"selection_metric={self.selection_metric!r} must be one of {', '.join(METRIC_NAMES)}.")
 
@@ -89,9 +101,12 @@ def train(
     """
     if not len(train_rows) or not len(val_rows):
         raise ValueError(f"There are {len(train_rows)} rows to train on and {len(val_rows)} to validate: give both.")
+    folder = Path(arguments.output_dir)
+    for place in (folder, folder / "last", folder / "best"):
+        if place.is_file():
+            raise ValueError(f"{place} is a file where a folder is to be written: choose another output_dir.")
     accelerator = _accelerator(arguments)
     set_seed(arguments.seed)  # dropout; order and sentences come from the samples' own generator
-    folder = Path(arguments.output_dir)
     samples = TrainingSamples(train_rows, arguments.seed)
     validation = EvaluationSamples(val_rows)
     loader = DataLoader(
@@ -107,7 +122,7 @@ def train(
 
     history: list[dict[str, float]] = []
     for epoch in range(1, arguments.epochs + 1):
-        samples.set_epoch(epoch)
+        loader.set_epoch(epoch)  # and with it the samples'
         learning_rate = schedule.get_last_lr()[0]
         steps = _run_epoch(prepared, optimizer, loader, accelerator, arguments, f"epoch {epoch}/{arguments.epochs}")
         train_loss = sum(steps) / len(steps)
@@ -137,8 +152,6 @@ def train(
 
 
 def _accelerator(arguments: TrainingArguments) -> Accelerator:
-    if arguments.mixed_precision == "fp16" and not torch.cuda.is_available():
-        raise ValueError('mixed_precision="fp16" needs a GPU: use "bf16" or "no" here.')
     return Accelerator(
         mixed_precision=arguments.mixed_precision,
         gradient_accumulation_steps=arguments.gradient_accumulation_steps,
@@ -157,7 +170,7 @@ def _run_epoch(
     """The mean loss over processes of each batch."""
     model.train()
     losses = []
-    bar = tqdm(loader, desc=title, unit="batch", leave=False, disable=not accelerator.is_main_process)
+    bar = tqdm(batches(loader), title, len(loader), unit="batch", leave=False, disable=not accelerator.is_main_process)
     for batch in bar:
         with accelerator.accumulate(model):
             loss = model(**{name: batch[name] for name in MODEL_INPUTS}).loss

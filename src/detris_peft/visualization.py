@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .processing_detris import to_rgb
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -17,14 +19,14 @@ if TYPE_CHECKING:
     from .modeling import DetrisForReferringSegmentation
     from .processing_detris import DetrisProcessor
 
-MASK_COLOUR = (230, 30, 90)
+MASK_COLOUR = (0, 215, 255)  # cyan: rare in photographs, and none of RefShapes' colours
 
 
 def overlay(
     image: Image.Image, mask: Any, colour: tuple[int, int, int] = MASK_COLOUR, opacity: float = 0.55
 ) -> Image.Image:
     """The picture in RGB with a mask (H, W) laid over it: tinted inside, a full-coloured line around."""
-    pixels = np.asarray(image.convert("RGB")).astype(np.float32)
+    pixels = to_rgb(image).astype(np.float32)
     inside = np.asarray(mask) > 0
     if inside.shape != pixels.shape[:2]:
         raise ValueError(f"The mask is {inside.shape}, the picture {pixels.shape[:2]}: give a mask of its size.")
@@ -90,7 +92,7 @@ def plot_predictions(
     masks = processor.post_process_referring_segmentation(logits, inputs["target_sizes"])
     figure, axes = plt.subplots(3, count, figsize=(2.2 * count, 7), layout="constrained", squeeze=False)
     for column, (sample, mask) in enumerate(zip(chosen, masks, strict=True)):
-        panels = (sample.image.convert("RGB"), overlay(sample.image, sample.mask), overlay(sample.image, mask))
+        panels = (to_rgb(sample.image), overlay(sample.image, sample.mask), overlay(sample.image, mask))
         for row, panel in enumerate(panels):
             axes[row][column].imshow(panel)
             axes[row][column].set(xticks=[], yticks=[])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from torch.utils.data import DataLoader
 
 from detris_peft import DetrisProcessor
-from detris_peft.data import Collator, EvaluationSamples, TrainingSamples, decode_mask, load_refer
+from detris_peft.data import Collator, EvaluationSamples, TrainingSamples, batches, decode_mask, load_refer
 from detris_peft.data.shapes import write_refshapes
 from detris_peft.tokenization_detris import train_tokenizer
 
@@ -91,3 +92,17 @@ def test_a_batch_holds_the_tensors_and_the_masks_to_score(rows):
     assert batch["ref_ids"] == rows["ref_id"][:2]
     for mask, row in zip(batch["masks"], rows, strict=False):
         np.testing.assert_array_equal(mask, decode_mask(row["mask"]))
+
+
+def test_a_corrupt_picture_is_named_the_same_with_and_without_workers(rows, tmp_path):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    bad = rows.select([0, 1]).map(lambda row: {"image": {"path": str(broken), "bytes": None}})
+    messages = []
+    for workers in (0, 1):
+        loader = DataLoader(EvaluationSamples(bad), 1, num_workers=workers, collate_fn=lambda samples: {})
+        with pytest.raises(ValueError, match=r"broken\.jpg: the picture cannot be decoded") as caught:
+            list(batches(loader))
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+    assert "\n" not in messages[0]

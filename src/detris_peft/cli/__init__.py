@@ -6,6 +6,7 @@ import argparse
 import importlib
 import pickle
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -33,6 +34,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(command: Callable[..., None], *arguments: Any) -> None:
     """Call a command; what goes wrong with its input ends the process with one line and exit code 1."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    # peft asks transformers by a name that is on its way out; nothing a user could do about it.
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
     try:
         command(*arguments)
     except (OSError, ValueError, pickle.UnpicklingError) as error:

@@ -24,6 +24,7 @@ class EvaluationArguments:
     dataset: str = field(default="refcoco", metadata={"help": "refcoco, refcoco+, refcocog, refclef or refshapes"})
     split_by: str = field(default="unc", metadata={"help": "who made the splits: unc, umd or google"})
     split: str = field(default="val", metadata={"help": "the split to score"})
+    image_folder: str = field(default="images/train2014", metadata={"help": "where the pictures are, below data_root"})
     sentences: str | None = field(
         default=None, metadata={"help": "first or all; by default first for train and val, all for the others"}
     )
@@ -42,7 +43,15 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     arguments = HfArgumentParser(
         cast(Any, EvaluationArguments), prog=prog, description=_TITLE
     ).parse_args_into_dataclasses(argv)[0]
-    rows = load_refer(arguments.data_root, arguments.dataset, arguments.split_by, arguments.split)
+    if arguments.output:  # before the work, not after it
+        Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
+    rows = load_refer(
+        arguments.data_root,
+        arguments.dataset,
+        arguments.split_by,
+        arguments.split,
+        image_folder=arguments.image_folder,
+    )
     sentences = arguments.sentences or ("first" if arguments.split in ("train", "val") else "all")
     samples = EvaluationSamples(rows, sentences, arguments.shuffle_expressions, arguments.seed)
     accelerator = Accelerator(mixed_precision=arguments.mixed_precision)

@@ -33,11 +33,13 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     arguments = HfArgumentParser(
         cast(Any, PredictionArguments), prog=prog, description=_TITLE
     ).parse_args_into_dataclasses(argv)[0]
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if arguments.threshold is not None and not 0 <= arguments.threshold < 1:
+        raise ValueError(f"--threshold {arguments.threshold} must be a probability, at least 0 and below 1.")
+    device = usable_device(arguments.device)
     image = open_picture(arguments.image)
-    processor = DetrisProcessor.from_pretrained(arguments.checkpoint)
     model = DetrisForReferringSegmentation.from_pretrained(arguments.checkpoint)
-    model.to(torch.device(device))  # type: ignore[arg-type]  transformers hides nn.Module.to's own type
+    processor = DetrisProcessor.from_pretrained(arguments.checkpoint)
+    model.to(device)  # type: ignore[arg-type]  transformers hides nn.Module.to's own type
 
     inputs = processor(images=image, text=arguments.text)
     with torch.no_grad():
@@ -52,12 +54,21 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     print(f"{100 * mask.float().mean():.1f} % of the picture is in the mask; wrote {output} and {mask_file}")
 
 
+def usable_device(name: str | None) -> torch.device:
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from None
+    return device
+
+
 def open_picture(file: str) -> Image.Image:
     try:
         image = Image.open(file)
         image.load()
     except FileNotFoundError:
-        raise FileNotFoundError(f"There is no picture {file}.") from None
+        raise FileNotFoundError(f"There is no picture {file}: give the path of a file.") from None
     except (UnidentifiedImageError, OSError) as error:
         raise ValueError(f"{file} cannot be decoded as a picture: {error}") from None
     return ImageOps.exif_transpose(image)  # as the eye sees it, so that the overlay fits

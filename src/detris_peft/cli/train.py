@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from transformers import AutoTokenizer, HfArgumentParser, set_seed
 
 from .. import DetrisForReferringSegmentation, DetrisProcessor, presets
@@ -25,6 +26,7 @@ class RunArguments:
     split_by: str = field(default="unc", metadata={"help": "who made the splits: unc, umd or google"})
     train_split: str = field(default="train", metadata={"help": "split to train on"})
     val_split: str = field(default="val", metadata={"help": "split to validate on after each epoch"})
+    image_folder: str = field(default="images/train2014", metadata={"help": "where the pictures are, below data_root"})
     position_interpolation: str = field(
         default="backbone", metadata={"help": "DINOv2's position table: backbone, or official as the released weights"}
     )
@@ -38,14 +40,17 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     run, backbones, training = parse_arguments(argv, prog)
     if find_spec("matplotlib") is None:
         raise ValueError("The curves need matplotlib: pip install 'detris-peft[train]'.")
-    train_rows = load_refer(run.data_root, run.dataset, run.split_by, run.train_split)
-    val_rows = load_refer(run.data_root, run.dataset, run.split_by, run.val_split)
+    train_rows, val_rows = (
+        load_refer(run.data_root, run.dataset, run.split_by, split, image_folder=run.image_folder)
+        for split in (run.train_split, run.val_split)
+    )
 
     set_seed(training.seed)  # the fresh adapters and head
     config = presets.get(run.preset)
     config.position_interpolation = run.position_interpolation
     if config.vision_name_or_path is None:  # a preset without pretrained backbones
-        config = presets.random_backbones(config, Path(training.output_dir) / "backbones", training.seed)
+        with PartialState().main_process_first():
+            config = presets.random_backbones(config, Path(training.output_dir) / "backbones", training.seed)
         words = [sentence for sentences in train_rows["sentences"] for sentence in sentences]
         tokenizer = train_tokenizer(words, config.text_config.vocab_size)
     else:
@@ -73,7 +78,14 @@ def parse_arguments(
             raise ValueError("--config needs PyYAML: pip install 'detris-peft[train]'.")
         import yaml
 
-        options = yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}
+        try:
+            options = yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}
+        except FileNotFoundError:
+            raise FileNotFoundError(f"There is no file {file}: --config takes a YAML file of options.") from None
+        except yaml.YAMLError as error:
+            raise ValueError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(options, dict):
+            raise ValueError(f"{file} must hold options by name, `batch_size: 32`, not a {type(options).__name__}.")
         unknown = sorted(set(options) - {action.dest for action in parser._actions})
         if unknown:
             raise ValueError(f"{file}: there is no option {', '.join(unknown)}; see --help.")

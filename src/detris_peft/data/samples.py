@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,6 +107,20 @@ def _shuffled(index: Sequence[tuple[int, str]], image_ids: Sequence[int], seed: 
     while len(clashing := np.flatnonzero(images == images[source])):
         source[clashing] = rng.integers(len(index), size=len(clashing))
     return [(row, index[other][1]) for (row, _), other in zip(index, source.tolist(), strict=True)]
+
+
+def batches(loader: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The batches of a data loader; what is wrong with a row is raised as the reader said it, in one line.
+
+    PyTorch puts the traceback of the process that read it into the message.
+    """
+    try:
+        yield from loader
+    except (OSError, ValueError) as error:
+        text = str(error).strip()
+        if "Original Traceback" not in text:
+            raise
+        raise type(error)(text.splitlines()[-1].partition(": ")[2]) from None
 
 
 @dataclass

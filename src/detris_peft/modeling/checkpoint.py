@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,6 +85,13 @@ def save_checkpoint(
         lacking = sorted(trainable_state_dict(model).keys() - trainable_state_dict(model, state_dict).keys())
         if lacking:
             raise ValueError(f"state_dict lacks {len(lacking)} weights of adapters or head, among them {lacking[:3]}.")
+    unnamed = [kind for kind in ADAPTERS if not getattr(model.config, f"{kind}_name_or_path")]
+    if unnamed:
+        warnings.warn(
+            f"{folder} will not name its {' and '.join(unnamed)} backbone, and frozen weights are not saved: to load "
+            f"it, pass them to from_pretrained, or set {unnamed[0]}_name_or_path in the model's config before saving.",
+            stacklevel=3,
+        )
     state_dict = model.state_dict() if state_dict is None else state_dict
     with written_aside(folder) as aside:
         for kind, name in ADAPTERS.items():
@@ -121,7 +129,9 @@ def _save_adapter(
     backbone: PeftModel, state_dict: dict[str, torch.Tensor], folder: Path, config: DetrisConfig, kind: str
 ) -> None:
     peft_config = backbone.peft_config["default"]
-    peft_config.base_model_name_or_path = getattr(config, f"{kind}_name_or_path")
+    name = getattr(config, f"{kind}_name_or_path")
+    # peft takes a path as it stands, so a local folder is named in full.
+    peft_config.base_model_name_or_path = os.path.realpath(name) if name and os.path.isdir(name) else name
     peft_config.revision = getattr(config, f"{kind}_revision")
     # `save_embedding_layers`: left to itself peft asks the Hub whether the vocabulary was resized.
     backbone.save_pretrained(
@@ -283,7 +293,7 @@ def _load_backbone(config: DetrisConfig, kind: str, folder: Path, keywords: dict
     name, field = getattr(config, f"{kind}_name_or_path"), f"{kind}_name_or_path"
     mend = f"pass a loaded one as {kind}_model=... or mend {field} in {folder / 'config.json'}"
     if not name:
-        raise ValueError(f"The {kind} backbone is not named (the model was made with random weights): {mend}.")
+        raise ValueError(f"The checkpoint does not name its {kind} backbone, and holds no frozen weight: {mend}.")
     if name.startswith("."):
         name = str((folder / name).resolve())
     if os.path.isabs(name) and not os.path.isdir(name):
