@@ -25,7 +25,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 quickstart: $(VENV)/.installed
 	test -d $(OUT)/data/refshapes || $(BIN)/python -m detris_peft.data.shapes $(OUT)/data --seed 0
 	$(BIN)/python examples/train_refcoco.py --config examples/configs/tiny.yaml \
-		--data_root $(OUT)/data --output_dir $(OUT)/run
+		--data_root $(OUT)/data --output_dir $(OUT)/run --overwrite_output_dir
 	$(BIN)/python examples/evaluate.py --checkpoint $(OUT)/run/best --data_root $(OUT)/data --dataset refshapes \
 		--split val --num_workers 0 --output $(OUT)/run/val.json
 	$(BIN)/python examples/evaluate.py --checkpoint $(OUT)/run/best --data_root $(OUT)/data --dataset refshapes \

@@ -10,9 +10,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from detris_peft.metrics import ReferringSegmentationMetrics, format_metrics, intersection_and_union
+from detris_peft.metrics import (
+    NO_TARGET_PIXELS,
+    ReferringSegmentationMetrics,
+    format_metrics,
+    intersection_and_union,
+    pixel_counts,
+)
 
 NAMES = ["mIoU", "oIoU", "Pr@0.5", "Pr@0.6", "Pr@0.7", "Pr@0.8", "Pr@0.9"]
+NO_TARGET_NAMES = ["gIoU", "cIoU", "N-acc", "T-acc"]
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +66,66 @@ def test_mean_and_overall_iou_weigh_differently_and_precision_is_strict():
 
 def test_empty_masks_count_as_zero_and_never_divide_by_zero():
     empty = np.zeros((3, 3), bool)
-    result = ReferringSegmentationMetrics().compute(predictions=[empty], references=[empty])
-    assert list(result.values()) == [0.0] * 7
+    metrics = ReferringSegmentationMetrics()
+    metrics.add_counts([0], [0])
+    assert list(metrics.compute().values()) == [0.0] * 7
+    result = metrics.compute(predictions=[empty], references=[empty])
+    assert [result[name] for name in NAMES] == [0.0] * 7
+    assert [result[name] for name in NO_TARGET_NAMES] == [1.0, 0.0, 1.0, 0.0]
+
+
+def _square(side, size=20):
+    mask = np.zeros((size, size), bool)
+    mask[:side, :side] = True
+    return mask
+
+
+def test_sentences_without_target_have_metrics_of_their_own():
+    """Worked by hand from gRefCOCO's definitions."""
+    nothing = _square(0)
+    cases = [  # prediction, reference
+        (_square(10), _square(10)),  # IoU 1
+        (_square(10), _square(20)),  # IoU 1/4
+        (_square(0), _square(10)),  # a target denied
+        (_square(7), _square(10)),  # 49 pixels: denied as well, though the overlap is 49 of 100
+        (_square(0), nothing),  # rightly nothing
+        (_square(7), nothing),  # 49 pixels count as nothing
+        (_square(8), nothing),  # 64 do not
+    ]
+    result = ReferringSegmentationMetrics().compute(
+        predictions=[prediction for prediction, _ in cases], references=[reference for _, reference in cases]
+    )
+    assert list(result) == NAMES + NO_TARGET_NAMES
+    assert all(type(value) is float for value in result.values())
+    assert result["gIoU"] == pytest.approx((1 + 1 / 4 + 0 + 0 + 1 + 1 + 0) / 7)
+    assert result["cIoU"] == pytest.approx((100 + 100) / (100 + 400 + 100 + 100 + 64))
+    assert result["N-acc"] == pytest.approx(2 / 3)
+    assert result["T-acc"] == pytest.approx(2 / 4)
+    # The ordinary metrics are of the samples with a target, to the pixel.
+    assert result["mIoU"] == pytest.approx((1 + 0.25 + 0 + 0.49) / 4, abs=1e-6)
+    assert result["oIoU"] == pytest.approx((100 + 100 + 49) / (100 + 400 + 100 + 100))
+    assert result["Pr@0.5"] == 1 / 4
+
+
+def test_a_sample_without_target_changes_no_ordinary_metric(reference):
+    predictions = [reference[f"{case}.prediction"].numpy() for case in range(4)]
+    masks = [reference[f"{case}.mask"].numpy() for case in range(4)]
+    metrics = ReferringSegmentationMetrics()
+    alone = metrics.compute(predictions=predictions, references=masks)
+    assert list(alone) == NAMES  # no sentence is without target: nothing is said about such
+    metrics.add_batch(predictions=predictions, references=masks)
+    metrics.add(prediction=_square(20), reference=_square(0))
+    assert {name: value for name, value in metrics.compute().items() if name in NAMES} == alone
+
+
+@pytest.mark.parametrize(("pixels", "empty"), [(NO_TARGET_PIXELS - 1, 1.0), (NO_TARGET_PIXELS, 0.0)])
+def test_the_smallest_prediction_that_counts(pixels, empty):
+    prediction = np.arange(400).reshape(20, 20) < pixels
+    assert pixel_counts(prediction, prediction) == (pixels, pixels, pixels)
+    result = ReferringSegmentationMetrics().compute(
+        predictions=[prediction, prediction], references=[_square(0), prediction]
+    )
+    assert (result["N-acc"], result["T-acc"]) == (empty, 1 - empty)
 
 
 def test_counts_beyond_32_bits():

@@ -169,6 +169,13 @@ class DetrisProcessor(ProcessorMixin):
             maps.append(torch.from_numpy(warped))
         return maps if return_probabilities else [probability > threshold for probability in maps]
 
+    def is_visible(self, mask: np.ndarray) -> bool:
+        """Whether anything of a mask (H, W) is left in its label, after the letterbox on the square canvas."""
+        # A pixel is met with a probability of about (2 · scale)²: where hundreds are to be met, some are.
+        if cv2.countNonZero(mask) * min(self._scale(*mask.shape), 1) ** 2 > 100:
+            return True
+        return bool(self._warp_mask(mask > 0, (self.image_size, self.image_size)).any())
+
     def canvas_size(self, sizes) -> tuple[int, int]:
         """(h, w) of `pixel_values` for a batch of pictures of these (H, W)."""
         if not self.keep_aspect_ratio:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
-from typing import TYPE_CHECKING, Any
+import warnings
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -77,7 +79,7 @@ def plot_predictions(
     model: DetrisForReferringSegmentation,
     processor: DetrisProcessor,
     samples: EvaluationSamples,
-    file: str | Path,
+    file: str | Path | IO[bytes],
     count: int = 6,
 ) -> None:
     """A grid in the manner of the paper's Figure 2: picture with its sentence, ground truth, prediction."""
@@ -96,10 +98,36 @@ def plot_predictions(
         for row, panel in enumerate(panels):
             axes[row][column].imshow(panel)
             axes[row][column].set(xticks=[], yticks=[])
-        axes[0][column].set_title(_wrapped(sample.sentence), fontsize=8)
+        axes[0][column].set_title(_wrapped(sample.sentence), fontsize=8, parse_math=False)
     for row, name in enumerate(("picture", "ground truth", "prediction")):
         axes[row][0].set_ylabel(name)
     figure.savefig(file, dpi=120)
+    plt.close(figure)
+
+
+def plot_samples(
+    samples: Sequence[tuple[Image.Image, Any, str, str]], file: str | os.PathLike, columns: int = 4
+) -> None:
+    """A grid of pictures with their masks (H, W) laid over them; above each, a caption and below that its sentence."""
+    plt = _pyplot()
+    lines = max(math.ceil(len(samples) / columns), 1)
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(3 * columns, 3.1 * lines), layout="constrained", squeeze=False
+    )
+    for place in axes.flat:
+        place.axis("off")
+    for place, (image, mask, caption, sentence) in zip(axes.flat, samples, strict=False):
+        # Shrunk before the line is drawn, which would be too thin to see otherwise.
+        picture = Image.fromarray(to_rgb(image))
+        picture.thumbnail((480, 480), reducing_gap=2.0)
+        foreground = Image.fromarray((np.asarray(mask) > 0).astype(np.uint8))
+        foreground = foreground.resize(picture.size, Image.Resampling.NEAREST)
+        place.imshow(overlay(picture, foreground, opacity=0.35))  # the object's own colour stays to be judged
+        # Dollar signs in a sentence are no formula.
+        place.set_title(f"{caption}\n{_wrapped(sentence, 36)}", fontsize=8, parse_math=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # other scripts come out as boxes
+        figure.savefig(file, dpi=120, format="png")
     plt.close(figure)
 
 

@@ -7,10 +7,14 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco
 
 from detris_peft.data import FEATURES, decode_mask, decode_row, encode_mask, load_refer, open_image
+from detris_peft.data.bad_rows import BadRowError, BadRows, MissingPictureError
+from detris_peft.data.refer import PUBLISHED_REFERENCES
 
 HEIGHT, WIDTH = 30, 40
 POLYGON = [5.0, 5.0, 20.0, 5.0, 20.0, 15.0, 5.0, 15.0]
@@ -373,3 +377,227 @@ def test_rows_are_ordinary_datasets_rows(toys, tmp_path):
     both = datasets.concatenate_datasets([rows, reloaded])
     assert both["ref_id"][:] == [0, 1, 2, 3, 4] * 2
     assert both.shuffle(seed=1)[0]["image"].size == (WIDTH, HEIGHT)
+
+
+def _spoil_everything(toys):
+    """References 0 to 4 of the split, each wrong in its own way."""
+    toys.references[0]["sentences"][0]["sent"] = "half a character: \ud800"
+    toys.annotations[1]["segmentation"] = [[100, 5, 120, 5, 120, 25], [-9, 5, -1, 5, -1, 25]]
+    toys.annotations[2]["segmentation"] = [[1, 1, 9, 1, 9, 9, 1]]
+    toys.annotations[3]["segmentation"] = {"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]}
+    toys.references[4]["ref_id"] = 3
+
+
+def test_bad_rows_are_collected_by_kind_and_the_good_ones_stay(toys):
+    _spoil_everything(toys)
+    good, lost = json.loads(json.dumps(toys.references[5])), json.loads(json.dumps(toys.references[5]))
+    for reference, number in ((good, 8), (lost, 9)):
+        reference.update(ref_id=number, ann_id=105, split="train")
+        for sentence in reference["sentences"]:
+            sentence["sent_id"] += 100 * number
+    lost.update(image_id=30, ann_id=130)
+    toys.references += [good, lost]
+    toys.images.append({"id": 30, "file_name": "lost.jpg", "height": HEIGHT, "width": WIDTH})
+    toys.annotations.append({"id": 130, "image_id": 30, "segmentation": [POLYGON]})
+    (toys.write().pictures / "lost.jpg").unlink()
+    bad_rows = BadRows()
+    rows = load_refer(toys.root, "toys", "unc", "train", bad_rows=bad_rows)
+    assert rows["ref_id"][:] == [8]
+    found = {error.kind: str(error) for error in bad_rows}
+    expected = {
+        "row_malformed": "reference 0: a sentence",
+        "mask_out_of_frame": "annotation 101: the mask lies wholly beside the picture of 40x30",
+        "mask_malformed": "annotation 102: a polygon must be",
+        "mask_empty": "annotation 103: the mask is empty",
+        "duplicate_id": "reference 3: 'ref_id' 3 stands there before",
+        "picture_missing": f"reference 9: {toys.pictures / 'lost.jpg'} is missing",
+    }
+    assert list(found) == list(expected)
+    for kind, words in expected.items():
+        assert words in found[kind].replace("sentence 0", "a sentence"), kind
+        assert "\n" not in found[kind]
+    assert isinstance(bad_rows[-1], MissingPictureError)
+    assert bad_rows.counts() == dict.fromkeys(expected, 1)
+
+
+def test_without_a_collection_the_first_bad_row_is_raised_with_its_kind(toys):
+    toys.annotations[1]["segmentation"] = [[100, 5, 120, 5, 120, 25]]
+    with pytest.raises(BadRowError, match="wholly beside") as caught:
+        toys.write().load()
+    assert caught.value.kind == "mask_out_of_frame"
+
+
+def test_ids_that_stand_twice_in_the_file(toys):
+    toys.references[5]["ref_id"] = 2  # of val
+    toys.references[3]["sentences"][1]["sent_id"] = 0
+    toys.write()
+    assert "reference 3: 'sent_id' 0 stands there before" in _complaint(toys, BadRowError)
+    assert "reference 2: 'ref_id' 2 stands there before" in _complaint(toys, BadRowError, split="val")
+
+
+@pytest.mark.parametrize("bad_rows", [None, BadRows()])
+def test_a_missing_picture_folder_is_never_a_mere_bad_row(toys, bad_rows):
+    toys.write()
+    with pytest.raises(FileNotFoundError, match="the pictures' folder is missing"):
+        load_refer(toys.root, "toys", "unc", "train", image_folder="photos", bad_rows=bad_rows)
+    assert not bad_rows
+
+
+def test_refclef_has_its_pictures_elsewhere(toys):
+    toys.write()
+    toys.refs_file.parent.rename(toys.root / "refclef")
+    toys.pictures.rename(toys.root / "images" / "saiapr_tc-12")
+    rows = load_refer(toys.root, "refclef", "unc", "train")
+    assert rows[0]["image"].size == (WIDTH, HEIGHT)
+    assert rows[0]["dataset"] == "refclef"
+
+
+def test_pictures_where_the_refer_api_has_them(toys):
+    toys.write()
+    (toys.root / "images/mscoco/images").mkdir(parents=True)
+    toys.pictures.rename(toys.root / "images/mscoco/images/train2014")
+    assert toys.load()[0]["image"].size == (WIDTH, HEIGHT)
+
+
+def test_what_real_files_leave_out_or_write_otherwise(toys):
+    """Ids as 100.0, no category, no iscrowd, no sent_ids, sentences with `raw` alone, fields of one's own."""
+    for annotation in toys.annotations:
+        del annotation["iscrowd"]
+    del toys.annotations[1]["category_id"]
+    for reference in toys.references:
+        reference["ann_id"] = float(reference["ann_id"])
+        reference["image_id"] = float(reference["image_id"])
+        reference["tag"] = {"of": ["another", "tool"]}
+        del reference["category_id"], reference["sent_ids"], reference["file_name"]
+        for sentence in reference["sentences"]:
+            del sentence["sent"], sentence["tokens"]
+    rows = toys.write().load()
+    assert rows["ann_id"][:] == [100, 101, 102, 103, 104]
+    assert rows["category_id"][:] == [3, -1, 3, 3, 3]
+    assert rows["sentences"][0] == ["LA POMME À GAUCHE"]
+    assert rows["sent_ids"][1] == [2, 3]
+    for wrong in (100.5, True, "100", 2**70):
+        toys.references[0]["ann_id"] = wrong
+        toys.refs_file.write_bytes(pickle.dumps(toys.references))
+        assert f"'ann_id' is {wrong!r}" in _complaint(toys, BadRowError)
+
+
+def test_published_counts_add_up_to_the_papers_totals():
+    totals = {name: sum(splits.values()) for name, splits in PUBLISHED_REFERENCES.items()}
+    assert totals == {
+        ("refcoco", "unc"): 50000,
+        ("refcoco+", "unc"): 49856,
+        ("refcocog", "umd"): 49822,
+        ("refcocog", "google"): 49822,
+    }
+
+
+# -- any data set comes back as it was written ------------------------------------------------------------------------
+
+
+def _coordinate(side):
+    """Within the frame, on its edge or a little outside."""
+    return st.floats(-0.3 * side, 1.3 * side)
+
+
+def _polygon(height, width):
+    points = st.lists(st.tuples(_coordinate(width), _coordinate(height)), min_size=3, max_size=8)
+    return points.map(lambda corners: [number for corner in corners for number in corner])
+
+
+@st.composite
+def _segmentations(draw, height, width):
+    """A polygon or several, or run lengths: plain (crowd), compressed as text or, as RefCLEF has it, in a list."""
+    kind = draw(st.sampled_from(["polygons", "plain", "text", "list"]))
+    if kind == "polygons":
+        return draw(st.lists(_polygon(height, width), min_size=1, max_size=3))
+    cuts = sorted(draw(st.lists(st.integers(0, height * width), min_size=1, max_size=9)))
+    runs = np.diff([0, *cuts, height * width]).tolist()
+    plain = {"size": [height, width], "counts": runs}
+    if kind == "plain":
+        return plain
+    rle = coco.frPyObjects(plain, height, width)
+    text = {"size": [height, width], "counts": rle["counts"].decode()}
+    return text if kind == "text" else [text]
+
+
+def _expected(segmentation, height, width):
+    """pycocotools' own reading; parts overlap, so their union is counted here."""
+    if isinstance(segmentation, dict):
+        rles = [segmentation]
+        if isinstance(segmentation["counts"], list):
+            rles = [coco.frPyObjects(segmentation, height, width)]
+    elif isinstance(segmentation[0], dict):
+        rles = segmentation
+    else:
+        rles = coco.frPyObjects(segmentation, height, width)
+    return np.any([coco.decode(rle) for rle in rles], axis=0).astype(np.uint8)
+
+
+_NAMES = st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="/"), min_size=1, max_size=20)
+_SENTENCES = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=30).filter(str.strip)
+
+
+@st.composite
+def _any_set(draw):
+    images, annotations, references, masks = [], [], [], {}
+    names = draw(st.lists(_NAMES, min_size=1, max_size=3, unique_by=str.casefold))
+    sent_ids = iter(draw(st.permutations(range(40))))
+    for image_id, name in enumerate(names):
+        height, width = draw(st.integers(1, 40)), draw(st.integers(1, 40))
+        images.append({"id": image_id, "file_name": f"{name}.jpg", "height": height, "width": width})
+        for _ in range(draw(st.integers(1, 3))):
+            ann_id, ref_id = 7 * len(annotations), len(references)
+            segmentation = draw(_segmentations(height, width))
+            crowd = isinstance(segmentation, dict)
+            annotations.append(
+                {"id": ann_id, "image_id": image_id, "segmentation": segmentation, "iscrowd": int(crowd)}
+            )
+            sentences = [
+                {"sent_id": next(sent_ids), "sent": text, "raw": text, "tokens": text.split()}
+                for text in draw(st.lists(_SENTENCES, min_size=1, max_size=3))
+            ]
+            masks[ref_id] = _expected(segmentation, height, width)
+            references.append(
+                {
+                    "ref_id": ref_id,
+                    "ann_id": ann_id,
+                    "image_id": image_id,
+                    "category_id": 1,
+                    "split": draw(st.sampled_from(["train", "val", "testA"])),
+                    "file_name": "ignored.jpg",
+                    "sent_ids": [sentence["sent_id"] for sentence in sentences],
+                    "sentences": sentences,
+                }
+            )
+    return images, annotations, draw(st.permutations(references)), masks, draw(st.sampled_from([0, 1, 2, 4]))
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(made=_any_set())
+def test_any_set_comes_back_as_it_was_written(tmp_path_factory, made):
+    """Masks equal pycocotools' own; no reference, sentence or picture is lost, doubled or out of order."""
+    images, annotations, references, masks, protocol = made
+    root = tmp_path_factory.mktemp("set")
+    toys = ReferSet(root)
+    toys.pictures.mkdir(parents=True)
+    toys.refs_file.parent.mkdir()
+    for image in images:
+        (toys.pictures / image["file_name"]).touch()
+    toys.refs_file.write_bytes(pickle.dumps(references, protocol))
+    toys.instances_file.write_text(json.dumps({"images": images, "annotations": annotations}))
+    for split in {reference["split"] for reference in references}:
+        bad_rows = BadRows()
+        rows = load_refer(root, "toys", "unc", split, bad_rows=bad_rows).remove_columns("image")
+        written = [reference for reference in references if reference["split"] == split]
+        seen = [reference for reference in written if masks[reference["ref_id"]].any()]
+        assert len(bad_rows) == len(written) - len(seen)  # only those that pycocotools too finds nothing in
+        assert {error.kind for error in bad_rows} <= {"mask_empty", "mask_out_of_frame"}
+        assert rows["ref_id"][:] == [reference["ref_id"] for reference in seen]
+        for row, reference in zip(rows, seen, strict=True):
+            np.testing.assert_array_equal(decode_mask(row["mask"]), masks[row["ref_id"]])
+            assert row["sentences"] == [sentence["sent"] for sentence in reference["sentences"]]
+            assert row["sent_ids"] == reference["sent_ids"]
+            assert (row["ann_id"], row["ann_ids"]) == (reference["ann_id"], [reference["ann_id"]])
+            assert row["file_name"] == images[reference["image_id"]]["file_name"]
+            assert (row["split"], row["dataset"], row["no_target"]) == (split, "toys", False)

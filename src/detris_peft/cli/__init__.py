@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import pickle
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ _COMMANDS = {
     "evaluate": "score a checkpoint on a split",
     "predict": "segment what a sentence refers to in one picture",
     "convert": "the authors' released checkpoints to ours and back",
+    "data": "check a data set before training on it, or convert it to parquet",
 }
 
 
@@ -41,5 +43,9 @@ def run(command: Callable[..., None], *arguments: Any) -> None:
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
     try:
         command(*arguments)
-    except (OSError, ValueError, pickle.UnpicklingError) as error:
+    except (OSError, ValueError, MemoryError, pickle.UnpicklingError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
+    except KeyboardInterrupt as stop:
+        if str(stop):  # training's, which says how to go on
+            print(stop, file=sys.stderr)
+        sys.exit(128 + getattr(stop, "signum", signal.SIGINT))

@@ -1,32 +1,34 @@
-"""Train DETRIS on a data set in REFER's layout (RefCOCO, RefCOCO+, G-Ref, RefShapes)."""
+"""Train DETRIS on any data set: RefCOCO, RefCOCO+, G-Ref, mixed, gRefCOCO, RefShapes, your own, or the Hub's."""
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import datasets
+import torch
+import yaml
 from accelerate import PartialState
 from transformers import AutoTokenizer, HfArgumentParser, set_seed
 
 from .. import DetrisForReferringSegmentation, DetrisProcessor, presets
-from ..data import load_refer
+from ..data import BadRows
+from ..data.sources import DataSource
+from ..modeling.hub import check_backbones_on_hub, check_hub_access
 from ..tokenization_detris import train_tokenizer
 from ..training import TrainingArguments, train
 from .backbones import BackboneArguments, load_backbone, name_backbones
 
-_TITLE = "Train DETRIS on a data set in REFER's layout (RefCOCO, RefCOCO+, G-Ref, RefShapes)."
+_TITLE = "Train DETRIS on any data set: RefCOCO's family, your own, or the Hub's."
 
 
 @dataclass
 class RunArguments:
     preset: str = field(default="detris-b", metadata={"help": "architecture: " + ", ".join(presets.list())})
-    data_root: str = field(default="data", metadata={"help": "folder that holds the data set and images/"})
-    dataset: str = field(default="refcoco", metadata={"help": "refcoco, refcoco+, refcocog, refclef or refshapes"})
-    split_by: str = field(default="unc", metadata={"help": "who made the splits: unc, umd or google"})
     train_split: str = field(default="train", metadata={"help": "split to train on"})
     val_split: str = field(default="val", metadata={"help": "split to validate on after each epoch"})
-    image_folder: str = field(default="images/train2014", metadata={"help": "where the pictures are, below data_root"})
     position_interpolation: str = field(
         default="backbone", metadata={"help": "DINOv2's position table: backbone, or official as the released weights"}
     )
@@ -37,47 +39,74 @@ class RunArguments:
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Run with these arguments; by default those of the command line."""
-    run, backbones, training = parse_arguments(argv, prog)
+    run, source, backbones, training = parse_arguments(argv, prog)
     if find_spec("matplotlib") is None:
         raise ValueError("The curves need matplotlib: pip install 'detris-peft[train]'.")
-    train_rows, val_rows = (
-        load_refer(run.data_root, run.dataset, run.split_by, split, image_folder=run.image_folder)
-        for split in (run.train_split, run.val_split)
-    )
+    state = PartialState(cpu=not torch.accelerator.is_available())
+    if "MASTER_ADDR" in os.environ and state.num_processes == 1:
+        state.print(
+            "One process was started, though several seem to be meant: `accelerate launch --cpu` starts one unless MPI"
+            " is installed; --config_file examples/accelerate/cpu.yaml starts more."
+        )
+    bad_rows = BadRows() if training.skip_bad_rows else None
+    train_rows = source.load(run.train_split, bad_rows)
+    val_rows: Any = replace(source, streaming=False).load(run.val_split, bad_rows)
+
+    if train_rows.info.description:  # what a reader has to say: the mixed set's, of leaks
+        state.print(train_rows.info.description)
+    if not isinstance(train_rows, datasets.IterableDataset):
+        check_leaks(train_rows, val_rows, source)
 
     set_seed(training.seed)  # the fresh adapters and head
     config = presets.get(run.preset)
     config.position_interpolation = run.position_interpolation
+    folder = Path(training.output_dir) / "backbones"
     if config.vision_name_or_path is None:  # a preset without pretrained backbones
-        with PartialState().main_process_first():
-            config = presets.random_backbones(config, Path(training.output_dir) / "backbones", training.seed)
+        with state.main_process_first():
+            config = presets.random_backbones(config, folder, training.seed)
+        if source.streaming:
+            raise ValueError(f"--preset {run.preset} makes its tokenizer from all sentences: leave out --streaming.")
         words = [sentence for sentences in train_rows["sentences"] for sentence in sentences]
         tokenizer = train_tokenizer(words, config.text_config.vocab_size)
     else:
         tokenizer = AutoTokenizer.from_pretrained(
             backbones.tokenizer or backbones.text_model or config.text_name_or_path
         )
-    name_backbones(config, backbones, Path(training.output_dir) / "backbones")
+    with state.main_process_first():
+        name_backbones(config, backbones, folder)
+    if training.push_to_hub:  # what would be refused after the training is refused before it
+        check_backbones_on_hub(config)
+        check_hub_access(training.push_to_hub)
     model = DetrisForReferringSegmentation.from_backbones(
         load_backbone(config, "vision"), load_backbone(config, "text"), config
     )
     processor = DetrisProcessor.from_config(config, tokenizer)
     processor.keep_aspect_ratio = run.keep_aspect_ratio
-    train(model, processor, train_rows, val_rows, training)
+    options = {**asdict(run), **asdict(source), **asdict(backbones)}
+    try:
+        train(model, processor, train_rows, val_rows, training, options, bad_rows)
+    finally:
+        state.destroy_process_group()
+
+
+def check_leaks(train_rows: datasets.Dataset, val_rows: datasets.Dataset, source: DataSource) -> None:
+    """Raise a ValueError if pictures of the training stand in the validation, unless they may."""
+    shared = sorted(set(train_rows["file_name"]) & set(val_rows["file_name"]))
+    if shared and source.may_leak() is None:
+        raise ValueError(
+            f"{len(shared)} pictures to train on are validated on too, {shared[0]} among them, so the scores would be "
+            "too good: take them out of one split (`detris data check` lists them), or give --leak keep."
+        )
 
 
 def parse_arguments(
     argv: Sequence[str] | None, prog: str | None
-) -> tuple[RunArguments, BackboneArguments, TrainingArguments]:
-    classes: Any = (RunArguments, BackboneArguments, TrainingArguments)
+) -> tuple[RunArguments, DataSource, BackboneArguments, TrainingArguments]:
+    classes: Any = (RunArguments, DataSource, BackboneArguments, TrainingArguments)
     parser = HfArgumentParser(classes, prog=prog, description=_TITLE)
     parser.add_argument("--config", help="YAML file of options")
     file = parser.parse_known_args(argv)[0].config
     if file:
-        if find_spec("yaml") is None:
-            raise ValueError("--config needs PyYAML: pip install 'detris-peft[train]'.")
-        import yaml
-
         try:
             options = yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}
         except FileNotFoundError:
@@ -90,5 +119,5 @@ def parse_arguments(
         if unknown:
             raise ValueError(f"{file}: there is no option {', '.join(unknown)}; see --help.")
         parser.set_defaults(**options)
-    run, backbones, training, _ = parser.parse_args_into_dataclasses(argv)
-    return run, backbones, training
+    run, source, backbones, training, _ = parser.parse_args_into_dataclasses(argv)
+    return run, source, backbones, training

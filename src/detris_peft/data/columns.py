@@ -7,6 +7,7 @@ import datasets
 import numpy as np
 from PIL import Image
 
+from .bad_rows import BadRowError, MissingPictureError
 from .masks import decode_mask
 
 
@@ -20,10 +21,12 @@ class Picture(datasets.Image):
         try:
             return super().decode_example(value, token_per_repo_id)
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"{value['path']}: the picture is missing: put it there again") from error
+            raise MissingPictureError(f"{value['path']}: the picture is missing: put it there again") from error
         except Exception as error:  # on damaged files Pillow raises OSError, SyntaxError, struct.error, ...
             name = value["path"] or f"a picture of {len(value['bytes'] or b'')} bytes"
-            raise ValueError(f"{name}: the picture cannot be decoded ({error}): fetch it again") from error
+            raise BadRowError(
+                f"{name}: the picture cannot be decoded ({error}): fetch it again", "picture_damaged"
+            ) from error
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, datasets.Image) and (self.mode, self.decode) == (other.mode, other.decode)
@@ -37,15 +40,22 @@ FEATURES = datasets.Features(
         "image": Picture(),
         # Every sentence that refers to the target, as published (field `sent`); at least one, none blank.
         "sentences": [datasets.Value("string")],
-        # The target's pixels as compressed COCO RLE at the picture's size [H, W]; see `decode_mask`.
+        # The targets' pixels as compressed COCO RLE at the picture's size [H, W]; see `decode_mask`. Empty only where
+        # `no_target` says so.
         "mask": {"size": [datasets.Value("int32")], "counts": datasets.Value("string")},
         "ref_id": datasets.Value("int64"),
+        # Of the first target, -1 where there is none; and of all targets.
         "ann_id": datasets.Value("int64"),
+        "ann_ids": [datasets.Value("int64")],
+        # The sentence refers to nothing in the picture (gRefCOCO).
+        "no_target": datasets.Value("bool"),
         "image_id": datasets.Value("int64"),
         # One id per sentence, in the order of `sentences`.
         "sent_ids": [datasets.Value("int64")],
         "category_id": datasets.Value("int64"),
         "split": datasets.Value("string"),
+        # The set the row comes from, such as "refcoco"; ids are unique within one set only.
+        "dataset": datasets.Value("string"),
         # The picture's name in the data set's picture folder.
         "file_name": datasets.Value("string"),
     }
@@ -59,26 +69,30 @@ def open_image(image: Image.Image | Mapping[str, Any]) -> Image.Image:
         image: a decoded picture, or `{"path", "bytes"}` as a column cast to `datasets.Image(decode=False)` holds it.
 
     Raises:
-        FileNotFoundError: the file is gone.
-        ValueError: the file cannot be decoded; the message names it.
+        MissingPictureError: the file is gone; a FileNotFoundError too.
+        BadRowError: the file cannot be decoded; the message names it.
     """
     return image if isinstance(image, Image.Image) else Picture().decode_example(dict(image))
 
 
 def decode_row(row: Mapping[str, Any]) -> tuple[Image.Image, np.ndarray]:
-    """A row's picture and its target's mask, (H, W) of uint8 0/1, made sure to be of one size.
+    """A row's picture and its targets' mask, (H, W) of uint8 0/1, made sure to be of one size.
 
     Raises:
-        FileNotFoundError, ValueError: picture or mask is missing, damaged, or they differ in size.
+        BadRowError: picture or mask is missing or damaged, they differ in size, or the mask is empty though the row
+            has a target.
     """
-    image = open_image(row["image"])
+    image, where = open_image(row["image"]), f"{row['file_name']}: reference {row['ref_id']}"
     try:
         mask = decode_mask(row["mask"])
     except ValueError as error:
-        raise ValueError(f"{row['file_name']}: reference {row['ref_id']}: {error}") from error
+        raise BadRowError(f"{where}: {error}", "mask_malformed") from error
     if mask.shape != (image.height, image.width):
-        raise ValueError(
+        raise BadRowError(
             f"{row['file_name']}: the picture is {image.width}x{image.height} pixels but the mask of reference "
-            f"{row['ref_id']} is {mask.shape[1]}x{mask.shape[0]}: use the pictures that the annotations were made on"
+            f"{row['ref_id']} is {mask.shape[1]}x{mask.shape[0]}: use the pictures that the annotations were made on",
+            "mask_malformed",
         )
+    if not row["no_target"] and not mask.any():
+        raise BadRowError(f"{where}: the mask is empty: mend it, or mark the row as no_target", "mask_empty")
     return image, mask

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco
 
+from .bad_rows import BadRowError
+
 # How far a corner may lie outside the frame, in picture sides: pycocotools walks along every edge pixel by pixel.
 MAX_OVERHANG = 10
 
@@ -29,7 +31,8 @@ def encode_mask(segmentation: Any, height: int, width: int) -> dict[str, Any]:
         `{"size": [H, W], "counts": str}`. It may have no foreground: see `mask_area`.
 
     Raises:
-        ValueError: the segmentation is empty, malformed, or made for another picture size.
+        BadRowError: the segmentation is empty (`mask_empty`), malformed, or made for another picture size
+            (`mask_malformed`).
     """
     if isinstance(segmentation, np.ndarray):
         _check_size(segmentation.shape, height, width)
@@ -42,7 +45,10 @@ def encode_mask(segmentation: Any, height: int, width: int) -> dict[str, Any]:
         else:
             rle = _rasterise(segmentation, height, width)
     else:
-        raise ValueError(f"the segmentation is {segmentation!r:.40}: it must be polygons or an RLE that is not empty")
+        kind = "mask_empty" if segmentation == [] else "mask_malformed"
+        raise BadRowError(
+            f"the segmentation is {segmentation!r:.40}: it must be polygons or an RLE that is not empty", kind
+        )
     return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
 
 
@@ -50,7 +56,7 @@ def decode_mask(mask: Mapping[str, Any]) -> np.ndarray:
     """A row's `mask` as an array (H, W) of uint8, 1 where the target is and 0 elsewhere.
 
     Raises:
-        ValueError: the run lengths do not fill the picture.
+        BadRowError: the run lengths do not fill the picture.
     """
     height, width = mask["size"]
     return coco.decode(_checked_rle(mask, height, width))
@@ -60,6 +66,23 @@ def mask_area(mask: Mapping[str, Any]) -> int:
     """Number of foreground pixels of a mask made by `encode_mask`."""
     rle: Any = {"size": mask["size"], "counts": mask["counts"].encode("ascii")}
     return int(coco.area(rle))
+
+
+def unite_masks(masks: Sequence[Mapping[str, Any]], height: int, width: int) -> dict[str, Any]:
+    """The union of masks made by `encode_mask` for a picture of H x W pixels; of none, a mask without foreground."""
+    if not masks:
+        return encode_mask({"size": [height, width], "counts": [height * width]}, height, width)
+    parts: Any = [{"size": mask["size"], "counts": mask["counts"].encode("ascii")} for mask in masks]
+    union: Any = coco.merge(parts)
+    return {"size": [height, width], "counts": union["counts"].decode("ascii")}
+
+
+def outside_frame(segmentation: Any, height: int, width: int) -> bool:
+    """Whether every polygon of a segmentation that `encode_mask` took lies wholly beside the picture."""
+    if not isinstance(segmentation, Sequence) or not all(isinstance(part, Sequence) for part in segmentation):
+        return False
+    sides = [(polygon[::2], polygon[1::2]) for polygon in segmentation if polygon]
+    return all(max(x) <= 0 or max(y) <= 0 or min(x) >= width or min(y) >= height for x, y in sides)
 
 
 def run_lengths(counts: str | bytes) -> list[int]:
@@ -85,15 +108,15 @@ def run_lengths(counts: str | bytes) -> list[int]:
 def _checked_rle(rle: Mapping[str, Any], height: int, width: int) -> Any:
     """pycocotools' own form of an RLE, after making sure that it fills a picture of this size exactly."""
     if "size" not in rle or "counts" not in rle:
-        raise ValueError(f"the RLE has the fields {sorted(map(str, rle))}: it needs 'size' and 'counts'")
+        raise _malformed(f"the RLE has the fields {sorted(map(str, rle))}: it needs 'size' and 'counts'")
     _check_size(rle["size"], height, width)
     counts = rle["counts"]
     if not isinstance(counts, (str, bytes, list)):
-        raise ValueError(f"the RLE's counts are {counts!r:.40}: they must be a string or a list of run lengths")
+        raise _malformed(f"the RLE's counts are {counts!r:.40}: they must be a string or a list of run lengths")
     compressed = isinstance(counts, (str, bytes))
     runs = run_lengths(counts) if compressed else counts
     if not all(isinstance(run, int) and run >= 0 for run in runs) or sum(runs) != height * width:
-        raise ValueError(
+        raise _malformed(
             f"the RLE's run lengths are negative or do not add up to height x width = {height * width}: it is cut or "
             "damaged, take the annotation anew from its source"
         )
@@ -105,7 +128,7 @@ def _checked_rle(rle: Mapping[str, Any], height: int, width: int) -> Any:
 
 def _check_size(size: Any, height: int, width: int) -> None:
     if not isinstance(size, Iterable) or list(size) != [height, width]:
-        raise ValueError(f"the mask's size [height, width] is {size!s:.40}, the picture's {[height, width]}: mend one")
+        raise _malformed(f"the mask's size [height, width] is {size!s:.40}, the picture's {[height, width]}: mend one")
 
 
 def _rasterise(polygons: Sequence[Any], height: int, width: int) -> Any:
@@ -113,14 +136,14 @@ def _rasterise(polygons: Sequence[Any], height: int, width: int) -> Any:
     outlines = []
     for polygon in polygons:
         if not isinstance(polygon, Sequence) or isinstance(polygon, (str, bytes)) or len(polygon) % 2:
-            raise ValueError("a polygon must be a list x1, y1, x2, y2, ... of an even number of coordinates")
+            raise _malformed("a polygon must be a list x1, y1, x2, y2, ... of an even number of coordinates")
         if not _all_numbers(polygon) or (polygon and not -limit <= min(polygon) <= max(polygon) <= limit):
-            raise ValueError(f"a polygon has a coordinate that is no number or lies beyond {limit} pixels: mend it")
+            raise _malformed(f"a polygon has a coordinate that is no number or lies beyond {limit} pixels: mend it")
         # One or two points enclose nothing, and pycocotools would take two for a box.
         if len(polygon) >= 6:
             outlines.append(polygon)
     if not outlines:
-        raise ValueError("the segmentation is empty: no polygon has three points or more")
+        raise BadRowError("the segmentation is empty: no polygon has three points or more", "mask_empty")
     return coco.merge(coco.frPyObjects(outlines, height, width))
 
 
@@ -129,3 +152,7 @@ def _all_numbers(values: Sequence[Any]) -> bool:
         return all(map(math.isfinite, values))
     except TypeError:  # text, None, a list, ...
         return False
+
+
+def _malformed(message: str) -> BadRowError:
+    return BadRowError(message, "mask_malformed")

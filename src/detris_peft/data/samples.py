@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import datasets
 import numpy as np
 from PIL import Image
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
+from .bad_rows import BadRowError
 from .columns import decode_row
 
 
@@ -22,25 +23,52 @@ class Sample:
     sentence: str
     mask: np.ndarray
     ref_id: int
+    no_target: bool = False
+    # Why the row cannot be used: picture and mask are placeholders then, and nobody scores them.
+    bad: BadRowError | None = None
+    # The bad rows in whose place this one stands.
+    passed_over: tuple[BadRowError, ...] = ()
+
+
+# Changes a sample, with random numbers from a generator that depends on seed, epoch and row alone.
+Augmentation = Callable[[Sample, np.random.Generator], Sample]
 
 
 class TrainingSamples(Dataset):
     """One epoch: every reference once, in random order, with one of its sentences drawn at random.
 
-    Order and sentences depend on seed and epoch alone, not on workers or processes, so an epoch can be repeated.
+    Order and sentences depend on seed and epoch alone, not on workers or processes, so an epoch can be repeated, and
+    entered anywhere.
 
     Args:
         rows: a data set with the columns of `FEATURES`.
         seed: of the draws.
+        skip_bad_rows: a row that cannot be used is passed over, and the next good one of the epoch's order stands in
+            its place; otherwise the first one raises.
+        augment: changes each sample.
+        is_visible: whether something of a mask (H, W) is left at the model's size; what is not is a bad row.
+            `DetrisProcessor.is_visible`.
     """
 
-    def __init__(self, rows: datasets.Dataset, seed: int = 0) -> None:
+    def __init__(
+        self,
+        rows: datasets.Dataset,
+        seed: int = 0,
+        *,
+        skip_bad_rows: bool = False,
+        augment: Augmentation | None = None,
+        is_visible: Callable[[np.ndarray], bool] | None = None,
+    ) -> None:
         self.rows = _undecoded(rows)
         self.seed = seed
+        self.skip_bad_rows = skip_bad_rows
+        self.augment = augment
+        self.is_visible = is_visible
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
         """Draw anew; call it before iterating (a data loader of accelerate does)."""
+        self.epoch = epoch
         rng = np.random.default_rng([self.seed, epoch])
         self.order = rng.permutation(len(self.rows))
         self.draws = rng.random(len(self.rows))
@@ -49,9 +77,26 @@ class TrainingSamples(Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Sample:
-        row = self.rows[int(self.order[index])]
+        passed_over: list[BadRowError] = []
+        for place in (*range(index, len(self)), *range(index)):
+            try:
+                sample = self._read(place)
+            except BadRowError as error:
+                if not self.skip_bad_rows:
+                    raise
+                passed_over.append(error)
+            else:
+                return replace(sample, passed_over=tuple(passed_over))
+        raise ValueError(f"Every one of the {len(self)} rows is bad, the first for: {passed_over[0]}")
+
+    def _read(self, place: int) -> Sample:
+        number = int(self.order[place])
+        row = self.rows[number]
         sentences = row["sentences"]
-        return _sample(row, sentences[int(self.draws[index] * len(sentences))])
+        sample = _sample(row, sentences[int(self.draws[place] * len(sentences))], self.is_visible)
+        if self.augment is None:
+            return sample
+        return self.augment(sample, np.random.default_rng([self.seed, self.epoch, number]))
 
 
 class EvaluationSamples(Dataset):
@@ -63,33 +108,108 @@ class EvaluationSamples(Dataset):
         shuffle_expressions: give each sample a sentence that belongs to another picture; masks stay. What is left of
             the score is what the model knows without language.
         seed: of the shuffle.
+        skip_bad_rows: a row that cannot be used gives a sample that says so in `bad`; otherwise it raises.
 
     Raises:
         ValueError: `sentences` is neither; or there is but one picture to shuffle.
     """
 
     def __init__(
-        self, rows: datasets.Dataset, sentences: str = "first", shuffle_expressions: bool = False, seed: int = 0
+        self,
+        rows: datasets.Dataset,
+        sentences: str = "first",
+        shuffle_expressions: bool = False,
+        seed: int = 0,
+        *,
+        skip_bad_rows: bool = False,
     ) -> None:
         if sentences not in ("first", "all"):
             raise ValueError(f'sentences={sentences!r} is not known: use "first" or "all".')
         self.rows = _undecoded(rows)
-        texts = self.rows["sentences"]
-        self.index = [(i, s) for i, row in enumerate(texts) for s in (row if sentences == "all" else row[:1])]
+        self.skip_bad_rows = skip_bad_rows
+        counts = np.array([len(row) for row in self.rows["sentences"]] if len(rows) else [], dtype=np.int64)
+        counts = counts if sentences == "all" else np.minimum(counts, 1)
+        # Arrays, not lists: each reading process would copy a list's every item as it looks at it.
+        self.row = np.repeat(np.arange(len(counts)), counts)
+        self.place = np.arange(len(self.row)) - np.repeat(np.cumsum(counts) - counts, counts)
+        self.source = np.arange(len(self.row))  # the sample whose sentence is taken
         if shuffle_expressions:
-            self.index = _shuffled(self.index, self.rows["image_id"], seed)
+            self.source = _shuffled(np.array(self.rows["image_id"])[self.row], seed)
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.row)
 
     def __getitem__(self, index: int) -> Sample:
-        row_index, sentence = self.index[index]
-        return _sample(self.rows[row_index], sentence)
+        row, source = self.rows[int(self.row[index])], int(self.source[index])
+        texts = row["sentences"] if source == index else self.rows[int(self.row[source])]["sentences"]
+        sentence = texts[int(self.place[source])]
+        try:
+            return _sample(row, sentence)
+        except BadRowError as error:
+            if not self.skip_bad_rows:
+                raise
+            nothing = np.zeros((8, 8), np.uint8)
+            return Sample(Image.new("RGB", (8, 8)), sentence, nothing, row["ref_id"], bad=error)
 
 
-def _sample(row: Mapping[str, Any], sentence: str) -> Sample:
+class StreamedSamples(IterableDataset):
+    """Rows that come as a stream: once an epoch, in an order shuffled within a buffer, one sentence drawn for each.
+
+    Order and sentences depend on seed and epoch alone, as long as the stream does; its workers share its rows.
+
+    Args:
+        rows: a stream with the columns of `FEATURES`.
+        seed: of the draws.
+        buffer_size: rows among which the next one is drawn.
+        skip_bad_rows, augment, is_visible: as in `TrainingSamples`, but a bad row's place is taken by nothing.
+    """
+
+    def __init__(
+        self,
+        rows: datasets.IterableDataset,
+        seed: int = 0,
+        *,
+        buffer_size: int = 1000,
+        skip_bad_rows: bool = False,
+        augment: Augmentation | None = None,
+        is_visible: Callable[[np.ndarray], bool] | None = None,
+    ) -> None:
+        self.rows = rows.shuffle(seed=seed, buffer_size=buffer_size)
+        self.seed, self.skip_bad_rows, self.augment, self.is_visible = seed, skip_bad_rows, augment, is_visible
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw anew."""
+        self.epoch = epoch
+        self.rows.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[Sample]:
+        passed_over: list[BadRowError] = []
+        for number, row in enumerate(self.rows):  # which `datasets` shares out among a loader's workers
+            worker = get_worker_info()
+            rng = np.random.default_rng([self.seed, self.epoch, worker.id if worker else 0, number])
+            sentences = row["sentences"]
+            try:
+                sample = _sample(row, sentences[int(rng.integers(len(sentences)))], self.is_visible)
+            except BadRowError as error:
+                if not self.skip_bad_rows:
+                    raise
+                passed_over.append(error)
+                continue
+            sample = self.augment(sample, rng) if self.augment else sample
+            yield replace(sample, passed_over=tuple(passed_over))
+            passed_over = []
+
+
+def _sample(row: Mapping[str, Any], sentence: str, is_visible: Callable[[np.ndarray], bool] | None = None) -> Sample:
     image, mask = decode_row(row)
-    return Sample(image, sentence, mask, row["ref_id"])
+    if is_visible is not None and not row["no_target"] and not is_visible(mask):
+        raise BadRowError(
+            f"{row['file_name']}: reference {row['ref_id']}: of the mask's {int(mask.sum())} pixels none is left at "
+            "the model's image_size: crop the picture, or train at a larger size",
+            "mask_empty",
+        )
+    return Sample(image, sentence, mask, row["ref_id"], row["no_target"])
 
 
 def _undecoded(rows: datasets.Dataset) -> datasets.Dataset:
@@ -97,16 +217,15 @@ def _undecoded(rows: datasets.Dataset) -> datasets.Dataset:
     return rows.cast_column("image", datasets.Image(decode=False))
 
 
-def _shuffled(index: Sequence[tuple[int, str]], image_ids: Sequence[int], seed: int) -> list[tuple[int, str]]:
-    """The same rows, each with a sentence drawn from the other pictures."""
-    images = np.array([image_ids[row] for row, _ in index])
+def _shuffled(images: np.ndarray, seed: int) -> np.ndarray:
+    """For each sample, by its picture's id, another one that belongs to another picture."""
     if len(set(images.tolist())) < 2:
         raise ValueError("shuffle_expressions needs sentences of at least two pictures.")
     rng = np.random.default_rng(seed)
-    source = np.arange(len(index))
+    source = np.arange(len(images))
     while len(clashing := np.flatnonzero(images == images[source])):
-        source[clashing] = rng.integers(len(index), size=len(clashing))
-    return [(row, index[other][1]) for (row, _), other in zip(index, source.tolist(), strict=True)]
+        source[clashing] = rng.integers(len(images), size=len(clashing))
+    return source
 
 
 def batches(loader: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -134,7 +253,8 @@ class Collator:
     processor: Callable[..., Any]
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """`pixel_values`, `input_ids`, `labels`, `target_sizes`; `masks` (H, W) each, `ref_ids`, `sentences`."""
+        """`pixel_values`, `input_ids`, `labels`, `target_sizes`; `masks` (H, W) each, `ref_ids`, `sentences`;
+        `bad_rows`, (kind, message) of each row that was passed over."""
         masks = [sample.mask for sample in samples]
         inputs = self.processor(
             images=[sample.image for sample in samples],
@@ -146,5 +266,6 @@ class Collator:
             **inputs,
             "masks": masks,
             "ref_ids": [sample.ref_id for sample in samples],
+            "bad_rows": [(error.kind, str(error)) for sample in samples for error in sample.passed_over],
             "sentences": [sample.sentence for sample in samples],
         }

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
@@ -155,22 +155,6 @@ def _portable(config: DetrisConfig, folder: Path) -> DetrisConfig:
     return config
 
 
-def push_checkpoint(model: DetrisForReferringSegmentation, repo_id: str, token: Any = None, **commit: Any) -> Any:
-    """Upload a checkpoint; see `DetrisForReferringSegmentation.push_to_hub`."""
-    for kind in ADAPTERS:
-        name = getattr(model.config, f"{kind}_name_or_path")
-        if name and os.path.isdir(name):
-            raise ValueError(
-                f"The {kind} backbone is the local folder {name}, which nobody else has: upload it, and set "
-                f"model.config.{kind}_name_or_path to its Hub name."
-            )
-    api = HfApi(token=token)
-    repo_id = api.create_repo(repo_id, private=commit.pop("private", None), exist_ok=True).repo_id
-    with tempfile.TemporaryDirectory() as folder:
-        save_checkpoint(model, folder)
-        return api.upload_folder(repo_id=repo_id, folder_path=folder, **commit)
-
-
 # -- loading ----------------------------------------------------------------------------------------------------------
 
 
@@ -193,7 +177,7 @@ def load_checkpoint(
         raise TypeError(f"from_pretrained does not know {', '.join(unknown)}.")
     folder = find_folder(name_or_path, subfolder, **hub)
     config = read_config(folder) if config is None else copy.deepcopy(config)
-    _check_complete(folder, config)
+    check_complete(folder, config)
     vision_model = _backbone(config, "vision", folder, vision_model, keywords)
     text_model = _backbone(config, "text", folder, text_model, keywords)
     model = cls(config, vision_model, text_model)
@@ -244,7 +228,8 @@ def read_config(folder: Path) -> DetrisConfig:
     return DetrisConfig.from_pretrained(folder)
 
 
-def _check_complete(folder: Path, config: DetrisConfig) -> None:
+def check_complete(folder: Path, config: DetrisConfig) -> None:
+    """Raise if a checkpoint folder lacks one of its files."""
     needed = [folder / HEAD_FILE]
     needed += [folder / name / ADAPTER_FILE for name in ADAPTERS.values() if getattr(config, name) is not None]
     for file in needed:

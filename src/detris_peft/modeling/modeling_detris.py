@@ -27,10 +27,13 @@ from .backbones import (
     text_encoder,
     use_official_position_table,
 )
-from .checkpoint import load_checkpoint, push_checkpoint, save_checkpoint
+from .checkpoint import load_checkpoint, save_checkpoint
 from .configuration_detris import DetrisConfig
+from .hub import push_folder, push_model
 from .mask_decoder import Projector, VisionLanguageDecoder
 from .neck import CrossModalNeck
+
+_COMMIT_KEYWORDS = ("token", "private", "commit_message", "commit_description", "revision", "create_pr")
 
 
 @dataclass
@@ -165,12 +168,14 @@ class DetrisForReferringSegmentation(PreTrainedModel):
             save_directory: the folder; made if missing. Files appear in it only when all are written.
             is_main_process: False writes nothing (the other processes of a distributed run).
             state_dict: gathered weights to save in place of the module's own (FSDP, DeepSpeed).
-            push_to_hub: upload the folder too; `repo_id` and the other keywords as in transformers.
+            push_to_hub: upload the folder too, with the processor's files if they lie in it; `repo_id` (by default the
+                folder's name) and the keywords of `push_to_hub` go along.
         """
         if is_main_process:
             save_checkpoint(self, save_directory, state_dict)
         if push_to_hub and is_main_process:
-            self.push_to_hub(kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory))), **kwargs)
+            repo_id = kwargs.get("repo_id") or os.path.basename(os.path.normpath(save_directory))
+            push_folder(save_directory, repo_id, **{k: kwargs[k] for k in _COMMIT_KEYWORDS if k in kwargs})
 
     def push_to_hub(
         self,
@@ -184,12 +189,23 @@ class DetrisForReferringSegmentation(PreTrainedModel):
         create_pr: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """Upload what `save_pretrained` writes; made if missing, the repository gets nothing else.
+        """Upload what `save_pretrained` writes, in one commit; the repository is made if missing.
+
+        Args:
+            repo_id: `user/name`.
+            commit_message, commit_description: of the commit.
+            private: whether a new repository is.
+            token: by default the one that `hf auth login` or HF_TOKEN gave.
+            revision: a branch, made if missing; the main one by default.
+            create_pr: open a pull request in place of a commit to the branch.
+            kwargs: other keywords that transformers takes, of no use here.
 
         Raises:
-            ValueError: a backbone is a local folder, which nobody else could load.
+            ValueError: `repo_id` is no name, or a backbone is a local folder, which nobody else could load.
+            PermissionError: the token is refused.
+            OSError: the upload failed otherwise. The messages say where the weights are and how to push them again.
         """
-        return push_checkpoint(
+        return push_model(
             self,
             repo_id,
             token=token,
@@ -199,6 +215,10 @@ class DetrisForReferringSegmentation(PreTrainedModel):
             revision=revision,
             create_pr=create_pr,
         )
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The text encoder's, as transformers and accelerate (FSDP) ask every model for them."""
+        return self.text_model.get_input_embeddings()  # type: ignore[operator]
 
     def train(self, mode: bool = True) -> DetrisForReferringSegmentation:
         """Adapters and head follow `mode`; the frozen backbones stay in eval (no dropout, no stochastic depth)."""
@@ -270,13 +290,17 @@ class DetrisForReferringSegmentation(PreTrainedModel):
         return height // patch, width // patch
 
 
-def segmentation_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def segmentation_loss(logits: torch.Tensor, labels: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
     """Mean binary cross-entropy (equation 7) of logits (B, 1, 4h, 4w) against labels (B, H, W) in [0, 1].
 
     The labels are resized by nearest neighbour, as in the released implementation, and the loss is taken in float32.
+
+    Args:
+        reduction: "mean" over everything, a scalar; or "none": each sample's own mean, (B,).
     """
     target = F.interpolate(labels.unsqueeze(1).float(), size=logits.shape[-2:], mode="nearest")
-    return F.binary_cross_entropy_with_logits(logits.float(), target)
+    loss = F.binary_cross_entropy_with_logits(logits.float(), target, reduction=reduction)
+    return loss.flatten(1).mean(1) if reduction == "none" else loss
 
 
 def _adapt(backbone: PreTrainedModel, adapter: PeftConfig | None) -> nn.Module:

@@ -9,74 +9,22 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from PIL import Image
-from transformers import CLIPTextModelWithProjection, Dinov2WithRegistersModel
+from toy_run import arguments
 
-from detris_peft import DenseAlignerConfig, DetrisForReferringSegmentation, DetrisProcessor, TextAdapterConfig, presets
-from detris_peft.data import FEATURES, EvaluationSamples, encode_mask, load_refer
-from detris_peft.data.shapes import write_refshapes
+from detris_peft import DetrisForReferringSegmentation, DetrisProcessor
+from detris_peft.data import FEATURES, EvaluationSamples, encode_mask
 from detris_peft.evaluation import evaluate
 from detris_peft.metrics import ReferringSegmentationMetrics
-from detris_peft.tokenization_detris import train_tokenizer
-from detris_peft.training import TrainingArguments, train
+from detris_peft.training import TrainingArguments, loop, train
 
 NAMES = ["mIoU", "oIoU", "Pr@0.5", "Pr@0.6", "Pr@0.7", "Pr@0.8", "Pr@0.9"]
-
-
-@pytest.fixture(autouse=True)
-def _one_accelerator_a_test():
-    """accelerate keeps precision and devices for the process; each test here is a run of its own."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    root = tmp_path_factory.mktemp("data")
-    write_refshapes(root, train=10, val=4, test=1, image_size=48)
-    return root
-
-
-@pytest.fixture
-def rows(root):
-    return load_refer(root, "refshapes", "unc", "train"), load_refer(root, "refshapes", "unc", "val")
-
-
-@pytest.fixture
-def model(tmp_path):
-    config = presets.random_backbones(presets.get("tiny"), tmp_path / "backbones")
-    config.image_size = 48
-    config.dropout = 0.0
-    config.vision_adapter = DenseAlignerConfig(
-        dim=16,
-        layers_to_transform=[1],
-        text_dim=64,
-        cross_attention_dim=16,
-        cross_attention_heads=2,
-        cross_attention_dropout=0.0,
-    )
-    config.text_adapter = TextAdapterConfig(dim=16, layers_to_transform=[0])
-    vision = Dinov2WithRegistersModel.from_pretrained(config.vision_name_or_path)
-    text = CLIPTextModelWithProjection.from_pretrained(config.text_name_or_path)
-    return DetrisForReferringSegmentation.from_backbones(vision, text, config)
-
-
-@pytest.fixture
-def processor(model, rows):
-    words = [sentence for sentences in rows[0]["sentences"] for sentence in sentences]
-    return DetrisProcessor.from_config(model.config, train_tokenizer(words, 160))
-
-
-def arguments(folder, **changes):
-    fields = {"output_dir": str(folder), "epochs": 2, "batch_size": 5, "learning_rate": 1e-3, "milestones": [1]}
-    return TrainingArguments(**{**fields, "num_workers": 0, **changes})
 
 
 def test_a_run_leaves_checkpoints_metrics_and_pictures(model, processor, rows, tmp_path, capsys):
     frozen = {name: p.clone() for name, p in model.named_parameters() if not p.requires_grad}
     trained = {name: p.clone() for name, p in model.named_parameters() if p.requires_grad}
-    history = train(model, processor, *rows, arguments(tmp_path / "run"))
+    history = train(model, processor, *rows, arguments(tmp_path / "run"), {"dataset": "refshapes"})
 
     parameters = dict(model.named_parameters())
     assert all(torch.equal(parameters[name], value) for name, value in frozen.items())
@@ -94,11 +42,20 @@ def test_a_run_leaves_checkpoints_metrics_and_pictures(model, processor, rows, t
         assert (tmp_path / "run" / picture).stat().st_size > 10_000
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
         "best",
+        "checkpoints",
         "curves.png",
         "last",
         "metrics.json",
+        "metrics.jsonl",
         "predictions.png",
+        "run.json",
     ]
+    assert [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()] == history
+    started = json.loads((tmp_path / "run/run.json").read_text())
+    assert started["options"]["learning_rate"] == 1e-3
+    assert started["options"]["dataset"] == "refshapes"
+    assert started["versions"]["torch"] == torch.__version__
+    assert set(started) == {"options", "seed", "command", "processes", "versions", "git", "machine"}
 
 
 def test_the_saved_folder_scores_as_the_run_did(model, processor, rows, tmp_path):
@@ -154,9 +111,92 @@ def hold_batch_norm(model):
 def test_a_loss_that_is_not_finite_stops_the_run(model, processor, rows, tmp_path):
     with torch.no_grad():
         model.projector.sentence_proj.bias.fill_(float("nan"))
-    with pytest.raises(ValueError, match=r"loss became nan in epoch 1/2, batch 1, references \["):
+    with pytest.raises(
+        ValueError,
+        match=r"loss became nan in epoch 1, batch 1, step 1, references \[.*gradient is nan in .*on_nan skip",
+    ):
         train(model, processor, *rows, arguments(tmp_path / "run"))
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "run/last").exists()
+
+
+def spoil(monkeypatch, batches):
+    """Make the loss of these batches, counted from 1, NaN."""
+    real, count = DetrisForReferringSegmentation.forward, iter(range(1, 1000))
+
+    def forward(self, pixel_values, *args, **kwargs):
+        if self.training and next(count) in batches:
+            pixel_values = pixel_values * float("nan")
+        return real(self, pixel_values, *args, **kwargs)
+
+    monkeypatch.setattr(DetrisForReferringSegmentation, "forward", forward)
+
+
+def test_steps_that_are_not_finite_are_skipped_and_counted(model, processor, rows, tmp_path, monkeypatch, capsys):
+    spoil(monkeypatch, {2, 5})
+    options = arguments(tmp_path / "run", on_nan="skip", batch_size=4, gradient_accumulation_steps=2)
+    history = train(model, processor, *rows, options)
+    assert all(np.isfinite(value) for record in history for value in record.values())
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+    assert "2 batches were skipped because their loss was not finite" in capsys.readouterr().out
+
+
+def test_running_out_of_memory_says_what_to_turn(model, processor, rows, tmp_path, monkeypatch):
+    def forward(self, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore.")
+
+    monkeypatch.setattr(DetrisForReferringSegmentation, "forward", forward)
+    with pytest.raises(
+        MemoryError, match=r"2\.00 GiB\.\): try a batch_size below 5 with more .*checkpointing, or mixed"
+    ):
+        train(model, processor, *rows, arguments(tmp_path / "run"))
+
+
+def test_evaluation_every_few_steps_and_early_stopping(model, processor, rows, tmp_path, monkeypatch):
+    # The first evaluation stays the best.
+    monkeypatch.setattr(loop, "evaluate", lambda *_, **__: {**dict.fromkeys(NAMES, 0.5), "loss": 1.0})
+    history = train(
+        model, processor, *rows, arguments(tmp_path / "run", eval_steps=3, early_stopping_patience=2, epochs=9)
+    )
+    assert [(record["epoch"], record["step"]) for record in history] == [(1, 3), (2, 6), (3, 9)]
+    assert json.loads((tmp_path / "run/metrics.json").read_text())["best"]["step"] == 3
+
+
+def test_the_end_is_evaluated_whatever_the_steps(model, processor, rows, tmp_path):
+    history = train(model, processor, *rows, arguments(tmp_path / "run", eval_steps=3))
+    assert [record["step"] for record in history] == [3, 6, 8]
+
+
+def test_what_is_saved_is_the_average_and_what_is_trained_is_not(model, processor, rows, tmp_path):
+    twin = copy.deepcopy(model)
+    start = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    train(twin, processor, *rows, arguments(tmp_path / "plain", epochs=1))
+    # One step an epoch: the average is halfway between where it began and where the step led.
+    options = arguments(tmp_path / "run", epochs=1, batch_size=20, ema_decay=0.5)
+    train(model, processor, *rows, options)
+    saved = dict(DetrisForReferringSegmentation.from_pretrained(tmp_path / "run/last").named_parameters())
+    weights = dict(model.named_parameters())
+    for name, first in start.items():
+        torch.testing.assert_close(saved[name], (first + weights[name]) / 2, msg=name)
+    assert any(not torch.equal(saved[name], weights[name]) for name in start)
+
+
+def test_tensorboard_gets_losses_metrics_and_pictures(model, processor, rows, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    options = arguments(tmp_path / "run", report_to=["tensorboard"], logging_steps=2)
+    history = train(model, processor, *rows, options)
+    events = EventAccumulator(str(tmp_path / "run/detris")).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [2, 4, 6, 8]
+    for name in (*NAMES, "loss"):
+        logged = [event.value for event in events.Scalars(f"val/{name}")]
+        assert logged == pytest.approx([record[name] for record in history])
+    assert [event.step for event in events.Images("predictions")] == [4, 8]
+
+
+def test_a_tracker_that_is_not_installed_is_named(model, processor, rows, tmp_path, monkeypatch):
+    monkeypatch.setattr("detris_peft.training.trackers.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="report_to=wandb needs its package: pip install wandb"):
+        train(model, processor, *rows, arguments(tmp_path / "run", report_to=["wandb"]))
 
 
 def test_bf16_trains(model, processor, rows, tmp_path):
@@ -184,6 +224,14 @@ def test_gradient_checkpointing_gives_the_same_run(model, processor, rows, tmp_p
         ("num_workers", -1),
         ("max_grad_norm", -1.0),
         ("mixed_precision", "int3"),
+        ("on_nan", "ignore"),
+        ("ema_decay", 1.0),
+        ("save_total_limit", 0),
+        ("eval_steps", -1),
+        ("report_to", ["paper"]),
+        ("report_to", "wandb"),
+        ("resume", 3),
+        ("augment", 1),
     ],
 )
 def test_arguments_out_of_range_are_named(field, value):
@@ -209,9 +257,10 @@ def test_pictures_of_any_shape_train_and_score(model, processor, tmp_path):
         Image.fromarray(rng.integers(0, 255, (height, width, 3), np.uint8)).save(tmp_path / f"{i}.png")
         mask = np.zeros((height, width), np.uint8)
         mask[5:20, 5:25] = 1
-        ids = {"ref_id": i, "ann_id": i, "image_id": i, "sent_ids": [i], "category_id": 1}
-        picture = {"image": str(tmp_path / f"{i}.png"), "file_name": f"{i}.png", "split": "train"}
-        records.append({**ids, **picture, "sentences": ["the red circle"], "mask": encode_mask(mask, height, width)})
+        ids = {"ref_id": i, "ann_id": i, "ann_ids": [i], "image_id": i, "sent_ids": [i], "category_id": 1}
+        place = {"image": str(tmp_path / f"{i}.png"), "file_name": f"{i}.png", "split": "train", "dataset": "own"}
+        what = {"sentences": ["the red circle"], "mask": encode_mask(mask, height, width), "no_target": False}
+        records.append({**ids, **place, **what})
     rows = datasets.Dataset.from_list(records, features=FEATURES)
     processor.keep_aspect_ratio = True
     sizes = []

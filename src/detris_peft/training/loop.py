@@ -1,0 +1,507 @@
+"""The loop: batches, steps, evaluations, checkpoints."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import signal
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict
+from io import BytesIO
+from pathlib import Path
+from typing import Any, cast
+
+import datasets
+import psutil
+import torch
+from accelerate import Accelerator
+from accelerate.data_loader import DataLoaderShard
+from accelerate.utils import DistributedType, gather_object, set_seed
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from ..data import (
+    BadRowError,
+    BadRows,
+    Collator,
+    EvaluationSamples,
+    StreamedSamples,
+    TrainingSamples,
+    batches,
+)
+from ..data.augmentation import RandomAugmentation
+from ..evaluation import evaluate
+from ..metrics import METRIC_NAMES, NO_TARGET_METRIC_NAMES, format_metrics
+from ..modeling import DetrisForReferringSegmentation
+from ..modeling.hub import push_folder
+from ..modeling.model_card import TrainingResults, write_model_card
+from ..processing_detris import DetrisProcessor
+from ..visualization import plot_curves, plot_predictions
+from .arguments import TrainingArguments
+from .checkpoints import Checkpoints, Progress
+from .ema import ExponentialMovingAverage
+from .files import new_folder
+from .guards import describe_gradients, memory_advice, running_statistics
+from .run_folder import take_folder, write_history, write_start
+from .schedule import GlobalBatches, StreamedBatches, learning_rate
+from .signals import StopSignals, TrainingInterrupted
+from .sync_batch_norm import convert_sync_batch_norm
+from .trackers import Trackers, check_trackers
+
+_MODEL_INPUTS = ("pixel_values", "input_ids", "labels")
+# Options that do not change what the steps compute: a run may go on with others.
+_FREE = {
+    "output_dir",
+    "epochs",
+    "eval_batch_size",
+    "gradient_checkpointing",
+    "num_workers",
+    "skip_bad_rows",
+    "on_nan",
+    "eval_steps",
+    "save_steps",
+    "save_total_limit",
+    "resume",
+    "overwrite_output_dir",
+    "selection_metric",
+    "early_stopping_patience",
+    "report_to",
+    "logging_steps",
+    "push_to_hub",
+    "hub_private",
+}
+# Names and places in a model's config, which may differ where the model does not.
+_PLACES = {
+    "_name_or_path",
+    "vision_name_or_path",
+    "text_name_or_path",
+    "base_model_name_or_path",
+    "architectures",
+    "transformers_version",
+    "peft_version",
+}
+
+
+def train(
+    model: DetrisForReferringSegmentation,
+    processor: DetrisProcessor,
+    train_rows: datasets.Dataset | datasets.IterableDataset,
+    val_rows: datasets.Dataset,
+    arguments: TrainingArguments,
+    options: Mapping[str, Any] | None = None,
+    bad_rows: BadRows | None = None,
+) -> list[dict[str, float]]:
+    """Train adapters and head; evaluate; keep the best, the last, and checkpoints to go on from.
+
+    Args:
+        model: fresh or loaded; trained in place.
+        processor: saved with every checkpoint.
+        train_rows, val_rows: data sets with the columns of `detris_peft.data.FEATURES`; those to train on may be a
+            stream.
+        arguments: how.
+        options: what else to note in `run.json`, such as the data set's name.
+        bad_rows: what the readers left out, to be listed at the end with what turns up on the way.
+
+    Returns:
+        A record an evaluation: `epoch`, `step`, `train_loss` (mean since the last one), `learning_rate`, and the
+        validation's `loss` and metrics by name. The same stands in `metrics.jsonl` of `arguments.output_dir`, beside
+        `run.json`, `best/`, `last/`, `checkpoints/`, `curves.png` and `predictions.png`.
+
+    Raises:
+        ValueError: the data set is empty, the folder is taken, the loss is not finite, or what is to be resumed does
+            not fit.
+        OSError: something could not be written.
+        MemoryError: a step does not fit; the message says what to turn.
+        TrainingInterrupted: SIGINT or SIGTERM came; all is saved.
+    """
+    run = _Run(model, processor, train_rows, val_rows, arguments, options or {})
+    run.note(bad_rows or ())
+    with StopSignals() as run.signals:
+        return run.run()
+
+
+class _Run:
+    """One call of `train`."""
+
+    def __init__(
+        self,
+        model: DetrisForReferringSegmentation,
+        processor: DetrisProcessor,
+        train_rows: datasets.Dataset | datasets.IterableDataset,
+        val_rows: datasets.Dataset,
+        arguments: TrainingArguments,
+        options: Mapping[str, Any],
+    ) -> None:
+        if isinstance(val_rows, datasets.IterableDataset):
+            raise ValueError("The rows to validate on come as a stream: load them whole, they are few.")
+        number = None if isinstance(train_rows, datasets.IterableDataset) else len(train_rows)
+        if number == 0 or not len(val_rows):
+            raise ValueError(f"There are {number} rows to train on and {len(val_rows)} to validate: give both.")
+        self.arguments, self.processor = arguments, processor
+        self.options = {**options, **asdict(arguments)}
+        self.folder = Path(arguments.output_dir)
+        check_trackers(arguments.report_to)
+        self.accelerator = accelerator = Accelerator(
+            # Without being told so, accelerate takes several processes on a CPU for so many runs of their own.
+            cpu=not torch.accelerator.is_available(),
+            mixed_precision=arguments.mixed_precision,
+            gradient_accumulation_steps=arguments.gradient_accumulation_steps,
+            step_scheduler_with_optimizer=False,
+            log_with=cast(Any, arguments.report_to or None),
+            project_dir=self.folder,
+        )
+        self._take_folder()
+        self.trackers = Trackers(accelerator)
+        # Dropout, which each process draws for itself; order and sentences come from the samples' own generator.
+        set_seed(arguments.seed, device_specific=True)
+        self.loader, self.batches, self.trained_on = self._load(train_rows)
+        self.validation = EvaluationSamples(val_rows, skip_bad_rows=arguments.skip_bad_rows)
+        self.model = model
+        if arguments.gradient_checkpointing:
+            model.activation_checkpointing_enable()
+        if accelerator.num_processes > 1:
+            convert_sync_batch_norm(model, accelerator.device)
+        optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=arguments.learning_rate)
+        self.prepared, self.optimizer = accelerator.prepare(model, optimizer)
+        self.ema = None
+        if arguments.ema_decay:
+            if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+                raise ValueError("ema_decay needs the weights whole in each process: leave it out, or train with DDP.")
+            self.ema = ExponentialMovingAverage(model, arguments.ema_decay)
+        self.checkpoints = Checkpoints(
+            self.folder, accelerator, self._course(train_rows), arguments.save_total_limit, self.ema
+        )
+        self.progress = Progress()
+        self.signals = StopSignals()
+
+    def _load(self, rows: datasets.Dataset | datasets.IterableDataset) -> tuple[Any, Any, list[str]]:
+        """The loader of the training rows, what it holds in which batch, and the data sets it is made of."""
+        arguments, accelerator = self.arguments, self.accelerator
+        sampling: dict[str, Any] = {
+            "seed": arguments.seed,
+            "skip_bad_rows": arguments.skip_bad_rows,
+            "augment": RandomAugmentation() if arguments.augment else None,
+            "is_visible": self.processor.is_visible,
+        }
+        loading: dict[str, Any] = {
+            "num_workers": arguments.num_workers,
+            "collate_fn": Collator(self.processor),
+            # Of its own: the seeds of the readers' processes are not drawn from the generator that dropout uses.
+            "generator": torch.Generator().manual_seed(arguments.seed),
+        }
+        if isinstance(rows, datasets.IterableDataset):
+            loader = DataLoader(StreamedSamples(rows, **sampling), arguments.batch_size, **loading)
+            loader = accelerator.prepare_data_loader(loader)
+            return loader, StreamedBatches(accelerator.num_processes), []
+        shared = GlobalBatches(
+            len(rows),
+            arguments.batch_size,
+            accelerator.num_processes,
+            accelerator.process_index,
+            arguments.gradient_accumulation_steps,
+        )
+        # accelerate's own sharding would fill up the last batches with samples that were visited already.
+        loader = DataLoaderShard(
+            TrainingSamples(rows, **sampling), accelerator.device, batch_sampler=shared, **loading
+        )
+        return loader, shared, sorted(set(rows["dataset"]))
+
+    def _take_folder(self) -> None:
+        problem = None
+        if self.accelerator.is_main_process:
+            problem = take_folder(self.folder, bool(self.arguments.resume), self.arguments.overwrite_output_dir)
+        problems = [text for text in gather_object([problem]) if text]
+        if problems:
+            raise ValueError(problems[0])
+
+    def _course(self, rows: datasets.Dataset | datasets.IterableDataset) -> dict[str, Any]:
+        """What the weights after each step follow from."""
+        return {
+            **{name: value for name, value in asdict(self.arguments).items() if name not in _FREE},
+            "processes": self.accelerator.num_processes,
+            "engine": str(self.accelerator.distributed_type.value),
+            **_content(rows),
+            "keep_aspect_ratio": self.processor.keep_aspect_ratio,
+            "model": _without(self.model.config.to_dict(), _PLACES),
+        }
+
+    # -- the way of a run ---------------------------------------------------------------------------------------------
+
+    def run(self) -> list[dict[str, float]]:
+        arguments, accelerator = self.arguments, self.accelerator
+        if arguments.resume:
+            noted = self.progress.bad_rows
+            self.progress = self.checkpoints.load(arguments.resume) or self.progress
+            self.progress.bad_rows.update(noted)
+        if accelerator.is_main_process:
+            write_start(self.folder, self.options, accelerator.num_processes)
+        self.trackers.start(self.options)
+        try:
+            if self._evaluation_is_due():  # the run was stopped while it evaluated
+                self._evaluate_and_save()
+            while self.progress.epoch <= arguments.epochs and not self._is_exhausted():
+                self._epoch()
+            if not self.progress.history or self.progress.history[-1]["step"] != self.progress.step:
+                self._evaluate_and_save()
+        except _Stopped:
+            self._leave()
+        finally:
+            self.trackers.end()
+        self._say_what_was_left_out()
+        self._push()
+        return self.progress.history
+
+    def _epoch(self) -> None:
+        """The running epoch from where it stands."""
+        progress = self.progress
+        for batch, is_last in self._loaded():
+            loss, stop = self._step(batch)
+            progress.batch += 1
+            progress.loss_sum += loss
+            progress.loss_count += 1
+            progress.bad_rows.update({message: kind for kind, message in batch.get("bad_rows", ())})
+            if not self.accelerator.sync_gradients:
+                continue
+            progress.step += 1
+            if progress.step % self.arguments.logging_steps == 0:
+                self.trackers.log({"train/loss": loss, "train/learning_rate": self._learning_rate}, progress.step)
+            if is_last:
+                progress.epoch, progress.batch = progress.epoch + 1, 0
+            if stop:
+                raise _Stopped
+            if not is_last:  # what follows the last is done when the epoch's bar is gone
+                self._after_step()
+                if self._is_exhausted():
+                    return
+        self._after_step()
+
+    def _after_step(self) -> None:
+        if self._evaluation_is_due():
+            self._evaluate_and_save()
+        elif self.arguments.save_steps and self.progress.step % self.arguments.save_steps == 0:
+            self._save()
+
+    def _loaded(self) -> Iterator[tuple[dict[str, Any], bool]]:
+        """Each batch that is left of the epoch, and whether it is the last, under a bar."""
+        progress, arguments = self.progress, self.arguments
+        self.loader.set_epoch(progress.epoch)  # and with it the samples'
+        loader = self.batches.begin(self.loader, progress.batch)
+        bar = tqdm(
+            desc=f"epoch {progress.epoch}/{arguments.epochs}",
+            total=self.batches.total,
+            initial=progress.batch,
+            unit="batch",
+            leave=False,
+            disable=not self.accelerator.is_main_process,
+        )
+        samples, start = 0, time.perf_counter()
+        with bar:
+            for batch in batches(loader):
+                yield batch, self.accelerator.gradient_state.end_of_dataloader
+                samples += len(batch["ref_ids"]) * self.accelerator.num_processes
+                mean = progress.loss_sum / max(progress.loss_count, 1)
+                bar.update()
+                bar.set_postfix_str(
+                    f"loss {mean:.4f}, lr {self._learning_rate:.1e}, "
+                    f"{samples / (time.perf_counter() - start):.1f} samples/s, {_memory(self.accelerator.device)}"
+                )
+
+    def _step(self, batch: dict[str, Any]) -> tuple[float, bool]:
+        """Forward and backward of one batch, and a step of the optimizer where its group is complete.
+
+        Returns:
+            The mean loss over the samples of all processes, and whether some process was told to stop.
+        """
+        arguments, accelerator, position = self.arguments, self.accelerator, self.progress.batch
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(arguments, self.progress.epoch, self.progress.step + 1)
+        statistics = running_statistics(self.model) if arguments.on_nan == "skip" else {}
+        with memory_advice(arguments), accelerator.accumulate(self.prepared):
+            loss = self.prepared(**{name: batch[name] for name in _MODEL_INPUTS}).loss
+            mean, stop = self._over_processes(loss.detach().float() * self.batches.weight(position))
+            if math.isfinite(mean):
+                accelerator.backward(loss * self.batches.share(position))
+                if accelerator.sync_gradients and arguments.max_grad_norm:
+                    accelerator.clip_grad_norm_(_trained(self.prepared), arguments.max_grad_norm)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+            elif arguments.on_nan == "stop":
+                self._report_not_finite(mean, loss, batch)
+            else:  # the step goes without this batch, and without its whole group where it completes one
+                self.progress.skipped_batches += 1
+                self.optimizer.zero_grad()
+                for buffer, value in statistics.items():
+                    buffer.copy_(value)
+                mean = 0.0 if not self.progress.loss_count else self.progress.loss_sum / self.progress.loss_count
+        if self.ema is not None and accelerator.sync_gradients:
+            self.ema.update()
+        return mean, stop
+
+    def _over_processes(self, part: torch.Tensor) -> tuple[float, bool]:
+        """The sum of the processes' parts of a mean, and whether any of them was told to stop."""
+        stop = float(bool(self.signals.received))
+        both: Any = self.accelerator.reduce(torch.stack([part, torch.tensor(stop, device=part.device)]), "sum")
+        total, stops = both.tolist()
+        return total, stops > 0
+
+    @property
+    def _learning_rate(self) -> float:
+        return self.optimizer.param_groups[0]["lr"]
+
+    def _report_not_finite(self, mean: float, loss: torch.Tensor, batch: dict[str, Any]) -> None:
+        self.accelerator.backward(loss)
+        progress, rows = self.progress, gather_object(list(batch["ref_ids"]))
+        raise ValueError(
+            f"The loss became {mean} in epoch {progress.epoch}, batch {progress.batch + 1}, step {progress.step + 1}, "
+            f"references {rows}; {describe_gradients(self.model)}: lower learning_rate, set max_grad_norm, use bf16 "
+            "in place of fp16, or --on_nan skip."
+        )
+
+    # -- evaluating and saving ----------------------------------------------------------------------------------------
+
+    def _evaluation_is_due(self) -> bool:
+        progress, every = self.progress, self.arguments.eval_steps
+        if not progress.step or (progress.history and progress.history[-1]["step"] == progress.step):
+            return False
+        return progress.step % every == 0 if every else progress.batch == 0
+
+    def _is_exhausted(self) -> bool:
+        patience, metric = self.arguments.early_stopping_patience, self.arguments.selection_metric
+        return bool(patience and self.progress.history) and self.progress.evaluations_since_best(metric) >= patience
+
+    def _evaluate_and_save(self) -> None:
+        arguments, progress, accelerator = self.arguments, self.progress, self.accelerator
+        # Evaluating draws nothing from the generator that dropout goes on with, however often it is done.
+        with self.ema.in_place() if self.ema else nullcontext():
+            bad_rows = BadRows() if arguments.skip_bad_rows else None
+            with torch.random.fork_rng(devices=[]):
+                metrics = evaluate(
+                    self.prepared,
+                    self.processor,
+                    self.validation,
+                    accelerator=accelerator,
+                    batch_size=arguments.eval_batch_size,
+                    num_workers=arguments.num_workers,
+                    bad_rows=bad_rows,
+                    on_batch=self._stop_if_told,
+                )
+            self.note(bad_rows or ())
+            # At its end an epoch is counted already.
+            record = {"epoch": progress.epoch - (progress.batch == 0), "step": progress.step}
+            train_loss = progress.loss_sum / max(progress.loss_count, 1)
+            progress.history.append(
+                {**record, "train_loss": train_loss, "learning_rate": self._learning_rate, **metrics}
+            )
+            progress.loss_sum, progress.loss_count = 0.0, 0
+            named = format_metrics({name: value for name, value in metrics.items() if name != "loss"})
+            accelerator.print(f"epoch {record['epoch']}: train loss {train_loss:.4f}  val {named}")
+            self._write_results()
+        self._save()
+
+    def _write_results(self) -> None:
+        """The model as it is now to `last/`, and to `best/` if it is; the history and its pictures."""
+        history, metric = self.progress.history, self.arguments.selection_metric
+        best = self.progress.best(metric)
+        # Sharded weights are gathered by all processes.
+        state: Any = self.accelerator.get_state_dict(self.prepared) if self._is_sharded() else None
+        if self.accelerator.is_main_process:
+            for name in ("last", "best") if best is history[-1] else ("last",):
+                with new_folder(self.folder / name) as folder:
+                    self.model.save_pretrained(folder, state_dict=state)
+                    self.processor.save_pretrained(folder)
+                    write_model_card(folder, self._results())
+            write_history(self.folder, self.options, history, best)
+            plot_curves(history, self.folder / "curves.png")
+        grid = self.folder / "predictions.png"
+        if self.accelerator.is_main_process:
+            plot_predictions(self.model, self.processor, self.validation, grid)
+        elif self._is_sharded():  # every process takes part in the forward
+            plot_predictions(self.model, self.processor, self.validation, BytesIO())
+        latest = {
+            f"val/{name}": value
+            for name, value in history[-1].items()
+            if name in (*METRIC_NAMES, *NO_TARGET_METRIC_NAMES, "loss")
+        }
+        self.trackers.log(latest, self.progress.step)
+        self.trackers.log_picture("predictions", grid, self.progress.step)
+
+    def _results(self) -> TrainingResults:
+        """The last evaluation, for the model card."""
+        dataset = str(self.options.get("dataset", ", ".join(self.trained_on)))
+        split = str(self.options.get("val_split", "validation"))
+        return TrainingResults(self.progress.history[-1], dataset, split, self.trained_on, self.options)
+
+    def _push(self) -> None:
+        """Upload the best checkpoint; if that fails the weights stay where they are, and the message says where."""
+        if self.arguments.push_to_hub and self.accelerator.is_main_process:
+            push_folder(self.folder / "best", self.arguments.push_to_hub, private=self.arguments.hub_private or None)
+        self.accelerator.wait_for_everyone()
+
+    def _save(self) -> Path:
+        gathered = gather_object(list(self.progress.bad_rows.items()))
+        self.progress.bad_rows = dict(gathered)
+        return self.checkpoints.save(self.progress)
+
+    def _stop_if_told(self) -> None:
+        if self._over_processes(torch.zeros((), device=self.accelerator.device))[1]:
+            raise _Stopped
+
+    def _leave(self) -> None:
+        """Save and say how to go on."""
+        number = max(gather_object([self.signals.received]))
+        folder = self._save()
+        raise TrainingInterrupted(
+            f"Stopped by {signal.Signals(number).name} after step {self.progress.step}; all is saved in {folder}. Go "
+            "on with the same command and --resume latest.",
+            number,
+        )
+
+    def note(self, bad_rows: Iterable[BadRowError]) -> None:
+        """Keep what is wrong with these rows for the list at the end."""
+        self.progress.bad_rows.update({str(error): error.kind for error in bad_rows})
+
+    def _say_what_was_left_out(self) -> None:
+        progress, say = self.progress, self.accelerator.print
+        if progress.skipped_batches:
+            say(f"{progress.skipped_batches} batches were skipped because their loss was not finite.")
+        if progress.bad_rows:
+            say(f"{len(progress.bad_rows)} bad rows were left out:")
+            for message, kind in progress.bad_rows.items():
+                say(f"  {kind}: {message}")
+
+    def _is_sharded(self) -> bool:
+        return self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+
+
+class _Stopped(Exception):  # noqa: N818  it is no error
+    """A signal came; unwinds to where the run can be saved."""
+
+
+def _content(rows: datasets.Dataset | datasets.IterableDataset) -> dict[str, Any]:
+    """By what the rows of one data set are told from those of another; a stream is not read for it."""
+    if isinstance(rows, datasets.IterableDataset):
+        return {"train_rows": "a stream"}
+    digest = hashlib.sha256()
+    for ref_id, texts in zip(rows["ref_id"], rows["sentences"], strict=True):
+        digest.update(repr((ref_id, texts)).encode())
+    return {"train_rows": len(rows), "train_rows_sha256": digest.hexdigest()}
+
+
+def _trained(model: nn.Module) -> Iterator[nn.Parameter]:
+    return (p for p in model.parameters() if p.requires_grad)
+
+
+def _memory(device: torch.device) -> str:
+    used = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss
+    return f"{used / 2**30:.1f} GiB"
+
+
+def _without(tree: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
+    return {
+        name: _without(value, names) if isinstance(value, Mapping) else value
+        for name, value in tree.items()
+        if name not in names
+    }

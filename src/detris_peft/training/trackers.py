@@ -1,0 +1,56 @@
+"""accelerate's trackers, with the pictures that they take in different ways."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from accelerate import Accelerator
+from PIL import Image
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Raise a ValueError if a tracker's package is not installed: accelerate would leave it out in silence."""
+    for name in names:
+        if find_spec(name) is None:
+            raise ValueError(f"report_to={name} needs its package: pip install {name}.")
+
+
+class Trackers:
+    """The trackers that an accelerator was made with; with none every method does nothing."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
+
+    def start(self, options: Mapping[str, Any]) -> None:
+        """Begin, with the run's options noted as its hyperparameters."""
+        if self.accelerator.log_with:
+            # Plain values, which every tracker takes.
+            plain = {name: v if isinstance(v, (int, float, str)) else str(v) for name, v in options.items()}
+            self.accelerator.init_trackers("detris", config=plain)
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Numbers by name."""
+        self.accelerator.log(dict(values), step=step)
+
+    def log_picture(self, name: str, file: Path, step: int) -> None:
+        """A picture file."""
+        if not self.accelerator.trackers or not self.accelerator.is_main_process:
+            return
+        picture = Image.open(file).convert("RGB")
+        for tracker in cast(list[Any], self.accelerator.trackers):
+            if tracker.name == "trackio":  # accelerate's tracker has no way for pictures
+                import trackio  # type: ignore[import-not-found]
+
+                tracker.log({name: trackio.Image(picture)}, step=step)
+            elif tracker.name == "tensorboard":
+                tracker.log_images({name: np.asarray(picture)[None]}, step=step, dataformats="NHWC")
+            else:
+                tracker.log_images({name: [picture]}, step=step)
+
+    def end(self) -> None:
+        for tracker in cast(list[Any], self.accelerator.trackers):
+            tracker.finish()

@@ -1,0 +1,237 @@
+"""`detris data`: what a user sees, and what other programs read."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from detris_peft.cli import data as cli_data
+from detris_peft.cli import main
+from detris_peft.data.sources import DataSource
+
+SQUARE = [5.0, 5.0, 20.0, 5.0, 20.0, 15.0, 5.0, 15.0]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture
+def garden(tmp_path):
+    """A folder with metadata.jsonl, to be bent before it is written: `garden(lines)` by split."""
+
+    def write(**splits):
+        for number, (split, lines) in enumerate(splits.items()):
+            folder = tmp_path / "garden" / split
+            folder.mkdir(parents=True)
+            for name in {line["file_name"] for line in lines}:
+                Image.new("RGB", (40, 30), (100, 50 * number, sum(name.encode()) % 256)).save(folder / name)
+            (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+        return tmp_path / "garden"
+
+    return write
+
+
+def line(name, sentence=r"the rose for $5\x or $10", **more):
+    return {"file_name": name, "sentence": sentence, "mask": SQUARE, **more}
+
+
+def run(capsys, *arguments):
+    """Exit code, standard output and standard error."""
+    code = 0
+    try:
+        main(["data", *map(str, arguments)])
+    except SystemExit as exit_:
+        code = exit_.code
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_a_sound_set(garden, capsys, tmp_path):
+    folder = garden(
+        train=[line("a.png"), line("b.png"), line("b.png", mask=None, no_target=True)], val=[line("c.png")]
+    )
+    report, preview = tmp_path / "new" / "report.json", tmp_path / "preview.png"
+    code, out, _ = run(capsys, "check", "--dataset", folder, "--report", report, "--preview", preview)
+    assert code == 0
+    assert out.splitlines()[1:6] == [
+        "",
+        "split  pictures  references  sentences  no target  errors  notices",
+        "train         2           3          3          1       0        0",
+        "val           1           1          1          0       0        0",
+        "",
+    ]
+    content = json.loads(report.read_text(encoding="utf-8"))
+    assert content["ok"]
+    assert content["splits"]["train"] == {
+        "pictures": 2,
+        "references": 3,
+        "sentences": 3,
+        "no_target": 1,
+        "published": None,
+        "bad": {},
+        "notices": {},
+    }
+    pixels = np.asarray(Image.open(preview).convert("RGB")).reshape(-1, 3)
+    assert (pixels == [0, 215, 255]).all(axis=1).sum() > 100  # the masks' lines
+
+
+def test_a_preview_is_the_same_for_the_same_seed(garden, capsys, tmp_path):
+    folder = garden(train=[line(f"{number}.png", f"rose {number}") for number in range(30)])
+    files = [tmp_path / name for name in ("one.png", "again.png", "other.png")]
+    for file, seed in zip(files, (1, 1, 2), strict=True):
+        run(capsys, "check", "--dataset", folder, "--preview", file, "--seed", seed)
+    one, again, other = (np.asarray(Image.open(file)) for file in files)
+    assert np.array_equal(one, again)
+    assert not np.array_equal(one, other)
+
+
+def test_errors_are_counted_listed_and_give_exit_code_1(garden, capsys, tmp_path):
+    lines = [line(f"{number}.png", mask=[[0.0, 0, 1]]) for number in range(5)]
+    folder = garden(train=[*lines, line("good.png")], val=[line("good.png", "tulip " * 30)])
+    (folder / "val" / "good.png").write_bytes((folder / "train" / "good.png").read_bytes())
+    report, preview = tmp_path / "report.json", tmp_path / "preview.png"
+    code, out, _ = run(capsys, "check", "--dataset", folder, "--report", report, "--preview", preview)
+    assert code == 1
+    assert "train mask_malformed: 5" in out or "train mask_empty: 5" in out
+    assert f"{folder}/train/metadata.jsonl line 1: " in out
+    assert "line 4: " not in out
+    assert "... and 2 more" in out
+    assert "val shared_picture: 1" in out
+    order = ("\nerrors\n", "  val shared_picture", "\nnotices\n", "at least 32 tokens")
+    assert [out.index(text) for text in order] == sorted(out.index(text) for text in order)
+    assert preview.exists()  # of the good rows
+    content = json.loads(report.read_text(encoding="utf-8"))
+    assert not content["ok"]
+    assert sum(content["splits"]["train"]["bad"].values()) == 5
+    assert len([one for one in content["errors"] if one["split"] == "train"]) == 5  # all of them, not the first few
+
+
+def test_tokens_are_counted_with_a_tokenizer(garden, capsys, tmp_path):
+    words = Tokenizer(models.WordLevel({"[UNK]": 0, "<s>": 1, "</s>": 2}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Split("", "isolated")  # every letter is a token
+    words.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(tmp_path / "letters")
+    folder = garden(train=[line("a.png", "a" * 15), line("b.png", "b" * 16)])
+    _, out, _ = run(capsys, "check", "--dataset", folder, "--tokenizer", tmp_path / "letters")
+    assert "train sentence_too_long: 1" in out
+    assert f"reference 2: 18 tokens, the first 17 are read: '{'b' * 16}'" in out
+    code, _, _ = run(capsys, "check", "--dataset", folder, "--tokenizer", tmp_path / "none")
+    assert str(code).startswith(f"error: --tokenizer {tmp_path / 'none'} cannot be loaded: ")
+
+
+def test_a_mask_of_which_the_model_would_see_nothing(garden, capsys):
+    """The processor samples every 40th pixel of this picture: between them there is room for one."""
+    folder = garden(train=[line("a.png")])
+    Image.new("RGB", (2000, 1000)).save(folder / "train" / "a.png")
+    lines = [line("a.png", mask=[x, 333, x + 2, 333, x + 2, 335, x, 335]) for x in range(1000, 1040)]
+    (folder / "train" / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    code, out, _ = run(capsys, "check", "--dataset", folder, "--image_size", "50", "--no_pictures")
+    assert code == 1
+    assert "mask_empty" in out
+    assert "a.png: the mask of reference 1 has 4 pixels, of which none is left" in out
+    code, _, _ = run(capsys, "check", "--dataset", folder, "--image_size", "1200", "--no_pictures")
+    assert code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["check", "--dataset", "nowhere"], "error: data: the data root is missing"),
+        (["convert", "--dataset", "nowhere", "--output", "out"], "error: data: the data root is missing"),
+        (["convert", "--output", "out", "--max_shard_size", "5"], "error: max_shard_size is '5'"),
+        (["check", "--streaming"], "error: --streaming cannot be checked"),
+    ],
+)
+def test_what_cannot_be_is_one_line(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run(capsys, *arguments)
+    assert str(code).startswith(message)
+    assert "\n" not in str(code)
+    assert not out
+    assert not (tmp_path / "out").exists()
+
+
+def test_convert_and_check_what_came_out(garden, capsys, tmp_path):
+    folder = garden(train=[line("a.png"), line("b.png", mask=[])], val=[line("c.png")])
+    out = tmp_path / "parquet"
+    code, _, _ = run(capsys, "convert", "--dataset", folder, "--output", out)
+    assert "train/metadata.jsonl line 2" in str(code)
+    assert not out.exists()
+    code, text, _ = run(capsys, "convert", "--dataset", folder, "--output", out, "--skip_bad_rows")
+    assert code == 0
+    assert text.startswith(f"wrote {out}: train 1 rows, val 1 rows\n")
+    assert "left out 1 bad rows" in text
+    assert "train/metadata.jsonl line 2" in text
+    code, text, _ = run(capsys, "check", "--dataset", out)
+    assert code == 0
+    assert "train         1           1          1       0        0" in text
+    code, _, _ = run(capsys, "convert", "--dataset", folder, "--output", out, "--splits", "val")
+    assert "--overwrite" in str(code)
+    code, _, _ = run(capsys, "convert", "--dataset", folder, "--output", out, "--splits", "val", "--overwrite")
+    assert DataSource(str(out)).splits() == ["val"]
+
+
+class Hub:
+    """Notes what is asked of it; `fault` is raised when files are to be uploaded."""
+
+    def __init__(self):
+        self.calls, self.fault = [], None
+
+    def create_repo(self, name, **options):
+        self.calls.append(("create_repo", name, options))
+
+    def upload_folder(self, **options):
+        self.calls.append(("upload_folder", options))
+        if self.fault:
+            raise self.fault
+        return "https://there"
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    hub = Hub()
+    monkeypatch.setattr(cli_data, "HfApi", lambda: hub)
+    monkeypatch.setattr(cli_data, "check_hub_access", lambda name: hub.calls.append(("check", name)))
+    return hub
+
+
+def test_push_to_hub_in_one_commit(garden, capsys, tmp_path, hub):
+    folder, out = garden(train=[line("a.png")]), tmp_path / "out"
+    code, text, _ = run(
+        capsys, "convert", "--dataset", folder, "--output", out, "--push_to_hub", "user/garden", "--private"
+    )
+    assert code == 0
+    assert "uploaded user/garden: https://there" in text
+    check, create, upload = hub.calls
+    assert check == ("check", "user/garden")
+    assert create == ("create_repo", "user/garden", {"repo_type": "dataset", "private": True, "exist_ok": True})
+    assert upload[1].items() >= {"repo_id": "user/garden", "repo_type": "dataset", "folder_path": str(out)}.items()
+    assert upload[1]["delete_patterns"] == "data/*.parquet"  # shards of an earlier conversion go in the same commit
+
+
+def test_a_refused_upload_says_where_the_data_are(garden, capsys, tmp_path, hub):
+    folder, out = garden(train=[line("a.png")]), tmp_path / "out"
+    hub.fault = OSError("403 Forbidden\nlong story")
+    code, _, _ = run(capsys, "convert", "--dataset", folder, "--output", out, "--push_to_hub", "user/garden")
+    assert str(code).startswith(f"error: user/garden was not uploaded (403 Forbidden): {out} is whole, go on with")
+    assert str(code).endswith(f"`hf upload user/garden {out} --repo-type dataset`")
+    assert (out / "README.md").exists()
+
+
+def test_help_lists_what_there_is(capsys):
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    assert "check" in out
+    assert "convert" in out
+    code, out, _ = run(capsys, "check", "--help")
+    for option in ("--dataset", "--splits", "--tokenizer", "--report", "--preview", "--no_pictures"):
+        assert option in out

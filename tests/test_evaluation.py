@@ -1,0 +1,212 @@
+"""evaluate: each sample counted exactly once, whatever the batches and processes; bad rows are scored by nobody."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import reference_config
+from PIL import Image
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
+
+from detris_peft import DetrisForReferringSegmentation, DetrisProcessor
+from detris_peft.data import Collator, Sample
+from detris_peft.data.bad_rows import BadRowError, BadRows, MissingPictureError
+from detris_peft.evaluation import evaluate
+from detris_peft.metrics import METRIC_NAMES, NO_TARGET_METRIC_NAMES, ReferringSegmentationMetrics
+from detris_peft.modeling.modeling_detris import segmentation_loss
+from detris_peft.tokenization_detris import train_tokenizer
+
+SENTENCES = ("left one", "the red square", "what is not there")
+
+
+def _sample(index: int) -> Sample:
+    """Every third has no target; sizes differ."""
+    rng = np.random.default_rng(index)
+    height, width = rng.integers(40, 80, 2)
+    mask = np.zeros((height, width), np.uint8)
+    if index % 3 < 2:
+        mask[: rng.integers(5, 40), : rng.integers(5, 40)] = 1
+    image = Image.fromarray(rng.integers(0, 255, (height, width, 3), np.uint8))
+    return Sample(image=image, sentence=SENTENCES[index % 3], mask=mask, ref_id=index)
+
+
+class Samples(Dataset):
+    """Seven samples, those at `bad` broken."""
+
+    def __init__(self, bad: dict[int, BadRowError] | None = None, numbers=range(7)) -> None:
+        self.bad = bad or {}
+        self.numbers = list(numbers)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> Sample:
+        number = self.numbers[index]
+        if number in self.bad:
+            nothing = np.zeros((8, 8), np.uint8)
+            return Sample(Image.new("RGB", (8, 8)), "unread", nothing, number, bad=self.bad[number])
+        return _sample(number)
+
+
+class Stream(IterableDataset):
+    """The same, shared by the workers of a process."""
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+
+    def __iter__(self):
+        worker = get_worker_info()
+        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        for index in range(first, len(self.samples), step):
+            yield self.samples[index]
+
+
+def tiny_model() -> tuple[DetrisForReferringSegmentation, DetrisProcessor]:
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    config = reference_config()
+    model = DetrisForReferringSegmentation(config).eval()
+    return model, DetrisProcessor.from_config(config, train_tokenizer(SENTENCES, 100))
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return tiny_model()
+
+
+def _by_hand(model, processor, numbers) -> dict[str, float]:
+    """One sample at a time, with the model's own loss."""
+    metrics, losses = ReferringSegmentationMetrics(), []
+    for number in numbers:
+        batch = Collator(processor)([_sample(number)])
+        with torch.no_grad():
+            outputs = model(**{name: batch[name] for name in ("pixel_values", "input_ids", "labels")})
+        prediction = processor.post_process_referring_segmentation(outputs, batch["target_sizes"])[0]
+        metrics.add(prediction=prediction, reference=_sample(number).mask)
+        losses.append(outputs.loss.item())
+    return {**metrics.compute(), "loss": sum(losses) / len(losses)}
+
+
+def test_the_result_is_the_mean_over_samples_whatever_the_batches(tiny):
+    expected = _by_hand(*tiny, range(7))
+    assert list(expected) == [*METRIC_NAMES, *NO_TARGET_METRIC_NAMES, "loss"]
+    assert 0 < expected["oIoU"] < 1
+    for batch_size in (1, 2, 3, 7, 32):
+        result = evaluate(*tiny, Samples(), batch_size=batch_size, progress=False)
+        assert result == pytest.approx(expected, abs=1e-6), batch_size
+
+
+def test_metrics_without_target_only_where_such_rows_are(tiny):
+    result = evaluate(*tiny, Samples(numbers=(0, 1, 3)), batch_size=2, progress=False)
+    assert list(result) == [*METRIC_NAMES, "loss"]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_stream_of_samples_gives_the_same(tiny, num_workers):
+    expected = evaluate(*tiny, Samples(), batch_size=2, progress=False)
+    result = evaluate(*tiny, Stream(Samples()), batch_size=2, num_workers=num_workers, progress=False)
+    assert result == pytest.approx(expected, abs=1e-6)
+
+
+BAD = {
+    1: BadRowError("refs.p: reference 1: the mask is empty", "mask_empty"),
+    4: MissingPictureError("4.jpg: the picture is missing"),
+    6: BadRowError("6.jpg: cannot be decoded", "picture_damaged"),  # alone in its batch of 2
+}
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_bad_rows_are_scored_by_nobody_and_named_in_their_order(tiny, num_workers):
+    expected = evaluate(*tiny, Samples(numbers=(0, 2, 3, 5)), batch_size=2, progress=False)
+    for samples in (Samples(BAD), Stream(Samples(BAD))):
+        bad_rows = BadRows()
+        result = evaluate(*tiny, samples, batch_size=2, num_workers=num_workers, progress=False, bad_rows=bad_rows)
+        assert result == pytest.approx(expected, abs=1e-6)
+        assert [(type(error), str(error), error.kind) for error in bad_rows] == [
+            (type(error), str(error), error.kind) for error in BAD.values()
+        ]
+
+
+def test_the_first_bad_row_ends_an_evaluation_that_collects_none(tiny):
+    model, processor = tiny
+    model.train()
+    with pytest.raises(BadRowError, match="the mask is empty") as caught:
+        evaluate(model, processor, Samples(BAD), batch_size=2, num_workers=1, progress=False)
+    assert caught.value.kind == "mask_empty"
+    assert model.neck.training  # left as it came in
+    model.eval()
+
+
+def test_rows_that_a_stream_passed_over_are_named_too(tiny):
+    class Passing(IterableDataset):
+        def __iter__(self):
+            yield replace(_sample(0), passed_over=tuple(BAD.values()))
+            yield _sample(2)
+
+    bad_rows = BadRows()
+    result = evaluate(*tiny, Passing(), progress=False, bad_rows=bad_rows)
+    assert result == pytest.approx(evaluate(*tiny, Samples(numbers=(0, 2)), progress=False), abs=1e-6)
+    assert sorted(map(str, bad_rows)) == sorted(map(str, BAD.values()))
+
+
+def test_nothing_to_score_is_said(tiny):
+    for samples in (Samples(numbers=()), Stream(Samples(numbers=()))):
+        with pytest.raises(ValueError, match="the data set is empty"):
+            evaluate(*tiny, samples, progress=False)
+    with pytest.raises(ValueError, match="every row is bad"):
+        evaluate(*tiny, Samples(BAD, numbers=(1, 4)), progress=False, bad_rows=BadRows())
+
+
+def test_the_loss_of_each_sample():
+    torch.manual_seed(1)
+    logits, labels = torch.randn(3, 1, 8, 8), torch.rand(3, 16, 16)
+    losses = segmentation_loss(logits, labels, reduction="none")
+    alone = torch.stack([segmentation_loss(logits[i : i + 1], labels[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(losses, alone)
+    torch.testing.assert_close(losses.mean(), segmentation_loss(logits, labels))
+
+
+def test_two_processes_count_each_sample_once(tiny, tmp_path):
+    """Seven samples on 2 processes x 2: the last batches are filled up with samples that had their turn."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", __file__]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    subprocess.run([*command, str(tmp_path)], check=True, env=environment, timeout=240)
+    good = evaluate(*tiny, Samples(), batch_size=2, progress=False)
+    bad = evaluate(*tiny, Samples(numbers=(0, 2, 3, 5)), batch_size=2, progress=False)
+    for process in range(2):
+        results = json.loads((tmp_path / f"{process}.json").read_text())
+        assert results["good"] == pytest.approx(good, abs=1e-6)
+        assert results["stream"] == pytest.approx(good, abs=1e-6)
+        assert results["bad"] == pytest.approx(bad, abs=1e-6)
+        assert results["messages"] == [str(error) for error in BAD.values()]
+
+
+def main() -> None:
+    """One process of the test above."""
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=True)
+    model, processor = tiny_model()
+    model = accelerator.prepare(model)
+    bad_rows = BadRows()
+    options = {"accelerator": accelerator, "batch_size": 2, "progress": False}
+    results = {
+        "good": evaluate(model, processor, Samples(), **options),
+        "stream": evaluate(model, processor, Stream(Samples()), num_workers=2, **options),
+        "bad": evaluate(model, processor, Samples(BAD), bad_rows=bad_rows, **options),
+        "messages": [str(error) for error in bad_rows],
+    }
+    Path(sys.argv[1], f"{accelerator.process_index}.json").write_text(json.dumps(results))
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()

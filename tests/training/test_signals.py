@@ -1,0 +1,47 @@
+"""The first signal is noted, the second ends the process at once, and afterwards all is as it was."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from detris_peft.training.signals import StopSignals
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_is_noted_and_the_handlers_come_back(number, capsys):
+    before = [signal.getsignal(each) for each in StopSignals.SIGNALS]
+    with StopSignals() as signals:
+        assert not signals.received
+        os.kill(os.getpid(), number)
+        assert signals.received == number
+    assert [signal.getsignal(each) for each in StopSignals.SIGNALS] == before
+    assert f"{number.name}: saving after this step; once more to leave at once" in capsys.readouterr().err
+
+
+def test_the_second_leaves_at_once():
+    child = os.fork()
+    if child == 0:
+        with StopSignals():
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + signal.SIGTERM
+
+
+def test_outside_the_main_thread_nothing_is_caught():
+    caught = []
+
+    def body():
+        with StopSignals() as signals:
+            caught.append(signals.received)
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    thread.join()
+    assert caught == [0]
