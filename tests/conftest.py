@@ -14,6 +14,8 @@ from transformers import CLIPTextConfig, Dinov2WithRegistersConfig
 
 from detris_peft import DenseAlignerConfig, DetrisConfig, TextAdapterConfig
 
+pytest_plugins = ["toy_fixtures"]  # a second conftest.py would be imported under the same name
+
 FIXTURES = Path(__file__).parent / "fixtures"
 
 

@@ -5,6 +5,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
+from typing import Any
 
 from transformers import CLIPTokenizer
 
@@ -26,6 +27,12 @@ def clean_sentence(sentence: str, name: str) -> str:
     if not cleaned:
         raise ValueError(f"{name} is empty or only spaces: pass a sentence that names something in the picture")
     return cleaned
+
+
+def count_tokens(tokenizer: Any, sentences: Iterable[str]) -> list[int]:
+    """How many tokens each sentence has, start and end included, before any is cut."""
+    cleaned = [clean_sentence(sentence, f"sentence {i}") for i, sentence in enumerate(sentences)]
+    return [len(ids) for ids in tokenizer(cleaned)["input_ids"]] if cleaned else []
 
 
 def train_tokenizer(sentences: Iterable[str], vocab_size: int) -> CLIPTokenizer:

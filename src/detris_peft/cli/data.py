@@ -10,6 +10,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from ..data.parquet import write_parquet
 from ..data.sources import DataSource
 from ..data.split_report import Finding, SplitReport, as_json
 from ..modeling.hub import check_hub_access
-from ..tokenization_detris import clean_sentence
+from ..tokenization_detris import count_tokens
 from ..visualization import plot_samples
 
 _SHOWN = 3  # findings of a kind and split
@@ -218,11 +219,7 @@ def _token_counter(name: str) -> Callable[[Iterable[str]], list[int]]:
     except (OSError, ValueError) as error:
         raise OSError(f"--tokenizer {name} cannot be loaded: {_first_line(error)}") from None
 
-    def count(sentences: Iterable[str]) -> list[int]:
-        cleaned = [clean_sentence(sentence, "a sentence") for sentence in sentences]
-        return [len(ids) for ids in tokenizer(cleaned)["input_ids"]]
-
-    return count
+    return partial(count_tokens, tokenizer)
 
 
 def _visibility(image_size: int) -> Callable[[Mapping[str, Any]], bool]:

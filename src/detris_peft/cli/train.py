@@ -17,7 +17,7 @@ from .. import DetrisForReferringSegmentation, DetrisProcessor, presets
 from ..data import BadRows
 from ..data.sources import DataSource
 from ..modeling.hub import check_backbones_on_hub, check_hub_access
-from ..tokenization_detris import train_tokenizer
+from ..tokenization_detris import count_tokens, train_tokenizer
 from ..training import TrainingArguments, train
 from .backbones import BackboneArguments, load_backbone, name_backbones
 
@@ -82,6 +82,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     )
     processor = DetrisProcessor.from_config(config, tokenizer)
     processor.keep_aspect_ratio = run.keep_aspect_ratio
+    if not isinstance(train_rows, datasets.IterableDataset):
+        say_what_is_cut(state, tokenizer, train_rows, config.max_text_length)
     options = {**asdict(run), **asdict(source), **asdict(backbones)}
     try:
         train(model, processor, train_rows, val_rows, training, options, bad_rows)
@@ -96,6 +98,17 @@ def check_leaks(train_rows: datasets.Dataset, val_rows: datasets.Dataset, source
         raise ValueError(
             f"{len(shared)} pictures to train on are validated on too, {shared[0]} among them, so the scores would be "
             "too good: take them out of one split (`detris data check` lists them), or give --leak keep."
+        )
+
+
+def say_what_is_cut(state: PartialState, tokenizer: Any, rows: datasets.Dataset, limit: int) -> None:
+    """A line about sentences that the text encoder does not read to their end: the method cuts them."""
+    texts = [sentence for sentences in rows["sentences"] for sentence in sentences]
+    long = [text for text, count in zip(texts, count_tokens(tokenizer, texts), strict=True) if count > limit]
+    if long:
+        state.print(
+            f"{len(long)} of {len(texts)} sentences have more than {limit} tokens and are cut, as the method does: "
+            f"{long[0]!r}, ..."
         )
 
 

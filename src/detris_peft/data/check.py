@@ -17,11 +17,9 @@ from tqdm.auto import tqdm
 from .bad_rows import BadRowError, BadRows, MissingPictureError
 from .columns import open_image
 from .masks import mask_area
-from .refer import PUBLISHED_REFERENCES
+from .refer import PUBLISHED_REFERENCES, SHARED_BY_DESIGN
 from .sources import DataSource
 from .split_report import Finding, SplitReport
-
-_BY_DESIGN = {("refcocog", "google"): "it was split by objects, not by pictures"}
 
 
 def check_data(
@@ -212,7 +210,7 @@ def _digest(data: bytes) -> str:
 
 def _compare(reports: Sequence[SplitReport], source: DataSource) -> None:
     """Pictures that stand in two splits: noted with the later one."""
-    why = _BY_DESIGN.get((Path(source.dataset).name, source.split_by))
+    why = SHARED_BY_DESIGN.get((Path(source.dataset).name, source.split_by))
     if source.leak == "keep":
         why = "leak=keep"
     for first, second in itertools.combinations(reports, 2):

@@ -248,9 +248,11 @@ class Collator:
 
     Args:
         processor: a `DetrisProcessor`, or anything that is called like one.
+        model_inputs_only: give nothing but what a model's forward takes, for `transformers.Trainer`.
     """
 
     processor: Callable[..., Any]
+    model_inputs_only: bool = False
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """`pixel_values`, `input_ids`, `labels`, `target_sizes`; `masks` (H, W) each, `ref_ids`, `sentences`;
@@ -262,6 +264,8 @@ class Collator:
             masks=masks,
             return_tensors="pt",
         )
+        if self.model_inputs_only:
+            return dict(inputs)
         return {
             **inputs,
             "masks": masks,

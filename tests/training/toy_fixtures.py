@@ -1,3 +1,5 @@
+"""A tiny run's data, model and processor; `root` also serves other tests."""
+
 from __future__ import annotations
 
 import pytest
@@ -7,7 +9,7 @@ from accelerate.state import AcceleratorState
 
 @pytest.fixture(autouse=True)
 def _one_accelerator_a_test():
-    """accelerate keeps precision and devices for the process; each test here is a run of its own."""
+    """accelerate keeps precision and devices for the process; each test is a run of its own."""
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
