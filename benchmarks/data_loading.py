@@ -1,345 +1,247 @@
-"""How fast one process reads training samples, against the way papers' scripts do it, and how its memory behaves.
+"""How fast one process makes training samples, against the plain way, and what it keeps in memory.
 
-    python benchmarks/data_loading.py                        # samples/s at 448 pixels, one core
-    python benchmarks/data_loading.py --photographs          # the same on pictures of 4000x3000 pixels
-    python benchmarks/data_loading.py --augmentation         # what RandomAugmentation adds
-    python benchmarks/data_loading.py --memory memory.png    # a worker's memory over an epoch of 40,000 references
+    python benchmarks/data_loading.py
+    python benchmarks/data_loading.py --height 1536 --width 2048 --pictures 32      # where JPEGs are decoded smaller
+    python benchmarks/data_loading.py --memory_references 40000 --curve memory.png  # memory over an epoch
 
-Needs `pip install lmdb psutil matplotlib`, which the package itself does not: lmdb for the comparison, the others for
-`--memory`.
+Needs `pip install lmdb`, and matplotlib for the curve. Pictures, polygons and sentences are made up: smooth colours,
+filled outlines and noise, so that a JPEG of 640×480 has about 125 KB, as COCO's do.
 
-The data are written first: a REFER set of JPEGs (640x480, about 130 KB each) and polygons, three sentences to a
-reference. Ours is the path of `detris train`: `load_refer`, `TrainingSamples`, `Collator` and `DetrisProcessor`. The plain
-way is what published scripts do: an LMDB of pickles with the JPEG and the sentences, the mask a PNG beside it; the JPEG
-is decoded in full by OpenCV, picture and mask are warped, the picture is normalised in PyTorch and the sentence
-tokenized one by one. Both give the same tensors, which is checked. The runs alternate; each figure is the best of
-`--repeats`. Processor time stands beside wall time: where they differ, other processes were using the core.
+Both ways end in the same tensors, batch by batch, on one thread: in this process ("made"), and in the worker of a
+DataLoader, which also sends them to this process through shared memory. The plain way is what earlier systems do: a
+pickle a reference in LMDB with the JPEG inside, decoded whole, the mask as a PNG of its own, both warped, normalised
+in floats, tokenized and stacked sample by sample. Rounds of the two alternate, and the best of each counts; CPU time
+is what a core needs whoever else uses it.
 """
 
 import argparse
-import json
-import math
+import contextlib
+import multiprocessing
 import pickle
-import platform
-import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
+import datasets
 import numpy as np
+import psutil
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from detris_peft import DetrisProcessor
-from detris_peft.data import Collator, EvaluationSamples, TrainingSamples, decode_mask, load_refer
-from detris_peft.data.augmentation import RandomAugmentation
+from detris_peft.data import FEATURES, Collator, TrainingSamples, decode_mask, encode_mask
+from detris_peft.processing_detris import CLIP_MEAN, CLIP_STD
 from detris_peft.tokenization_detris import train_tokenizer
 
-WORDS = "the a left right red blue man woman dog cup chair of on in front behind next to tall small table".split()
-BATCH = 8
+try:
+    import lmdb
+except ImportError:
+    raise SystemExit("The plain way reads LMDB: pip install lmdb") from None
+
+SENTENCES = ["the red shape on the left", "big blue thing behind the small one", "second from the right, in the back"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--height", type=int, default=480)
+    parser.add_argument("--width", type=int, default=640)
+    parser.add_argument("--pictures", type=int, default=192)
     parser.add_argument("--image_size", type=int, default=448)
-    parser.add_argument("--samples", type=int, default=512, help="samples in one run")
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--pictures", type=int, default=256)
-    parser.add_argument("--photographs", action="store_true", help="4000x3000 pixels; takes 24 pictures")
-    parser.add_argument("--augmentation", action="store_true", help="ours with and without it, no plain way")
-    parser.add_argument("--memory", metavar="FILE.png", help="measure memory instead, and draw its curve")
-    parser.add_argument("--references", type=int, default=40_000, help="of --memory")
-    arguments = parser.parse_args()
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
-    size, count = ((4000, 3000), 24) if arguments.photographs else ((640, 480), arguments.pictures)
-    references = arguments.references if arguments.memory else 2 * count
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        mean_size = write_refer(root, size, count, references)
-        rows = load_refer(root, "generated", "unc", "train")
-        tokenizer = train_tokenizer(WORDS, 200)
-        processor = DetrisProcessor(tokenizer, image_size=arguments.image_size)
-        print(
-            f"{processor_name()}, one core, torch {torch.__version__}; {size[0]}x{size[1]} JPEGs of "
-            f"{mean_size / 1e3:.0f} KB, image_size {arguments.image_size}"
-        )
-        if arguments.memory:
-            measure_memory(rows, processor, Path(arguments.memory))
-        elif arguments.augmentation:
-            measure_augmentation(rows, processor, arguments)
-        else:
-            measure_speed(rows, processor, root, arguments)
-
-
-# --- Speed -----------------------------------------------------------------------------------------------------------
-
-
-def measure_speed(rows, processor: DetrisProcessor, root: Path, arguments) -> None:
-    ours, plain = our_samples(rows, processor), PlainSamples(write_lmdb(rows, root), processor)
-    collator = Collator(processor)
-    index = {row["ref_id"]: number for number, row in enumerate(rows.remove_columns("image"))}
-
-    def our_batches(samples) -> Iterator:
-        return (collator([samples[place] for place in places]) for places in chunks(len(samples)))
-
-    def plain_batches() -> Iterator:
-        return (default_collate([plain[place] for place in places]) for places in chunks(len(plain)))
-
-    # The same rows through both: pictures may differ by a level, as two releases of libjpeg-turbo do.
-    batch = next(our_batches(ours))
-    expected = default_collate([plain[index[ref_id]] for ref_id in batch["ref_ids"]])
-    difference = (batch["pixel_values"] - expected[0]).abs().max() * 255 * max(processor.image_std)
-    assert torch.equal(batch["labels"], expected[2])
-    print(f"largest difference between the two ways' pictures: {difference:.2f} of 255 levels")
-
-    results = best(
-        {"ours": lambda: our_batches(ours), "plain": plain_batches},
-        arguments.samples,
-        arguments.repeats,
+    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument(
+        "--memory_references", type=int, default=0, help="references of an epoch whose memory is drawn"
     )
-    report(results)
-    wall, cpu = (results["ours"][i] / results["plain"][i] for i in (0, 1))
-    print(f"ours / plain: {wall:.2f} by wall time, {cpu:.2f} by processor time")
+    parser.add_argument("--num_workers", type=int, default=2, help="of that epoch")
+    parser.add_argument("--curve", default="data_loading_memory.png")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    with tempfile.TemporaryDirectory() as name:
+        rows = write_pictures(Path(name), arguments.pictures, arguments.height, arguments.width)
+        processor = DetrisProcessor(train_tokenizer(SENTENCES, 160), image_size=arguments.image_size)
+        if arguments.memory_references:
+            measure_memory(repeated(rows, arguments.memory_references), processor, arguments)
+        else:
+            compare(Path(name), rows, processor, arguments)
 
 
-def measure_augmentation(rows, processor: DetrisProcessor, arguments) -> None:
-    collator = Collator(processor)
-    variants = {
-        "without": our_samples(rows, processor),
-        "with": our_samples(rows, processor, augment=RandomAugmentation()),
-    }
-
-    def run(samples) -> Callable[[], Iterator]:
-        return lambda: (collator([samples[place] for place in places]) for places in chunks(len(samples)))
-
-    results = best({name: run(samples) for name, samples in variants.items()}, arguments.samples, arguments.repeats)
-    report(results)
-    added = 1000 / results["with"][1] - 1000 / results["without"][1]
-    print(f"the augmentation adds {added:.1f} ms of processor time to a sample")
-
-
-def our_samples(rows, processor: DetrisProcessor, **options) -> TrainingSamples:
-    """As the training loop makes them."""
-    return TrainingSamples(rows, is_visible=processor.is_visible, **options)
-
-
-def best(ways: dict[str, Callable[[], Iterator]], samples: int, repeats: int) -> dict[str, tuple[float, float]]:
-    """Samples per second of wall time and of processor time, the best of the repeats, the ways taking turns."""
-    rates = {name: [] for name in ways}
-    for name, way in ways.items():
-        next(way())
-    for _ in range(repeats):
-        for name, way in ways.items():
-            wall, cpu, done = time.perf_counter(), time.process_time(), 0
-            while done < samples:
-                for _ in way():
-                    done += BATCH
-                    if done >= samples:
-                        break
-            rates[name].append((done / (time.perf_counter() - wall), done / (time.process_time() - cpu)))
-    return {name: (max(r[0] for r in rate), max(r[1] for r in rate)) for name, rate in rates.items()}
+def write_pictures(folder: Path, count: int, height: int, width: int) -> list[dict]:
+    """`count` JPEGs with a reference each: a polygon of 40 corners."""
+    rng = np.random.default_rng(0)
+    rows, size = [], 0
+    for index in range(count):
+        colours = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        pixels = cv2.resize(colours, (width, height), interpolation=cv2.INTER_CUBIC)
+        outlines = [_outline(rng, height, width) for _ in range(12)]
+        for outline in outlines:
+            cv2.fillPoly(pixels, [outline.astype(np.int32)], rng.integers(0, 256, 3).tolist())
+        noise = rng.normal(0, 13, (height, width, 3))
+        path = folder / f"{index}.jpg"
+        Image.fromarray((pixels + noise).clip(0, 255).astype(np.uint8)).save(path, quality=90)
+        size += path.stat().st_size
+        row = {"image": {"path": str(path), "bytes": None}, "sentences": SENTENCES, "ref_id": index, "ann_id": index}
+        row |= {"mask": encode_mask([outlines[-1].ravel().tolist()], height, width), "no_target": False}
+        row |= {"ann_ids": [index], "image_id": index, "sent_ids": [3 * index + i for i in range(3)]}
+        rows.append(row | {"category_id": 1, "split": "train", "dataset": "made up", "file_name": path.name})
+    print(f"{count} pictures of {width}x{height}, {size / count / 1000:.0f} KB each")
+    return rows
 
 
-def report(results: dict[str, tuple[float, float]]) -> None:
-    print(f"{'':10} {'samples/s':>10} {'by processor time':>18} {'ms':>7}")
-    for name, (wall, cpu) in results.items():
-        print(f"{name:10} {wall:10.0f} {cpu:18.0f} {1000 / cpu:7.2f}")
+def _outline(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    angles = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    radius = height * rng.uniform(0.05, 0.25) * rng.uniform(0.7, 1, 40)
+    centre = rng.uniform(0.25, 0.75, 2) * [width, height]
+    return centre + np.stack([radius * np.cos(angles), radius * np.sin(angles)], axis=1)
 
 
-def chunks(length: int) -> Iterator[range]:
-    return (range(start, min(start + BATCH, length)) for start in range(0, length, BATCH))
+# -- speed ------------------------------------------------------------------------------------------------------------
+
+
+def compare(folder: Path, rows: list[dict], processor: DetrisProcessor, arguments: argparse.Namespace) -> None:
+    ours = training_samples(datasets.Dataset.from_list(rows, features=FEATURES), processor)
+    plain = PlainSamples(folder, rows, processor)
+    ways = {"plain": (plain, default_collate), "ours": (ours, Collator(processor, keep_masks=False))}
+    columns = f"{'CPU ms/sample':>14}{'samples/s (CPU)':>17}{'samples/s (wall)':>18}{'x plain (CPU)':>15}{'(wall)':>8}"
+    print(f"{'':16}{columns}")
+    for what, measure in (("made", made), ("made and sent", made_and_sent)):
+        best = dict.fromkeys(ways, (np.inf, np.inf))
+        for _ in range(arguments.rounds):
+            for name, (samples, collate) in ways.items():
+                taken = measure(samples, collate, arguments.batch_size)
+                best[name] = tuple(map(min, taken, best[name]))
+        for name, (cpu, wall) in best.items():
+            ratios = f"{best['plain'][0] / cpu:15.2f}{best['plain'][1] / wall:8.2f}"
+            print(f"{what:14}{name:>6}{1000 * cpu:10.2f}{1 / cpu:17.0f}{1 / wall:18.0f}{ratios}", flush=True)
+
+
+def training_samples(rows: datasets.Dataset, processor: DetrisProcessor) -> TrainingSamples:
+    return TrainingSamples(rows, image_size=processor.image_size, is_visible=processor.is_visible)
+
+
+def made(samples: Any, collate: Callable, batch_size: int) -> tuple[float, ...]:
+    """CPU and wall seconds a sample, in this process."""
+    stamped, stamps = Stamped(collate), []
+    for start in range(0, len(samples) - batch_size + 1, batch_size):
+        stamps.append(stamped([samples[i] for i in range(start, start + batch_size)])[1])
+    return _per_sample(stamps, batch_size)
+
+
+def made_and_sent(samples: Any, collate: Callable, batch_size: int) -> tuple[float, ...]:
+    """The same of the one worker of a DataLoader."""
+    loader = DataLoader(samples, batch_size, num_workers=1, collate_fn=Stamped(collate), drop_last=True)
+    return _per_sample([stamp for _, stamp in loader], batch_size)
+
+
+def _per_sample(stamps: list[tuple[float, float]], batch_size: int) -> tuple[float, ...]:
+    return tuple((np.array(stamps[-1]) - stamps[0]) / (len(stamps) - 1) / batch_size)
+
+
+@dataclass
+class Stamped:
+    """Adds when a batch was ready: the worker's CPU time and the wall time, in seconds."""
+
+    collate: Callable
+
+    def __call__(self, samples: list) -> tuple[Any, tuple[float, float]]:
+        cv2.setNumThreads(1)
+        return self.collate(samples), (time.process_time(), time.perf_counter())
 
 
 class PlainSamples(Dataset):
-    """(pixel_values, input_ids, labels) of one reference, as published scripts make them."""
+    """A pickle a reference in LMDB, the JPEG in it; a PNG a mask; all done for each sample by itself."""
 
-    def __init__(self, folder: Path, processor: DetrisProcessor) -> None:
-        self.folder, self.processor, self.side = folder, processor, processor.image_size
-        self.database = lmdb_module().open(str(folder / "lmdb"), readonly=True, lock=False, readahead=False)
-        self.mean = torch.tensor(processor.image_mean).reshape(3, 1, 1)
-        self.std = torch.tensor(processor.image_std).reshape(3, 1, 1)
-        with self.database.begin() as transaction:
-            self.length = transaction.stat()["entries"]
+    def __init__(self, folder: Path, rows: list[dict], processor: DetrisProcessor) -> None:
+        self.folder, self.processor, self.number = folder, processor, len(rows)
+        self.mean, self.std = (torch.tensor(values)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
+        self.base = None
+        with lmdb.open(str(folder / "lmdb"), map_size=2**32) as base, base.begin(write=True) as transaction:
+            for index, row in enumerate(rows):
+                cv2.imwrite(str(folder / f"{index}.png"), 255 * decode_mask(row["mask"]))
+                picture = Path(row["image"]["path"]).read_bytes()
+                content = {"picture": picture, "sentences": row["sentences"], "number": index}
+                transaction.put(str(index).encode(), pickle.dumps(content))
 
     def __len__(self) -> int:
-        return self.length
+        return self.number
 
-    def __getitem__(self, index: int):
-        with self.database.begin() as transaction:
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        if self.base is None:  # in the worker, which cannot take over an open one
+            self.base = lmdb.open(str(self.folder / "lmdb"), readonly=True, lock=False, readahead=False, meminit=False)
+        with self.base.begin() as transaction:
             reference = pickle.loads(transaction.get(str(index).encode()))
-        image = cv2.imdecode(np.frombuffer(reference["image"], np.uint8), cv2.IMREAD_COLOR)
-        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-        mask = cv2.imread(str(self.folder / "masks" / reference["mask"]), cv2.IMREAD_GRAYSCALE)
-        matrix, canvas = self._matrix(*image.shape[:2]), (self.side, self.side)
-        border = [255 * channel for channel in self.processor.image_mean]
-        image = cv2.warpAffine(image, matrix, canvas, flags=cv2.INTER_CUBIC, borderValue=border)
-        mask = cv2.warpAffine(mask, matrix, canvas, flags=cv2.INTER_LINEAR, borderValue=0.0) / 255.0
-        pixels = torch.from_numpy(image.transpose(2, 0, 1)).float().div_(255.0).sub_(self.mean).div_(self.std)
-        ids = self.processor.tokenizer(random.choice(reference["sentences"]))["input_ids"]
-        padded = torch.zeros(self.processor.max_text_length, dtype=torch.long)
-        padded[: len(ids)] = torch.tensor(ids)
-        return pixels, padded, torch.from_numpy(mask).float()
-
-    def _matrix(self, height: int, width: int) -> np.ndarray:
-        scale = min(self.side / height, self.side / width)
-        left, top = (self.side - width * scale) / 2, (self.side - height * scale) / 2
-        source = np.array([[0, 0], [width, 0], [0, height]], np.float32)
-        target = [[left, top], [width * scale + left, top], [left, height * scale + top]]
-        return cv2.getAffineTransform(source, np.array(target, np.float32))
+        picture = cv2.imdecode(np.frombuffer(reference["picture"], np.uint8), cv2.IMREAD_COLOR)
+        picture = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+        mask = cv2.imread(str(self.folder / f"{reference['number']}.png"), cv2.IMREAD_GRAYSCALE)
+        side = self.processor.image_size
+        matrix = self.processor._letterbox(picture.shape[:2], (side, side))
+        border = [255 * channel for channel in CLIP_MEAN]
+        picture = cv2.warpAffine(picture, matrix, (side, side), flags=cv2.INTER_CUBIC, borderValue=border)
+        mask = cv2.warpAffine(mask, matrix, (side, side), flags=cv2.INTER_LINEAR, borderValue=0)
+        pixels = torch.from_numpy(picture.transpose(2, 0, 1)).float().div_(255).sub_(self.mean).div_(self.std)
+        sentence = reference["sentences"][np.random.randint(len(reference["sentences"]))]
+        ids = self.processor(text=sentence)["input_ids"][0]
+        return {"pixel_values": pixels, "labels": torch.from_numpy(mask / 255.0).float(), "input_ids": ids}
 
 
-def write_lmdb(rows, root: Path) -> Path:
-    (root / "masks").mkdir()
-    with lmdb_module().open(str(root / "lmdb"), map_size=1 << 40) as database, database.begin(write=True) as writing:
-        for number, row in enumerate(rows.cast_column("image", type(rows.features["image"])(decode=False))):
-            name = f"{row['ref_id']}.png"
-            cv2.imwrite(str(root / "masks" / name), decode_mask(row["mask"]) * 255)
-            image = Path(row["image"]["path"]).read_bytes()
-            reference = {"image": image, "mask": name, "sentences": row["sentences"]}
-            writing.put(str(number).encode(), pickle.dumps(reference))
-    return root
+# -- memory -----------------------------------------------------------------------------------------------------------
 
 
-def lmdb_module():
-    try:
-        import lmdb
-    except ImportError:
-        raise SystemExit("The comparison needs lmdb, which is not installed: pip install lmdb") from None
-    return lmdb
+def repeated(rows: list[dict], references: int) -> datasets.Dataset:
+    """So many references, each a row of its own, to the same few picture files."""
+    numbers = range(references)
+    return datasets.Dataset.from_list(
+        [rows[i % len(rows)] | {"ref_id": i, "sent_ids": [3 * i, 3 * i + 1, 3 * i + 2]} for i in numbers],
+        features=FEATURES,
+    )
 
 
-# --- Memory ----------------------------------------------------------------------------------------------------------
+def measure_memory(rows: datasets.Dataset, processor: DetrisProcessor, arguments: argparse.Namespace) -> None:
+    """Each worker's own memory (USS: pages that no other process shares) as the epoch goes on."""
+    loader = DataLoader(
+        training_samples(rows, processor),
+        arguments.batch_size,
+        num_workers=arguments.num_workers,
+        collate_fn=Collator(processor, keep_masks=False),
+    )
+    points, start = [], time.perf_counter()
+    for step, _ in enumerate(loader):
+        workers = sorted(child.pid for child in multiprocessing.active_children())
+        if step % 25 == 0 and len(workers) == arguments.num_workers:  # at the epoch's end they leave
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                points.append((step * arguments.batch_size, [own_mib(number) for number in workers]))
+    taken = time.perf_counter() - start
+    rate = f"{len(rows) / taken:.0f} samples/s by {arguments.num_workers} workers"
+    print(f"{len(rows)} references in {taken:.0f} s, {rate}")
+    seen, memory = np.array([n for n, _ in points]), np.array([values for _, values in points])
+    for tenth in np.array_split(np.arange(len(seen)), min(len(seen), 10)):
+        middle = np.median(memory[tenth], axis=0)
+        print(f"{seen[tenth[0]]:7} ...: " + "  ".join(f"{value:7.1f}" for value in middle) + " MiB, median a worker")
+    draw(seen, memory, arguments.curve)
 
 
-def measure_memory(rows, processor: DetrisProcessor, file: Path) -> None:
+def own_mib(process: int) -> float:
+    return psutil.Process(process).memory_full_info().uss / 2**20
+
+
+def draw(seen: np.ndarray, memory: np.ndarray, file: str) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    import matplotlib.pyplot as plt
 
-    figure, axes = pyplot.subplots(figsize=(8, 4), layout="constrained")
-    kinds = {"TrainingSamples": our_samples(rows, processor), "EvaluationSamples": EvaluationSamples(rows, "all")}
-    print(f"{'':20} {'samples':>8} {'RSS MiB, first':>15} {'last':>7} {'USS MiB, first':>15} {'last':>7} {'rise':>6}")
-    for name, samples in kinds.items():
-        points = worker_memory(samples, processor)
-        seen, resident, own = (np.array(column) for column in zip(*points, strict=True))
-        axes.plot(seen, own, label=f"{name}, USS")
-        axes.plot(seen, resident, "--", label=f"{name}, RSS")
-        # The first readings are of a worker that has yet to fill its caches; the first tenth is the start.
-        start = slice(1, max(2, len(own) // 10))
-        end = slice(-max(1, len(own) // 10), None)
-        first, last = np.median(own[start]), np.median(own[end])
-        print(
-            f"{name:20} {len(samples):8} {np.median(resident[start]):15.1f} {np.median(resident[end]):7.1f} "
-            f"{first:15.1f} {last:7.1f} {last - first:6.1f}",
-            flush=True,
-        )
-    axes.set(xlabel="samples read by the worker", ylabel="MiB", ylim=(0, None))
-    axes.legend()
+    figure, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")
+    axes.plot(seen, memory, linewidth=1, label=[f"worker {i}" for i in range(memory.shape[1])])
+    axes.set(xlabel="references", ylabel="memory of its own (USS), MiB", ylim=(0, None))
+    axes.legend(frameon=False)
+    axes.grid(alpha=0.3)
     figure.savefig(file, dpi=120)
-    print(f"{len(rows)} references; first and last are medians of the epoch's first and last tenth; curve: {file}")
-
-
-def worker_memory(samples: Dataset, processor: DetrisProcessor) -> list[tuple[int, float, float]]:
-    """(samples read, RSS, USS) of the one worker of a data loader, in MiB, some 200 times during an epoch."""
-    import psutil
-
-    loader = DataLoader(samples, BATCH, num_workers=1, collate_fn=Collator(processor))
-    batches, points = iter(loader), []
-    (worker,) = psutil.Process().children()
-    every = max(1, len(loader) // 200)
-    for number, _ in enumerate(batches):
-        if number % every == 0 and number + loader.prefetch_factor < len(loader):
-            memory = worker.memory_full_info()
-            points.append((number * BATCH, memory.rss / 2**20, memory.uss / 2**20))
-    return points
-
-
-# --- The data --------------------------------------------------------------------------------------------------------
-
-
-def write_refer(root: Path, size: tuple[int, int], pictures: int, references: int) -> float:
-    """A REFER set in `root`; the pictures' mean file size in bytes."""
-    rng = np.random.default_rng(0)
-    width, height = size
-    (root / "images" / "train2014").mkdir(parents=True)
-    images, annotations, refs, total = [], [], [], 0
-    for number in range(pictures):
-        path = root / "images" / "train2014" / f"{number}.jpg"
-        Image.fromarray(photograph(rng, height, width)).save(path, quality=QUALITY)
-        total += path.stat().st_size
-        images.append({"id": number, "file_name": path.name, "height": height, "width": width})
-    for number in range(references):
-        image = images[number % pictures]
-        annotations.append(
-            {"id": number, "image_id": image["id"], "category_id": 1, "segmentation": polygons(rng, height, width)}
-        )
-        sentences = [
-            {"sent": " ".join(rng.choice(WORDS, int(rng.integers(2, 9)))), "sent_id": 3 * number + i} for i in range(3)
-        ]
-        refs.append(
-            {
-                "ref_id": number,
-                "ann_id": number,
-                "category_id": 1,
-                "image_id": image["id"],
-                "file_name": image["file_name"],
-                "split": "train",
-                "sentences": sentences,
-                "sent_ids": [sentence["sent_id"] for sentence in sentences],
-            }
-        )
-    folder = root / "generated"
-    folder.mkdir()
-    instances = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "thing"}]}
-    (folder / "instances.json").write_text(json.dumps(instances))
-    (folder / "refs(unc).p").write_bytes(pickle.dumps(refs))
-    return total / pictures
-
-
-QUALITY = 92
-
-
-def photograph(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """uint8 (height, width, 3) with what makes a photograph's file large: structure at every scale, and grain."""
-    picture = np.full((height, width, 3), 120, np.float32)
-    for octave in range(1, int(math.log2(width)) + 1):
-        coarse = rng.normal(0, 70 / octave**1.3, (max(2, height * 2**octave // width), 2**octave, 3))
-        coarse = 0.7 * coarse.mean(axis=2, keepdims=True) + 0.3 * coarse  # hues vary less than light
-        picture += cv2.resize(coarse.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
-    for _ in range(12):  # edges
-        centre = (int(rng.integers(width)), int(rng.integers(height)))
-        colour = rng.uniform(20, 235, 3).tolist()
-        axes = (rng.uniform(0.03, 0.2, 2) * width).astype(int).tolist()
-        overlay = cv2.ellipse(picture.copy(), centre, axes, rng.uniform(0, 180), 0, 360, colour, -1, cv2.LINE_AA)
-        picture = 0.4 * picture + 0.6 * overlay
-    return picture.clip(0, 255).astype(np.uint8)
-
-
-def polygons(rng: np.random.Generator, height: int, width: int) -> list[list[float]]:
-    """One or two outlines of 20 to 60 corners, as COCO's are."""
-    outlines = []
-    for _ in range(int(rng.integers(1, 3))):
-        corners = int(rng.integers(20, 61))
-        angle = np.linspace(0, 2 * np.pi, corners, endpoint=False)
-        radius = rng.uniform(0.05, 0.25) * height * rng.uniform(0.7, 1.3, corners)
-        x = (rng.uniform(0.2, 0.8) * width + radius * np.cos(angle)).clip(0, width)
-        y = (rng.uniform(0.2, 0.8) * height + radius * np.sin(angle)).clip(0, height)
-        outlines.append(np.stack([x, y], 1).round(2).ravel().tolist())
-    return outlines
-
-
-def processor_name() -> str:
-    if platform.system() == "Linux":
-        with open("/proc/cpuinfo") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.split(":")[1].strip()
-    return platform.processor() or platform.machine()
+    print(f"curve: {file}")
 
 
 if __name__ == "__main__":

@@ -396,3 +396,55 @@ def test_a_folder_that_lacks_a_file_is_refused(tmp_path, lacking):
     (tmp_path / lacking).unlink()
     with pytest.raises(FileNotFoundError, match=lacking):
         DetrisProcessor.from_pretrained(tmp_path)
+
+
+# --- Pictures that a JPEG decoder made smaller -----------------------------------------------------------------------
+
+
+def test_an_original_size_puts_a_smaller_picture_in_the_whole_ones_place(processor):
+    """A pixel of the smaller one stands for a square of pixels, in whose middle it lies: a ramp shows a shift."""
+    ramp = np.broadcast_to(np.arange(240, dtype=np.uint8)[None, :, None], (120, 240, 3))
+    half = np.broadcast_to(np.arange(120, dtype=np.uint8)[None, :, None] * 2, (60, 120, 3)).copy()  # 0.5 too dark
+    whole = to_levels(processor(images=np.ascontiguousarray(ramp)).pixel_values[0])
+    small = processor(images=half, original_sizes=[(120, 240)], masks=np.ones((120, 240)))
+    difference = (whole - to_levels(small.pixel_values[0]))[:, 32:-32, 4:-4]
+    assert abs(float(difference.mean()) - 0.5) < 0.1
+    assert small.target_sizes.tolist() == [[120, 240]]
+    assert small.labels.shape == (1, 112, 112)
+
+
+def test_an_original_size_that_no_decoder_could_have_made_is_refused(processor):
+    with pytest.raises(ValueError, match=r"images\[0\] has shape \(40, 60\), which is neither its original size"):
+        processor(images=picture(), original_sizes=[(100, 60)])
+    with pytest.raises(ValueError, match="original_sizes came without images"):
+        processor(text=["the red circle"], original_sizes=[(40, 60)])
+    with pytest.raises(ValueError, match="one mask per picture"):
+        processor(images=[picture(), picture()], original_sizes=[(40, 60)])
+
+
+def test_whole_pictures_do_not_depend_on_their_original_size_being_said(processor):
+    images = [picture(40, 60), picture(300, 200), picture(7, 90)]
+    sizes = [image.shape[:2] for image in images]
+    batch = processor(images=images, original_sizes=sizes, masks=[image[..., 0] > 128 for image in images])
+    assert torch.equal(batch.pixel_values, processor(images=images).pixel_values)
+    for image, pixels, label in zip(images, batch.pixel_values, batch.labels, strict=True):
+        alone = processor(images=image, masks=image[..., 0] > 128)
+        assert torch.equal(alone.pixel_values[0], pixels)
+        assert torch.equal(alone.labels[0], label)
+
+
+@pytest.mark.parametrize("size", [(40, 60), (113, 300), (900, 1000), (1500, 20)])
+def test_a_mask_is_visible_exactly_if_its_label_is_not_blank(processor, size):
+    rng = np.random.default_rng(0)
+    outcomes = set()
+    for _ in range(40):
+        mask = np.zeros(size, dtype=np.uint8)
+        top, left = (int(rng.integers(side)) for side in size)
+        mask[top : top + int(rng.integers(1, 14)), left : left + int(rng.integers(1, 14))] = 1
+        if rng.random() < 0.5:  # full of holes, or far apart: a large box says little
+            mask &= (rng.random(size) < 0.1).astype(np.uint8)
+            mask[tuple(int(rng.integers(side)) for side in size)] = 1
+        label = processor(images=np.zeros((*size, 3), np.uint8), masks=mask).labels
+        assert processor.is_visible(mask) == bool(label.any())
+        outcomes.add(bool(label.any()))
+    assert outcomes == ({True, False} if max(size) >= 300 else {True})

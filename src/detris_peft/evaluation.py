@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 from tqdm.auto import tqdm
 
 from .data import Collator, EvaluationSamples, Sample, batches
-from .data.bad_rows import BadRows
+from .data.bad_rows import BadRowError, BadRows
+from .data.workers import leave_signals_to_the_parent
 from .metrics import ReferringSegmentationMetrics, pixel_counts
 from .modeling.modeling_detris import segmentation_loss
 from .processing_detris import DetrisProcessor
@@ -51,7 +52,7 @@ def evaluate(
         batch_size: samples a process and step.
         num_workers: processes that read pictures.
         progress: show a bar.
-        bad_rows: collects the samples that cannot be scored, in their order, on every process; they count nowhere.
+        bad_rows: collects the rows that cannot be scored, in their order, on every process; they count nowhere.
             None stops at the first.
         on_batch: called before each batch, on every process; what it raises ends the evaluation.
 
@@ -81,8 +82,12 @@ def evaluate(
     finally:
         model.train(was_training)
     if bad_rows is not None:
-        named = {(number, str(error)): error for number, error in gather_object(bad)}
-        bad_rows.extend(named[key] for key in sorted(named))
+        named: dict[
+            str, BadRowError
+        ] = {}  # a row comes with each of its sentences, and the last batches are filled up
+        for _, error in sorted(gather_object(bad), key=lambda one: one[0]):
+            named.setdefault(str(error), error)
+        bad_rows.extend(named.values())
     return _summary(results)
 
 
@@ -116,7 +121,11 @@ def _loader(
 ) -> DataLoader:
     numbered = _NumberedStream(samples) if isinstance(samples, IterableDataset) else _Numbered(samples)
     loader = DataLoader(
-        numbered, batch_size, num_workers=num_workers, collate_fn=_NumberedCollator(Collator(processor))
+        numbered,
+        batch_size,
+        num_workers=num_workers,
+        collate_fn=_NumberedCollator(Collator(processor)),
+        worker_init_fn=leave_signals_to_the_parent,
     )
     return prepare_data_loader(
         loader,

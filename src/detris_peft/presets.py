@@ -99,17 +99,19 @@ def tiny() -> DetrisConfig:
 
 
 def random_backbones(config: DetrisConfig, folder: str | os.PathLike, seed: int = 0) -> DetrisConfig:
-    """Write backbones with random weights for a preset that names none, and name them in its config.
+    """Write random weights for each backbone that a config does not name, and name them in it.
 
     A checkpoint holds adapters and head only, so even random backbones must lie somewhere. They are written once; what
     is there already is used again.
 
     Args:
-        config: its `vision_config` and `text_config` are built.
+        config: its `vision_config` and `text_config` are built; a backbone that it names already stays.
         folder: gets `vision-SEED/` and `text-SEED/`.
         seed: of the weights.
     """
     for kind in ("vision", "text"):
+        if getattr(config, f"{kind}_name_or_path"):
+            continue
         target = Path(folder) / f"{kind}-{seed}"
         if not target.is_dir():
             with torch.random.fork_rng(devices=[]), written_aside(target) as aside:

@@ -5,6 +5,7 @@ The only owner of pixel geometry. The letterbox: a picture of H×W pixels is sca
 so; images and masks go through it forwards, predictions backwards.
 """
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from transformers import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
@@ -94,7 +95,9 @@ class DetrisProcessor(ProcessorMixin):
     def model_input_names(self) -> list[str]:
         return ["pixel_values", "input_ids", "labels"]
 
-    def __call__(self, images=None, text=None, masks=None, return_tensors: str | None = "pt") -> BatchFeature:
+    def __call__(
+        self, images=None, text=None, masks=None, return_tensors: str | None = "pt", original_sizes=None
+    ) -> BatchFeature:
         """Prepares one picture and sentence, or B of each; either may be left out.
 
         Args:
@@ -103,6 +106,8 @@ class DetrisProcessor(ProcessorMixin):
             text: sentence or list of sentences, one per picture.
             masks: (H,W) array, tensor or PIL picture, foreground > 0, as the picture stands after EXIF rotation.
             return_tensors: "pt" or "np".
+            original_sizes: (B,2), the (H,W) of the files whose JPEG decoder gave a half, a quarter or an eighth of it;
+                None where the pictures came whole. Masks and results are of these sizes.
 
         Returns:
             `pixel_values` (B,3,h,w) float32, `target_sizes` (B,2) the pictures' own (H,W), `labels` (B,h,w) float32
@@ -110,14 +115,18 @@ class DetrisProcessor(ProcessorMixin):
 
         Raises:
             ValueError: numbers of pictures, sentences and masks differ; a mask is not of its picture's size; a
-                sentence is empty; an array is no picture.
+                picture is not what a decoder makes of its original size; a sentence is empty; an array is no picture.
             TypeError: an item is of another type than listed above.
         """
         images, text, masks = _as_list(images), _as_list(text), _as_list(masks)
-        given = {"images": images, "text": text, "masks": masks}
+        original_sizes = (
+            None if original_sizes is None else [(int(height), int(width)) for height, width in original_sizes]
+        )
+        given = {"images": images, "text": text, "masks": masks, "original_sizes": original_sizes}
         counts = {name: len(items) for name, items in given.items() if items is not None}
-        if masks is not None and images is None:
-            raise ValueError("masks came without images: pass the pictures they belong to")
+        for name in ("masks", "original_sizes"):
+            if given[name] is not None and images is None:
+                raise ValueError(f"{name} came without images: pass the pictures they belong to")
         if len(set(counts.values())) != 1 or 0 in counts.values():
             raise ValueError(
                 f"got {counts or 'nothing'}: pass pictures or text, one sentence and one mask per picture"
@@ -125,15 +134,22 @@ class DetrisProcessor(ProcessorMixin):
 
         data: dict[str, Any] = {}
         if images is not None:
-            pictures = [to_rgb(image, f"images[{i}]") for i, image in enumerate(images)]
-            sizes = [picture.shape[:2] for picture in pictures]
+            pictures: Iterable[np.ndarray] = (to_rgb(image, f"images[{i}]") for i, image in enumerate(images))
+            # Where sizes are known, one picture's pixels after the other pass through the same piece of memory.
+            if (sizes := original_sizes) is None:
+                pictures = list(pictures)
+                sizes = [picture.shape[:2] for picture in pictures]
             canvas = self.canvas_size(sizes)
-            data["pixel_values"] = np.stack([self._warp_image(picture, canvas) for picture in pictures])
+            # Written into place: to copy a batch's megabytes once more takes about as long as to warp them.
+            data["pixel_values"] = np.empty((len(sizes), 3, *canvas), dtype=np.float32)
+            for i, (picture, size) in enumerate(zip(pictures, sizes, strict=True)):
+                reduction = _reduction(picture.shape[:2], size, f"images[{i}]")
+                self._warp_image(picture, size, reduction, out=data["pixel_values"][i])
             data["target_sizes"] = np.array(sizes, dtype=np.int64)
             if masks is not None:
-                pairs = zip(masks, sizes, strict=True)
-                foregrounds = [_to_foreground(mask, size, f"masks[{i}]") for i, (mask, size) in enumerate(pairs)]
-                data["labels"] = np.stack([self._warp_mask(foreground, canvas) for foreground in foregrounds])
+                data["labels"] = np.empty((len(sizes), *canvas), dtype=np.float32)
+                for i, (mask, size) in enumerate(zip(masks, sizes, strict=True)):
+                    self._warp_mask(_to_foreground(mask, size, f"masks[{i}]"), out=data["labels"][i])
         if text is not None:
             data["input_ids"] = self._tokenize(text)
         return BatchFeature(data, tensor_type=return_tensors)
@@ -171,10 +187,16 @@ class DetrisProcessor(ProcessorMixin):
 
     def is_visible(self, mask: np.ndarray) -> bool:
         """Whether anything of a mask (H, W) is left in its label, after the letterbox on the square canvas."""
-        # A pixel is met with a probability of about (2 · scale)²: where hundreds are to be met, some are.
-        if cv2.countNonZero(mask) * min(self._scale(*mask.shape), 1) ** 2 > 100:
+        # Sampled points lie 1 / scale apart and look at 2 x 2 pixels: a full square wider than that meets one. Most
+        # masks fill one in the middle of their box; of the others the label itself is made.
+        side = math.ceil(1 / self._scale(*mask.shape)) + 2
+        left, top, width, height = cv2.boundingRect(mask)
+        x, y = left + (width - side) // 2, top + (height - side) // 2
+        if min(width, height) >= side and mask[y : y + side, x : x + side].all():
             return True
-        return bool(self._warp_mask(mask > 0, (self.image_size, self.image_size)).any())
+        label = np.empty((self.image_size, self.image_size), dtype=np.float32)
+        self._warp_mask(mask > 0, out=label)
+        return bool(label.any())
 
     def canvas_size(self, sizes) -> tuple[int, int]:
         """(h, w) of `pixel_values` for a batch of pictures of these (H, W)."""
@@ -202,22 +224,27 @@ class DetrisProcessor(ProcessorMixin):
         placed = np.array([[left, top], [left + new_width, top], [left, top + new_height]], dtype=np.float32)
         return cv2.getAffineTransform(corners, placed)
 
-    def _warp_image(self, picture: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
-        """uint8 (H,W,3) → normalised float32 (3,h,w)."""
+    def _warp_image(self, picture: np.ndarray, size: tuple[int, int], reduction: int, out: np.ndarray) -> None:
+        """uint8 (H,W,3), decoded at 1 / reduction of its size → normalised float32 (3,h,w) in `out`."""
         border = [255 * channel for channel in self.image_mean]
-        matrix = self._letterbox(picture.shape[:2], canvas)
-        warped = cv2.warpAffine(picture, matrix, canvas[::-1], flags=cv2.INTER_CUBIC, borderValue=border)
+        matrix = self._letterbox(size, out.shape[1:])
+        if reduction > 1:
+            # A decoder's pixel stands for a square of them, in whose middle it lies.
+            middle = (reduction - 1) / 2
+            matrix = matrix @ np.array([[reduction, 0, middle], [0, reduction, middle], [0, 0, 1]])
+        warped = cv2.warpAffine(picture, matrix, out.shape[:0:-1], flags=cv2.INTER_CUBIC, borderValue=border)
         # A pixel has 256 values a channel: they are normalised once and looked up, which is exact and much faster.
         mean, std = np.array(self.image_mean, np.float32), np.array(self.image_std, np.float32)
         levels = (np.arange(256, dtype=np.float32) / np.float32(255) - mean[:, None]) / std[:, None]
-        return np.stack([cv2.LUT(plane, level) for plane, level in zip(cv2.split(warped), levels, strict=True)])
+        for plane, level, normalised in zip(cv2.split(warped), levels, out, strict=True):
+            cv2.LUT(plane, level, dst=normalised)
 
-    def _warp_mask(self, foreground: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
-        """bool (H,W) → float32 (h,w) in [0,1]; warped as 8 bits, like the pictures."""
-        pixels = foreground.astype(np.uint8) * 255
-        matrix = self._letterbox(foreground.shape, canvas)
-        warped = cv2.warpAffine(pixels, matrix, canvas[::-1], flags=cv2.INTER_LINEAR, borderValue=0)
-        return warped / np.float32(255)
+    def _warp_mask(self, foreground: np.ndarray, out: np.ndarray) -> None:
+        """bool (H,W) → float32 (h,w) in [0,1] in `out`; warped as 8 bits, like the pictures."""
+        pixels = np.ascontiguousarray(foreground).view(np.uint8) * np.uint8(255)
+        matrix = self._letterbox(foreground.shape, out.shape)
+        warped = cv2.warpAffine(pixels, matrix, out.shape[::-1], flags=cv2.INTER_LINEAR, borderValue=0)
+        np.divide(warped, np.float32(255), out=out)
 
     def _tokenize(self, sentences: list[str]) -> np.ndarray:
         """Sentences → int64 (B,L): start, tokens, end, padding."""
@@ -240,14 +267,17 @@ def _as_list(items) -> list | None:
 def to_rgb(image, name: str = "image") -> np.ndarray:
     """PIL picture of any mode, or array (H,W), (H,W,1), (H,W,3), (H,W,4) → uint8 (H,W,3), as the model sees it."""
     if isinstance(image, Image.Image):
-        image = ImageOps.exif_transpose(image)
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # else it would be copied
+            image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I") or image.mode == "F":
             image = np.asarray(image)
             if image.dtype == np.int32 and image.min() >= 0 and image.max() < 1 << 16:
                 image = image.astype(np.uint16)  # mode "I": how older Pillows open 16-bit grey
         else:
             # Straight from a palette with transparency Pillow warns, hence RGBA. Colours under alpha stay as they are.
-            image = np.asarray(image.convert("RGBA" if image.mode == "P" else "RGB"))
+            if image.mode != "RGB":
+                image = image.convert("RGBA" if image.mode == "P" else "RGB")
+            image = np.asarray(image)
     if not isinstance(image, np.ndarray):
         raise TypeError(f"{name} is of type {type(image).__name__}: pass a PIL picture or an (H, W, C) array")
     if image.ndim == 2:
@@ -262,6 +292,17 @@ def to_rgb(image, name: str = "image") -> np.ndarray:
         raise ValueError(f"{name} is {image.dtype}, whose range is unknown: scale it to uint8 in [0, 255]")
     image = image[..., :3]
     return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
+
+
+def _reduction(shown: tuple[int, ...], size: tuple[int, ...], name: str) -> int:
+    """By what a JPEG decoder divided a picture of this (H, W) to make one of the shown (H, W)."""
+    for factor in (1, 2, 4, 8):
+        if tuple(shown) == tuple(-(-side // factor) for side in size):
+            return factor
+    raise ValueError(
+        f"{name} has shape {shown}, which is neither its original size {size} nor a half, a quarter or an eighth of "
+        "it: leave out original_sizes, or pass the size of the file"
+    )
 
 
 def _to_foreground(mask, size: tuple[int, int], name: str) -> np.ndarray:

@@ -82,10 +82,16 @@ def plot_predictions(
     file: str | Path | IO[bytes],
     count: int = 6,
 ) -> None:
-    """A grid in the manner of the paper's Figure 2: picture with its sentence, ground truth, prediction."""
+    """A grid in the manner of the paper's Figure 2: picture with its sentence, ground truth, prediction.
+
+    Bad rows are left out; where all that would be shown are bad, no picture is made.
+    """
     plt = _pyplot()
-    count = min(count, len(samples))
-    chosen = [samples[i] for i in np.linspace(0, len(samples) - 1, count).astype(int)]
+    places = np.linspace(0, len(samples) - 1, min(count, len(samples))).astype(int)
+    chosen = [sample for sample in (samples[i] for i in places) if sample.bad is None]
+    if not chosen:
+        return
+    count = len(chosen)
     inputs = processor(images=[s.image for s in chosen], text=[s.sentence for s in chosen])
     was_training = model.training
     model.eval()

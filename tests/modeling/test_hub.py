@@ -277,7 +277,7 @@ def test_where_a_push_fails_the_weights_stay_and_the_message_says_where(hub, cli
     try:
         with pytest.raises(Refused, match=says) as refused:
             client(f'push_folder("run", "{name}", token="{token}")')
-        again = rf"weights are whole in run; to push them again: hf upload {name} run \.\.$"
+        again = rf"weights are whole in run; to push them again: hf upload {name} run\.$"
         assert re.search(again, str(refused.value))
         if token == "hf_reader":
             with pytest.raises(Refused, match=r"weights are whole in (\S*detris-\w+);") as refused:
@@ -290,7 +290,7 @@ def test_where_a_push_fails_the_weights_stay_and_the_message_says_where(hub, cli
 
 
 def test_the_command_that_a_failed_push_names_pushes(hub, environment, place):
-    command = shlex.split("hf upload user/again run .")
+    command = shlex.split("hf upload user/again run")
     command[0] = str(Path(sys.executable).parent / "hf")
     done = subprocess.run(command, env=environment, cwd=place, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

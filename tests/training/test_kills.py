@@ -83,3 +83,22 @@ def test_killed_twenty_times_the_run_ends_with_the_same_bits(start, root, tmp_pa
             break
     assert sum(kills.values()) >= 20, kills
     assert min(kills.values()) >= 10, kills
+
+
+def test_a_signal_to_the_whole_group_saves_though_readers_get_it_too(start, root, tmp_path):
+    """As a launcher or Slurm sends it: the processes that read pictures must not die of it."""
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    options = {**OPTIONS, "num_workers": 2, "epochs": 2}
+    process = start(root, whole, **options)
+    process.join()
+    process = start(root, stopped, own_group=True, **options)
+    while not any(stopped.glob("checkpoints/step-*")):
+        assert process.is_alive()
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGTERM)
+    process.join()
+    assert process.exitcode == 128 + signal.SIGTERM
+    process = start(root, stopped, resume="latest", **options)
+    process.join()
+    assert process.exitcode == 0
+    assert weights(stopped / "last") == weights(whole / "last")

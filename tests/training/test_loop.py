@@ -55,7 +55,7 @@ def test_a_run_leaves_checkpoints_metrics_and_pictures(model, processor, rows, t
     assert started["options"]["learning_rate"] == 1e-3
     assert started["options"]["dataset"] == "refshapes"
     assert started["versions"]["torch"] == torch.__version__
-    assert set(started) == {"options", "seed", "command", "processes", "versions", "git", "machine"}
+    assert set(started) == {"options", "seed", "command", "processes", "versions", "git", "machine", "earlier"}
 
 
 def test_the_saved_folder_scores_as_the_run_did(model, processor, rows, tmp_path):

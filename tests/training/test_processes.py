@@ -31,7 +31,7 @@ def launch(root, cases, file, *options, config="cpu.yaml"):
         "-m",
         "accelerate.commands.launch",
         "--config_file",
-        str(CONFIGS / "cpu.yaml"),
+        str(CONFIGS / config),
         *options,
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -97,6 +97,8 @@ def test_two_processes_with_sharded_weights_do_too_and_go_on(one, root, tmp_path
     output = process.communicate(timeout=280)[0]
     assert process.returncode == 0, output[-3000:]
     assert re.search(r"Going on from .*even/checkpoints/step-00000003 \(epoch 2, step 3\)", output)
+    course = json.loads((tmp_path / "even/checkpoints/step-00000006/course.json").read_text())
+    assert course["engine"] == "FSDP"
     history = tmp_path / "even/metrics.jsonl"
     first, second = history.read_text().splitlines()
     assert json.loads(second)["epoch"] == 2

@@ -151,7 +151,9 @@ def test_latest_of_nothing_begins_anew_and_says_so(root, tmp_path, capsys):
 
 def test_a_folder_with_a_run_is_not_overwritten_unasked(root, tmp_path):
     go(root, tmp_path / "run", epochs=2)
-    with pytest.raises(ValueError, match="holds the checkpoints of an earlier run: go on with --resume latest"):
+    with pytest.raises(
+        ValueError, match="holds checkpoints, best, last of an earlier run: go on with --resume latest"
+    ):
         go(root, tmp_path / "run", epochs=1)
     assert len(go(root, tmp_path / "run", epochs=1, overwrite_output_dir=True)) == 1
     assert [p.name for p in (tmp_path / "run/checkpoints").iterdir()] == ["step-00000004"]

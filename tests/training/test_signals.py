@@ -45,3 +45,20 @@ def test_outside_the_main_thread_nothing_is_caught():
     thread.start()
     thread.join()
     assert caught == [0]
+
+
+@pytest.mark.parametrize("passed_on", [False, True])
+def test_a_launcher_may_pass_on_what_reached_the_group_already(passed_on, monkeypatch):
+    """torchelastic forwards SIGTERM to processes that had it from Slurm: one event, not two."""
+    if passed_on:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    else:
+        monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    child = os.fork()
+    if child == 0:
+        with StopSignals():
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code == (0 if passed_on else 128 + signal.SIGTERM)

@@ -21,7 +21,7 @@ from detris_peft import DenseAlignerConfig, DetrisForReferringSegmentation, Detr
 from detris_peft.data import load_refer
 from detris_peft.data.shapes import write_refshapes
 from detris_peft.tokenization_detris import train_tokenizer
-from detris_peft.training import TrainingArguments, files, loop, train
+from detris_peft.training import TrainingArguments, TrainingInterrupted, files, loop, train
 
 ADAM_STEP = torch.optim.Adam.step
 
@@ -68,7 +68,13 @@ def arguments(folder: Path, **changes: Any) -> TrainingArguments:
 
 
 def run(
-    root: Path, folder: Path, die_at_sync: int = 0, gradients: str = "", dropout: float = 0.1, **changes: Any
+    root: Path,
+    folder: Path,
+    die_at_sync: int = 0,
+    gradients: str = "",
+    dropout: float = 0.1,
+    own_group: bool = False,
+    **changes: Any,
 ) -> None:
     """Train in this process.
 
@@ -77,8 +83,11 @@ def run(
         folder: the run's output_dir.
         die_at_sync: kill the process at the so-manieth file that is written to the disk, in the middle of a save.
         gradients: file for the first step's gradients, by the order of the weights; of the main process.
+        own_group: lead a process group of one's own, and leave with the code of a command that was stopped.
         changes: of the training arguments.
     """
+    if own_group:
+        os.setpgrp()
     torch.set_num_threads(1)
     if die_at_sync:
         calls = iter(range(1, die_at_sync + 1))
@@ -95,7 +104,12 @@ def run(
     model = load_model(root, dropout)
     if gradients:
         _note_gradients(gradients)
-    train(model, load_processor(model.config, rows[0]), *rows, arguments(folder, **changes))
+    try:
+        train(model, load_processor(model.config, rows[0]), *rows, arguments(folder, **changes))
+    except TrainingInterrupted as stop:
+        if own_group:
+            sys.exit(128 + stop.signum)
+        raise
 
 
 def _note_gradients(file: str) -> None:
@@ -124,9 +138,9 @@ def _let_fsdp_run_on_cpu() -> None:
 def main() -> None:
     """`toy_run.py ROOT CASES.json`: each case is the keywords of a `run`, one after the other, in this launch."""
     root, cases = sys.argv[1:]
-    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
-        _let_fsdp_run_on_cpu()
     for case in json.loads(Path(cases).read_text()):
+        if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+            _let_fsdp_run_on_cpu()
         run(Path(root), **{**case, "folder": Path(case["folder"])})
         AcceleratorState._reset_state()
         torch.optim.Adam.step = ADAM_STEP

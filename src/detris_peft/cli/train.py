@@ -18,7 +18,7 @@ from ..data import BadRows
 from ..data.sources import DataSource
 from ..modeling.hub import check_backbones_on_hub, check_hub_access
 from ..tokenization_detris import count_tokens, train_tokenizer
-from ..training import TrainingArguments, train
+from ..training import TrainingArguments, TrainingInterrupted, train
 from .backbones import BackboneArguments, load_backbone, name_backbones
 
 _TITLE = "Train DETRIS on any data set: RefCOCO's family, your own, or the Hub's."
@@ -60,26 +60,29 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     set_seed(training.seed)  # the fresh adapters and head
     config = presets.get(run.preset)
     config.position_interpolation = run.position_interpolation
+    vocabulary = backbones.tokenizer or backbones.text_model or config.text_name_or_path
     folder = Path(training.output_dir) / "backbones"
-    if config.vision_name_or_path is None:  # a preset without pretrained backbones
-        with state.main_process_first():
-            config = presets.random_backbones(config, folder, training.seed)
-        if source.streaming:
-            raise ValueError(f"--preset {run.preset} makes its tokenizer from all sentences: leave out --streaming.")
-        words = [sentence for sentences in train_rows["sentences"] for sentence in sentences]
-        tokenizer = train_tokenizer(words, config.text_config.vocab_size)
-    else:
-        tokenizer = AutoTokenizer.from_pretrained(
-            backbones.tokenizer or backbones.text_model or config.text_name_or_path
-        )
     with state.main_process_first():
         name_backbones(config, backbones, folder)
+        presets.random_backbones(config, folder, training.seed)  # where neither preset nor options name any
+    if vocabulary:
+        tokenizer = AutoTokenizer.from_pretrained(vocabulary)
+    elif source.streaming:
+        raise ValueError(f"--preset {run.preset} makes its tokenizer from all sentences: leave out --streaming.")
+    else:
+        words = [sentence for sentences in train_rows["sentences"] for sentence in sentences]
+        tokenizer = train_tokenizer(words, config.text_config.vocab_size)
     if training.push_to_hub:  # what would be refused after the training is refused before it
         check_backbones_on_hub(config)
         check_hub_access(training.push_to_hub)
     model = DetrisForReferringSegmentation.from_backbones(
         load_backbone(config, "vision"), load_backbone(config, "text"), config
     )
+    if len(tokenizer) > model.config.text_config.vocab_size:
+        raise ValueError(
+            f"The tokenizer {vocabulary} has {len(tokenizer)} tokens, the text encoder knows "
+            f"{model.config.text_config.vocab_size}: give the encoder's own as --tokenizer."
+        )
     processor = DetrisProcessor.from_config(config, tokenizer)
     processor.keep_aspect_ratio = run.keep_aspect_ratio
     if not isinstance(train_rows, datasets.IterableDataset):
@@ -87,8 +90,10 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     options = {**asdict(run), **asdict(source), **asdict(backbones)}
     try:
         train(model, processor, train_rows, val_rows, training, options, bad_rows)
-    finally:
+    except TrainingInterrupted:
         state.destroy_process_group()
+        raise
+    state.destroy_process_group()  # not after a fault of one process: the others may be waiting in it
 
 
 def check_leaks(train_rows: datasets.Dataset, val_rows: datasets.Dataset, source: DataSource) -> None:

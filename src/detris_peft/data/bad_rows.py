@@ -13,6 +13,8 @@ BAD_KINDS = (
     "duplicate_id",
 )
 
+KIND_NOTE = "kind of bad row: "
+
 
 class BadRowError(ValueError):
     """A row that cannot be trained on; the message names the row and the file, in one line.
@@ -27,6 +29,8 @@ class BadRowError(ValueError):
         shown = (c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in message)
         super().__init__("".join(shown))
         self.kind = kind
+        # Printed behind the message (from Python 3.11 on): so the kind stands in a worker's traceback too.
+        self.__notes__ = [f"{KIND_NOTE}{kind}"]
 
 
 class MissingPictureError(BadRowError, FileNotFoundError):

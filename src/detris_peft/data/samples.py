@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from zlib import crc32
 
+import cv2
 import datasets
 import numpy as np
 from PIL import Image
-from torch.utils.data import Dataset, IterableDataset, get_worker_info
+from torch.utils.data import Dataset, IterableDataset
 
-from .bad_rows import BadRowError
+from .bad_rows import KIND_NOTE, BadRowError
 from .columns import decode_row
 
 
 @dataclass
 class Sample:
-    """One picture, one sentence, and the mask it refers to: (H, W) of uint8 0/1."""
+    """One picture, one sentence, and the mask it refers to: (H, W) of uint8 0/1.
+
+    The mask has the file's size; of a large JPEG the picture may be a half, a quarter or an eighth of it.
+    """
 
     image: Image.Image
     sentence: str
@@ -45,7 +51,8 @@ class TrainingSamples(Dataset):
         seed: of the draws.
         skip_bad_rows: a row that cannot be used is passed over, and the next good one of the epoch's order stands in
             its place; otherwise the first one raises.
-        augment: changes each sample.
+        augment: changes each sample; what would leave nothing of its mask is not done.
+        image_size: decode large JPEGs no larger than needed; see `decode_row`.
         is_visible: whether something of a mask (H, W) is left at the model's size; what is not is a bad row.
             `DetrisProcessor.is_visible`.
     """
@@ -57,13 +64,13 @@ class TrainingSamples(Dataset):
         *,
         skip_bad_rows: bool = False,
         augment: Augmentation | None = None,
+        image_size: int | None = None,
         is_visible: Callable[[np.ndarray], bool] | None = None,
     ) -> None:
         self.rows = _undecoded(rows)
         self.seed = seed
         self.skip_bad_rows = skip_bad_rows
-        self.augment = augment
-        self.is_visible = is_visible
+        self.reader = _Reader(image_size, is_visible, augment)
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
@@ -77,26 +84,25 @@ class TrainingSamples(Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Sample:
-        passed_over: list[BadRowError] = []
+        own: BadRowError | None = None
         for place in (*range(index, len(self)), *range(index)):
             try:
                 sample = self._read(place)
             except BadRowError as error:
                 if not self.skip_bad_rows:
                     raise
-                passed_over.append(error)
+                own = own or error
             else:
-                return replace(sample, passed_over=tuple(passed_over))
-        raise ValueError(f"Every one of the {len(self)} rows is bad, the first for: {passed_over[0]}")
+                # Of several bad rows in a row each is told of at its own place, and so once an epoch.
+                return replace(sample, passed_over=(own,) if own else ())
+        raise ValueError(f"Every one of the {len(self)} rows is bad, the first for: {own}")
 
     def _read(self, place: int) -> Sample:
         number = int(self.order[place])
         row = self.rows[number]
         sentences = row["sentences"]
-        sample = _sample(row, sentences[int(self.draws[place] * len(sentences))], self.is_visible)
-        if self.augment is None:
-            return sample
-        return self.augment(sample, np.random.default_rng([self.seed, self.epoch, number]))
+        sentence = sentences[int(self.draws[place] * len(sentences))]
+        return self.reader.read(row, sentence, [self.seed, self.epoch, number])
 
 
 class EvaluationSamples(Dataset):
@@ -109,6 +115,7 @@ class EvaluationSamples(Dataset):
             the score is what the model knows without language.
         seed: of the shuffle.
         skip_bad_rows: a row that cannot be used gives a sample that says so in `bad`; otherwise it raises.
+        image_size: decode large JPEGs no larger than needed; see `decode_row`.
 
     Raises:
         ValueError: `sentences` is neither; or there is but one picture to shuffle.
@@ -122,11 +129,13 @@ class EvaluationSamples(Dataset):
         seed: int = 0,
         *,
         skip_bad_rows: bool = False,
+        image_size: int | None = None,
     ) -> None:
         if sentences not in ("first", "all"):
             raise ValueError(f'sentences={sentences!r} is not known: use "first" or "all".')
         self.rows = _undecoded(rows)
         self.skip_bad_rows = skip_bad_rows
+        self.reader = _Reader(image_size)
         counts = np.array([len(row) for row in self.rows["sentences"]] if len(rows) else [], dtype=np.int64)
         counts = counts if sentences == "all" else np.minimum(counts, 1)
         # Arrays, not lists: each reading process would copy a list's every item as it looks at it.
@@ -144,7 +153,7 @@ class EvaluationSamples(Dataset):
         texts = row["sentences"] if source == index else self.rows[int(self.row[source])]["sentences"]
         sentence = texts[int(self.place[source])]
         try:
-            return _sample(row, sentence)
+            return self.reader.read(row, sentence)
         except BadRowError as error:
             if not self.skip_bad_rows:
                 raise
@@ -155,13 +164,15 @@ class EvaluationSamples(Dataset):
 class StreamedSamples(IterableDataset):
     """Rows that come as a stream: once an epoch, in an order shuffled within a buffer, one sentence drawn for each.
 
-    Order and sentences depend on seed and epoch alone, as long as the stream does; its workers share its rows.
+    The sentences depend on seed, epoch and row alone; the order also on the number of workers, which share the
+    stream's files.
 
     Args:
         rows: a stream with the columns of `FEATURES`.
         seed: of the draws.
         buffer_size: rows among which the next one is drawn.
-        skip_bad_rows, augment, is_visible: as in `TrainingSamples`, but a bad row's place is taken by nothing.
+        skip_bad_rows, augment, image_size, is_visible: as in `TrainingSamples`, but a bad row's place is taken by
+            nothing.
     """
 
     def __init__(
@@ -172,10 +183,13 @@ class StreamedSamples(IterableDataset):
         buffer_size: int = 1000,
         skip_bad_rows: bool = False,
         augment: Augmentation | None = None,
+        image_size: int | None = None,
         is_visible: Callable[[np.ndarray], bool] | None = None,
     ) -> None:
-        self.rows = rows.shuffle(seed=seed, buffer_size=buffer_size)
-        self.seed, self.skip_bad_rows, self.augment, self.is_visible = seed, skip_bad_rows, augment, is_visible
+        self.rows = _undecoded(rows).shuffle(seed=seed, buffer_size=buffer_size)
+        self.seed = seed
+        self.skip_bad_rows = skip_bad_rows
+        self.reader = _Reader(image_size, is_visible, augment)
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
@@ -185,34 +199,54 @@ class StreamedSamples(IterableDataset):
 
     def __iter__(self) -> Iterator[Sample]:
         passed_over: list[BadRowError] = []
-        for number, row in enumerate(self.rows):  # which `datasets` shares out among a loader's workers
-            worker = get_worker_info()
-            rng = np.random.default_rng([self.seed, self.epoch, worker.id if worker else 0, number])
-            sentences = row["sentences"]
+        waiting: Sample | None = None  # for the bad rows behind it, which the stream's last ones have to be told with
+        for row in self.rows:  # which `datasets` shares out among a loader's workers
+            identity = [self.seed, self.epoch, crc32(row["dataset"].encode()), row["ref_id"] % 2**63]
+            sentence = row["sentences"][int(np.random.default_rng(identity).integers(len(row["sentences"])))]
             try:
-                sample = _sample(row, sentences[int(rng.integers(len(sentences)))], self.is_visible)
+                sample = self.reader.read(row, sentence, [*identity, 1])
             except BadRowError as error:
                 if not self.skip_bad_rows:
                     raise
                 passed_over.append(error)
                 continue
-            sample = self.augment(sample, rng) if self.augment else sample
-            yield replace(sample, passed_over=tuple(passed_over))
-            passed_over = []
+            if waiting is not None:
+                yield replace(waiting, passed_over=tuple(passed_over))
+                passed_over = []
+            waiting = sample
+        if waiting is not None:
+            yield replace(waiting, passed_over=tuple(passed_over))
+        elif passed_over:
+            raise ValueError(f"Every one of the {len(passed_over)} rows is bad, the first for: {passed_over[0]}")
 
 
-def _sample(row: Mapping[str, Any], sentence: str, is_visible: Callable[[np.ndarray], bool] | None = None) -> Sample:
-    image, mask = decode_row(row)
-    if is_visible is not None and not row["no_target"] and not is_visible(mask):
-        raise BadRowError(
-            f"{row['file_name']}: reference {row['ref_id']}: of the mask's {int(mask.sum())} pixels none is left at "
-            "the model's image_size: crop the picture, or train at a larger size",
-            "mask_empty",
-        )
-    return Sample(image, sentence, mask, row["ref_id"], row["no_target"])
+@dataclass
+class _Reader:
+    """A row to a sample: decoded, checked, augmented."""
+
+    image_size: int | None = None
+    is_visible: Callable[[np.ndarray], bool] | None = None
+    augment: Augmentation | None = None
+
+    def read(self, row: Mapping[str, Any], sentence: str, seed: Sequence[int] = ()) -> Sample:
+        image, mask = decode_row(row, self.image_size)
+        sample = Sample(image, sentence, mask, row["ref_id"], row["no_target"])
+        if not self._has_label(sample):
+            raise BadRowError(
+                f"{row['file_name']}: reference {row['ref_id']}: of the mask's {int(mask.sum())} pixels none is left "
+                "at the model's image_size: crop the picture, or train at a larger size",
+                "mask_empty",
+            )
+        if self.augment is None:
+            return sample
+        changed = self.augment(sample, np.random.default_rng(seed))
+        return changed if self._has_label(changed) else sample
+
+    def _has_label(self, sample: Sample) -> bool:
+        return sample.no_target or self.is_visible is None or self.is_visible(sample.mask)
 
 
-def _undecoded(rows: datasets.Dataset) -> datasets.Dataset:
+def _undecoded(rows: Any) -> Any:
     # Decoding is `decode_row`'s, whose errors name the file.
     return rows.cast_column("image", datasets.Image(decode=False))
 
@@ -236,10 +270,18 @@ def batches(loader: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     try:
         yield from loader
     except (OSError, ValueError) as error:
-        text = str(error).strip()
-        if "Original Traceback" not in text:
+        if "Original Traceback" not in str(error):
             raise
-        raise type(error)(text.splitlines()[-1].partition(": ")[2]) from None
+        raise _as_raised(error) from None
+
+
+def _as_raised(error: OSError | ValueError) -> OSError | ValueError:
+    """What came out of a worker's process, as it was there."""
+    text = str(error).strip()
+    said = re.split(rf"^(?:[\w.]+\.)?{type(error).__name__}: ", text, flags=re.MULTILINE)[-1]
+    message, _, kind = said.partition(f"\n{KIND_NOTE}")
+    message = " ".join(message.split())
+    return type(error)(message, kind) if isinstance(error, BadRowError) and kind else type(error)(message)
 
 
 @dataclass
@@ -248,11 +290,18 @@ class Collator:
 
     Args:
         processor: a `DetrisProcessor`, or anything that is called like one.
+        keep_masks: False leaves out `masks`, which training does not need and workers would have to send.
         model_inputs_only: give nothing but what a model's forward takes, for `transformers.Trainer`.
     """
 
     processor: Callable[..., Any]
+    keep_masks: bool = True
     model_inputs_only: bool = False
+
+    def __post_init__(self) -> None:
+        # The loader's workers are the threads. Said before they are forked: OpenCV, asked within one, would wait for
+        # ever for threads that only its parent has.
+        cv2.setNumThreads(1)
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """`pixel_values`, `input_ids`, `labels`, `target_sizes`; `masks` (H, W) each, `ref_ids`, `sentences`;
@@ -262,13 +311,14 @@ class Collator:
             images=[sample.image for sample in samples],
             text=[sample.sentence for sample in samples],
             masks=masks,
+            original_sizes=[mask.shape for mask in masks],
             return_tensors="pt",
         )
         if self.model_inputs_only:
             return dict(inputs)
         return {
             **inputs,
-            "masks": masks,
+            **({"masks": masks} if self.keep_masks else {}),
             "ref_ids": [sample.ref_id for sample in samples],
             "bad_rows": [(error.kind, str(error)) for sample in samples for error in sample.passed_over],
             "sentences": [sample.sentence for sample in samples],

@@ -102,7 +102,7 @@ def draw_scene(
             y, x = np.mgrid[:side, :side] + 0.5
             disc = np.hypot(x - shape.x * side, y - shape.y * side) <= shape.reach * side
             mask = encode_mask(disc, side, side)
-            plain = {"size": [side, side], "counts": run_lengths(mask["counts"])}
+            plain = {"size": [side, side], "counts": run_lengths(mask["counts"]).tolist()}
             segmentation = plain if shape.size == "small" else mask
         else:
             segmentation = [_outline(shape, side)]

@@ -83,8 +83,8 @@ def check_backbones_on_hub(config: DetrisConfig) -> None:
         name = getattr(config, f"{kind}_name_or_path")
         if name and not is_hub_name(name):
             raise ValueError(
-                f"The {kind} backbone is the local folder {name}, which nobody else has: upload it, and set "
-                f"{kind}_name_or_path in the config to its Hub name."
+                f"The {kind} backbone is the local folder {name}, which nobody else has: upload it, and give its "
+                f"Hub name (--{kind}_model, or {kind}_name_or_path in the config)."
             )
 
 
@@ -126,7 +126,7 @@ def push_folder(
     check_complete(folder, config)
     check_backbones_on_hub(config)
     _check_name(repo_id)
-    again = ["hf", "upload", repo_id, str(folder), ".", *(["--revision", revision] if revision else [])]
+    again = ["hf", "upload", repo_id, str(folder), *(["--revision", revision] if revision else [])]
     kept = f"the weights are whole in {folder}; to push them again: {shlex.join(again)}"
     with _in_one_line(f"{repo_id} was not pushed to", kept):
         api = HfApi(token=token)

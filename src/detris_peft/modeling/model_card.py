@@ -25,6 +25,7 @@ _SHOWN = (
     "keep_aspect_ratio",
     "epochs",
     "batch_size",
+    "processes",
     "gradient_accumulation_steps",
     "learning_rate",
     "warmup_steps",
@@ -44,7 +45,7 @@ class TrainingResults:
     """How well a checkpoint does, and what it was trained on.
 
     Attributes:
-        metrics: by name, each in [0, 1]; what is no metric of ours, such as `loss` or `epoch`, is left out.
+        metrics: by name, each in [0, 1]; of the rest, such as `loss`, only `epoch` and `step` are told.
         dataset: the data set that was scored, such as "refcoco", or its Hub name.
         split: of it.
         trained_on: the data sets of the training; by default the one that was scored.
@@ -179,7 +180,7 @@ def _peft(config: DetrisConfig) -> str:
     encoder = backbone_class(config.vision_config).__name__
     revision = f', revision="{config.vision_revision}"' if config.vision_revision else ""
     return f"""
-The image encoder with its adapter alone, by peft:
+The image encoder with its adapter, by peft. It takes `text_states` too: the text encoder's last hidden states.
 
 ```python
 import detris_peft  # registers the adapter types with peft
@@ -196,11 +197,13 @@ def _results(results: TrainingResults) -> str:
     metrics = _metrics(results)
     if not metrics:
         return ""
+    when = " and ".join(f"{name} {results.metrics[name]}" for name in ("epoch", "step") if name in results.metrics)
     return f"""
 ## Results
 
-On the split `{results.split}` of {_plain(results.dataset)}, in per cent. mIoU is the mean of the samples' IoU, oIoU
-the quotient of the sums of intersections and unions, Pr@t the share of samples whose IoU is above t.
+On the split `{results.split}` of {_plain(results.dataset)}{f", after {when}" if when else ""}, in per cent. mIoU is
+the mean of the samples' IoU, oIoU the quotient of the sums of intersections and unions, Pr@t the share of samples
+whose IoU is above t.
 
 | {" | ".join(metrics)} |
 |{"---|" * len(metrics)}
@@ -213,4 +216,5 @@ def _training(results: TrainingResults) -> str:
     if not shown:
         return ""
     rows = "\n".join(f"| {name} | {value} |" for name, value in shown.items())
-    return f"## Training\n\n| option | value |\n|---|---|\n{rows}"
+    data = ", ".join(map(_plain, results.trained_on or [results.dataset]))
+    return f"## Training\n\nOn {data}.\n\n| option | value |\n|---|---|\n{rows}"

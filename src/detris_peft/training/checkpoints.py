@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
-from safetensors import SafetensorError
+from accelerate.utils import broadcast_object_list
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from .ema import ExponentialMovingAverage
-from .files import aside, begin, commit, fault, remove, retire, write_json, write_manifest
+from .files import aside, begin, commit, fault, remove, restore_all, retire, write_json, write_manifest
+from .processes import together
 
 WEIGHTS_FILE, EMA_FILE = "trainable.safetensors", "ema.safetensors"
 PROGRESS_FILE, COURSE_FILE = "progress.json", "course.json"
@@ -114,9 +114,22 @@ class Checkpoints:
             self.accelerator.print(f"There is no checkpoint in {self.folder} yet: beginning anew.")
             return None
         self.accelerator.load_state(str(folder))
+        self._set_newer_aside(folder)
         progress = Progress(**json.loads((folder / PROGRESS_FILE).read_text(encoding="utf-8")))
         self.accelerator.print(f"Going on from {folder} (epoch {progress.epoch}, step {progress.step}).")
         return progress
+
+    def _set_newer_aside(self, folder: Path) -> None:
+        """What was saved after the checkpoint that is gone on from belongs to another course now."""
+        newer = [other for other in self.all() if other.name > folder.name and other.parent == folder.parent]
+        if self.accelerator.is_main_process:
+            for other in newer:
+                other.rename(other.with_name(f"abandoned-{other.name}"))
+        if newer:
+            self.accelerator.print(
+                f"{len(newer)} newer checkpoints are now named abandoned-step-...; remove them at will."
+            )
+        self.accelerator.wait_for_everyone()
 
     # -- saving -------------------------------------------------------------------------------------------------------
 
@@ -135,23 +148,13 @@ class Checkpoints:
             retire(old)
 
     def _together(self, target: Path, action: Callable[[], Any], main_only: bool = False) -> None:
-        """Act on every process; if one fails all of them raise, so that none waits for the others for ever."""
-        failure = None
-        try:
-            if self.accelerator.is_main_process or not main_only:
-                action()
-        # PyTorch reports a full disk as RuntimeError.
-        except (OSError, RuntimeError, SafetensorError) as error:
-            failure = " ".join(str(error).split())
-        failures = [text for text in gather_object([failure]) if text]
-        if failures:
+        failure = together(self.accelerator, action, main_only)
+        if failure:
             if self.accelerator.is_main_process:
                 remove(aside(target))
             there = self.all()
-            left = f"{there[-1]} is whole: --resume latest goes on from it" if there else "no earlier one is there"
-            raise OSError(
-                f"The checkpoint {target} could not be written ({failures[0]}); {left}. Make room or mend it."
-            )
+            left = f"{there[-1]} is whole, --resume latest goes on from it" if there else "there is no earlier one"
+            raise OSError(f"The checkpoint {target} could not be written ({failure}): mend that; {left}.")
 
     def _save_weights(self, models: list[nn.Module], weights: list[dict[str, torch.Tensor]], folder: str) -> None:
         if weights and self.accelerator.is_main_process:
@@ -176,6 +179,7 @@ class Checkpoints:
     def _choose(self, resume: str) -> tuple[Path | None, str | None]:
         """The checkpoint to load, and what stands against it."""
         latest = resume == "latest"
+        restore_all(self.folder, "step-*")
         candidates = self.all()[::-1] if latest else [Path(resume)]
         damaged = []
         for folder in candidates:
@@ -199,7 +203,8 @@ class Checkpoints:
         there = _flat(json.loads((folder / COURSE_FILE).read_text(encoding="utf-8")))
         here = _flat(self.course)
         names = [name for name in {**here, **there} if here.get(name) != there.get(name)]
-        return [f"{name} is {here.get(name)} here and {there.get(name)} there" for name in names[:5]]
+        more = [f"and {len(names) - 5} more"] if len(names) > 5 else []
+        return [f"{name} is {here.get(name)} here and {there.get(name)} there" for name in names[:5]] + more
 
 
 def _frozen(model: nn.Module) -> set[str]:

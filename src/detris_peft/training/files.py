@@ -69,14 +69,21 @@ def restore(folder: Path) -> None:
         _former(folder).rename(folder)
     remove(_former(folder))
     remove(aside(folder))
+    for left in folder.parent.glob(f".{aside(folder).name}-*"):  # where a checkpoint was itself being written aside
+        remove(left)
+
+
+def restore_all(parent: Path, pattern: str) -> None:
+    """`restore` every folder of that pattern that was being replaced."""
+    for former in parent.glob(f".{pattern}.former"):
+        restore(parent / former.name.removeprefix(".").removesuffix(".former"))
 
 
 def retire(folder: Path) -> None:
     """Remove a whole folder so that it is never seen half gone."""
-    former = _former(folder)
-    remove(former)
-    folder.rename(former)
-    remove(former)
+    remove(aside(folder))
+    folder.rename(aside(folder))  # what is found there is rubbish
+    remove(aside(folder))
 
 
 def remove(folder: Path) -> None:

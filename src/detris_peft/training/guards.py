@@ -28,7 +28,7 @@ def running_statistics(model: nn.Module) -> dict[torch.Tensor, torch.Tensor]:
 
 
 @contextmanager
-def memory_advice(arguments: TrainingArguments) -> Iterator[None]:
+def memory_advice(arguments: TrainingArguments, evaluating: bool = False) -> Iterator[None]:
     """Running out of memory, on a GPU or not, becomes a MemoryError that says what to turn."""
     try:
         yield
@@ -38,10 +38,14 @@ def memory_advice(arguments: TrainingArguments) -> Iterator[None]:
         known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
         if not known and not ("memory" in text and ("allocate" in text or "not enough" in text)):
             raise
-        turn = [f"a batch_size below {arguments.batch_size} with more gradient_accumulation_steps"]
-        turn += [] if arguments.gradient_checkpointing else ["gradient_checkpointing"]
+        if evaluating:
+            turn = [f"an eval_batch_size below {arguments.eval_batch_size}"]
+        else:
+            turn = [f"a batch_size below {arguments.batch_size} with more gradient_accumulation_steps"]
+            turn += [] if arguments.gradient_checkpointing else ["gradient_checkpointing"]
         turn += ["mixed_precision bf16"] if arguments.mixed_precision == "no" else []
+        what = "An evaluation" if evaluating else "A step"
         raise MemoryError(
-            f"A step does not fit in memory ({text.splitlines()[0] if text else 'MemoryError'}): try "
+            f"{what} does not fit in memory ({text.splitlines()[0] if text else 'MemoryError'}): try "
             f"{', or '.join(turn)}."
         ) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import signal
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,7 +18,7 @@ import datasets
 import psutil
 import torch
 from accelerate import Accelerator
-from accelerate.data_loader import DataLoaderShard
+from accelerate.data_loader import DataLoaderShard, prepare_data_loader
 from accelerate.utils import DistributedType, gather_object, set_seed
 from torch import nn
 from torch.utils.data import DataLoader
@@ -33,6 +34,7 @@ from ..data import (
     batches,
 )
 from ..data.augmentation import RandomAugmentation
+from ..data.workers import leave_signals_to_the_parent
 from ..evaluation import evaluate
 from ..metrics import METRIC_NAMES, NO_TARGET_METRIC_NAMES, format_metrics
 from ..modeling import DetrisForReferringSegmentation
@@ -45,6 +47,7 @@ from .checkpoints import Checkpoints, Progress
 from .ema import ExponentialMovingAverage
 from .files import new_folder
 from .guards import describe_gradients, memory_advice, running_statistics
+from .processes import together
 from .run_folder import take_folder, write_history, write_start
 from .schedule import GlobalBatches, StreamedBatches, learning_rate
 from .signals import StopSignals, TrainingInterrupted
@@ -52,6 +55,7 @@ from .sync_batch_norm import convert_sync_batch_norm
 from .trackers import Trackers, check_trackers
 
 _MODEL_INPUTS = ("pixel_values", "input_ids", "labels")
+_TOO_MANY = 20  # batches skipped in a row: the weights themselves are lost
 # Options that do not change what the steps compute: a run may go on with others.
 _FREE = {
     "output_dir",
@@ -66,7 +70,6 @@ _FREE = {
     "save_total_limit",
     "resume",
     "overwrite_output_dir",
-    "selection_metric",
     "early_stopping_patience",
     "report_to",
     "logging_steps",
@@ -119,8 +122,10 @@ def train(
     """
     run = _Run(model, processor, train_rows, val_rows, arguments, options or {})
     run.note(bad_rows or ())
-    with StopSignals() as run.signals:
-        return run.run()
+    with run.signals:
+        run.run()
+    run.finish()
+    return run.progress.history
 
 
 class _Run:
@@ -144,6 +149,8 @@ class _Run:
         self.options = {**options, **asdict(arguments)}
         self.folder = Path(arguments.output_dir)
         check_trackers(arguments.report_to)
+        # A launcher's environment would win over the argument, and the batches' weights would not know.
+        os.environ["ACCELERATE_GRADIENT_ACCUMULATION_STEPS"] = str(arguments.gradient_accumulation_steps)
         self.accelerator = accelerator = Accelerator(
             # Without being told so, accelerate takes several processes on a CPU for so many runs of their own.
             cpu=not torch.accelerator.is_available(),
@@ -160,11 +167,19 @@ class _Run:
         self.loader, self.batches, self.trained_on = self._load(train_rows)
         self.validation = EvaluationSamples(val_rows, skip_bad_rows=arguments.skip_bad_rows)
         self.model = model
+        self.frozen = _sha256(_glances(model))  # before an engine takes the weights apart
         if arguments.gradient_checkpointing:
             model.activation_checkpointing_enable()
         if accelerator.num_processes > 1:
             convert_sync_batch_norm(model, accelerator.device)
         optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=arguments.learning_rate)
+        if accelerator.distributed_type == DistributedType.DEEPSPEED:
+            plugin: Any = accelerator.state.deepspeed_plugin
+            plugin.deepspeed_config.update(
+                train_micro_batch_size_per_gpu=arguments.batch_size,
+                gradient_accumulation_steps=arguments.gradient_accumulation_steps,
+                gradient_clipping=arguments.max_grad_norm,
+            )
         self.prepared, self.optimizer = accelerator.prepare(model, optimizer)
         self.ema = None
         if arguments.ema_decay:
@@ -172,9 +187,10 @@ class _Run:
                 raise ValueError("ema_decay needs the weights whole in each process: leave it out, or train with DDP.")
             self.ema = ExponentialMovingAverage(model, arguments.ema_decay)
         self.checkpoints = Checkpoints(
-            self.folder, accelerator, self._course(train_rows), arguments.save_total_limit, self.ema
+            self.folder, accelerator, self._course(train_rows, val_rows), arguments.save_total_limit, self.ema
         )
         self.progress = Progress()
+        self.skipped_in_a_row = 0
         self.signals = StopSignals()
 
     def _load(self, rows: datasets.Dataset | datasets.IterableDataset) -> tuple[Any, Any, list[str]]:
@@ -188,13 +204,22 @@ class _Run:
         }
         loading: dict[str, Any] = {
             "num_workers": arguments.num_workers,
-            "collate_fn": Collator(self.processor),
+            "collate_fn": Collator(self.processor, keep_masks=False),
+            "worker_init_fn": leave_signals_to_the_parent,
             # Of its own: the seeds of the readers' processes are not drawn from the generator that dropout uses.
             "generator": torch.Generator().manual_seed(arguments.seed),
         }
         if isinstance(rows, datasets.IterableDataset):
             loader = DataLoader(StreamedSamples(rows, **sampling), arguments.batch_size, **loading)
-            loader = accelerator.prepare_data_loader(loader)
+            # Sentences and the like cannot be sent from one process to the others: each reads the stream for itself.
+            loader = prepare_data_loader(
+                loader,
+                accelerator.device,
+                num_processes=accelerator.num_processes,
+                process_index=accelerator.process_index,
+                put_on_device=True,
+                dispatch_batches=False,
+            )
             return loader, StreamedBatches(accelerator.num_processes), []
         shared = GlobalBatches(
             len(rows),
@@ -217,27 +242,30 @@ class _Run:
         if problems:
             raise ValueError(problems[0])
 
-    def _course(self, rows: datasets.Dataset | datasets.IterableDataset) -> dict[str, Any]:
-        """What the weights after each step follow from."""
+    def _course(self, rows: datasets.Dataset | datasets.IterableDataset, val_rows: datasets.Dataset) -> dict[str, Any]:
+        """What the weights after each step follow from, and which of them is best."""
         return {
             **{name: value for name, value in asdict(self.arguments).items() if name not in _FREE},
             "processes": self.accelerator.num_processes,
             "engine": str(self.accelerator.distributed_type.value),
-            **_content(rows),
-            "keep_aspect_ratio": self.processor.keep_aspect_ratio,
+            "train_rows": _content(rows, self.arguments.num_workers),
+            "val_rows": _content(val_rows, 0),
+            "processor": _without(self.processor.to_dict(), _PLACES),
+            "tokenizer_sha256": _sha256([self.processor.tokenizer.backend_tokenizer.to_str()]),
+            "frozen_weights_sha256": self.frozen,
             "model": _without(self.model.config.to_dict(), _PLACES),
         }
 
     # -- the way of a run ---------------------------------------------------------------------------------------------
 
-    def run(self) -> list[dict[str, float]]:
+    def run(self) -> None:
         arguments, accelerator = self.arguments, self.accelerator
         if arguments.resume:
             noted = self.progress.bad_rows
             self.progress = self.checkpoints.load(arguments.resume) or self.progress
             self.progress.bad_rows.update(noted)
         if accelerator.is_main_process:
-            write_start(self.folder, self.options, accelerator.num_processes)
+            write_start(self.folder, self.options, accelerator.num_processes, bool(arguments.resume))
         self.trackers.start(self.options)
         try:
             if self._evaluation_is_due():  # the run was stopped while it evaluated
@@ -250,23 +278,26 @@ class _Run:
             self._leave()
         finally:
             self.trackers.end()
+
+    def finish(self) -> None:
+        """What is left when all is trained and saved: a signal may end it as any program."""
         self._say_what_was_left_out()
         self._push()
-        return self.progress.history
 
     def _epoch(self) -> None:
         """The running epoch from where it stands."""
-        progress = self.progress
+        progress, begun = self.progress, self.progress.batch
         for batch, is_last in self._loaded():
             loss, stop = self._step(batch)
             progress.batch += 1
-            progress.loss_sum += loss
-            progress.loss_count += 1
+            if loss is not None:
+                progress.loss_sum += loss
+                progress.loss_count += 1
             progress.bad_rows.update({message: kind for kind, message in batch.get("bad_rows", ())})
             if not self.accelerator.sync_gradients:
                 continue
             progress.step += 1
-            if progress.step % self.arguments.logging_steps == 0:
+            if loss is not None and progress.step % self.arguments.logging_steps == 0:
                 self.trackers.log({"train/loss": loss, "train/learning_rate": self._learning_rate}, progress.step)
             if is_last:
                 progress.epoch, progress.batch = progress.epoch + 1, 0
@@ -276,6 +307,8 @@ class _Run:
                 self._after_step()
                 if self._is_exhausted():
                     return
+        if progress.batch == begun > 0 or (progress.batch == begun and not progress.step):
+            raise ValueError("The stream of training rows ended before it gave a batch: is it the same as before?")
         self._after_step()
 
     def _after_step(self) -> None:
@@ -309,11 +342,12 @@ class _Run:
                     f"{samples / (time.perf_counter() - start):.1f} samples/s, {_memory(self.accelerator.device)}"
                 )
 
-    def _step(self, batch: dict[str, Any]) -> tuple[float, bool]:
+    def _step(self, batch: dict[str, Any]) -> tuple[float | None, bool]:
         """Forward and backward of one batch, and a step of the optimizer where its group is complete.
 
         Returns:
-            The mean loss over the samples of all processes, and whether some process was told to stop.
+            The mean loss over the samples of all processes, None if the batch was skipped; and whether some process
+            was told to stop.
         """
         arguments, accelerator, position = self.arguments, self.accelerator, self.progress.batch
         for group in self.optimizer.param_groups:
@@ -328,17 +362,19 @@ class _Run:
                     accelerator.clip_grad_norm_(_trained(self.prepared), arguments.max_grad_norm)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
-            elif arguments.on_nan == "stop":
+                self.skipped_in_a_row = 0
+                if self.ema is not None and accelerator.sync_gradients and not self.optimizer.step_was_skipped:
+                    self.ema.update()
+                return mean, stop
+            if arguments.on_nan == "stop" or self.skipped_in_a_row == _TOO_MANY:
                 self._report_not_finite(mean, loss, batch)
-            else:  # the step goes without this batch, and without its whole group where it completes one
-                self.progress.skipped_batches += 1
-                self.optimizer.zero_grad()
-                for buffer, value in statistics.items():
-                    buffer.copy_(value)
-                mean = 0.0 if not self.progress.loss_count else self.progress.loss_sum / self.progress.loss_count
-        if self.ema is not None and accelerator.sync_gradients:
-            self.ema.update()
-        return mean, stop
+            # The step goes without this batch, and without its whole group where it completes one.
+            self.progress.skipped_batches += 1
+            self.skipped_in_a_row += 1
+            self.optimizer.zero_grad()
+            for buffer, value in statistics.items():
+                buffer.copy_(value)
+        return None, stop
 
     def _over_processes(self, part: torch.Tensor) -> tuple[float, bool]:
         """The sum of the processes' parts of a mean, and whether any of them was told to stop."""
@@ -353,6 +389,7 @@ class _Run:
 
     def _report_not_finite(self, mean: float, loss: torch.Tensor, batch: dict[str, Any]) -> None:
         self.accelerator.backward(loss)
+        self.accelerator.unscale_gradients()  # of fp16's factor
         progress, rows = self.progress, gather_object(list(batch["ref_ids"]))
         raise ValueError(
             f"The loss became {mean} in epoch {progress.epoch}, batch {progress.batch + 1}, step {progress.step + 1}, "
@@ -377,7 +414,7 @@ class _Run:
         # Evaluating draws nothing from the generator that dropout goes on with, however often it is done.
         with self.ema.in_place() if self.ema else nullcontext():
             bad_rows = BadRows() if arguments.skip_bad_rows else None
-            with torch.random.fork_rng(devices=[]):
+            with memory_advice(arguments, evaluating=True), torch.random.fork_rng(devices=[]):
                 metrics = evaluate(
                     self.prepared,
                     self.processor,
@@ -403,11 +440,12 @@ class _Run:
 
     def _write_results(self) -> None:
         """The model as it is now to `last/`, and to `best/` if it is; the history and its pictures."""
-        history, metric = self.progress.history, self.arguments.selection_metric
-        best = self.progress.best(metric)
+        history, accelerator, grid = self.progress.history, self.accelerator, self.folder / "predictions.png"
+        best = self.progress.best(self.arguments.selection_metric)
         # Sharded weights are gathered by all processes.
-        state: Any = self.accelerator.get_state_dict(self.prepared) if self._is_sharded() else None
-        if self.accelerator.is_main_process:
+        state: Any = accelerator.get_state_dict(self.prepared) if self._is_sharded() else None
+
+        def write() -> None:
             for name in ("last", "best") if best is history[-1] else ("last",):
                 with new_folder(self.folder / name) as folder:
                     self.model.save_pretrained(folder, state_dict=state)
@@ -415,30 +453,39 @@ class _Run:
                     write_model_card(folder, self._results())
             write_history(self.folder, self.options, history, best)
             plot_curves(history, self.folder / "curves.png")
-        grid = self.folder / "predictions.png"
-        if self.accelerator.is_main_process:
-            plot_predictions(self.model, self.processor, self.validation, grid)
-        elif self._is_sharded():  # every process takes part in the forward
-            plot_predictions(self.model, self.processor, self.validation, BytesIO())
-        latest = {
-            f"val/{name}": value
-            for name, value in history[-1].items()
-            if name in (*METRIC_NAMES, *NO_TARGET_METRIC_NAMES, "loss")
-        }
-        self.trackers.log(latest, self.progress.step)
+
+        def draw() -> None:
+            file = grid if accelerator.is_main_process else BytesIO()
+            plot_predictions(self.model, self.processor, self.validation, file)
+
+        failure = together(accelerator, write, main_only=True)
+        # Where weights are sharded, all processes take part in the forward.
+        failure = failure or together(accelerator, draw, main_only=not self._is_sharded())
+        if failure:
+            raise OSError(
+                f"The results of step {self.progress.step} could not be written to {self.folder} ({failure}): mend "
+                "that; --resume latest goes on from the last checkpoint."
+            )
+        names = (*METRIC_NAMES, *NO_TARGET_METRIC_NAMES, "loss")
+        self.trackers.log({f"val/{k}": v for k, v in history[-1].items() if k in names}, self.progress.step)
         self.trackers.log_picture("predictions", grid, self.progress.step)
 
     def _results(self) -> TrainingResults:
         """The last evaluation, for the model card."""
         dataset = str(self.options.get("dataset", ", ".join(self.trained_on)))
         split = str(self.options.get("val_split", "validation"))
-        return TrainingResults(self.progress.history[-1], dataset, split, self.trained_on, self.options)
+        options = {**self.options, "processes": self.accelerator.num_processes}
+        return TrainingResults(self.progress.history[-1], dataset, split, self.trained_on, options)
 
     def _push(self) -> None:
         """Upload the best checkpoint; if that fails the weights stay where they are, and the message says where."""
-        if self.arguments.push_to_hub and self.accelerator.is_main_process:
-            push_folder(self.folder / "best", self.arguments.push_to_hub, private=self.arguments.hub_private or None)
-        self.accelerator.wait_for_everyone()
+        try:
+            if self.arguments.push_to_hub and self.accelerator.is_main_process:
+                name, private = self.arguments.push_to_hub, self.arguments.hub_private or None
+                pushed = push_folder(self.folder / "best", name, private=private)
+                self.accelerator.print(f"{self.folder / 'best'} was pushed: {pushed.commit_url}")
+        finally:  # the others leave in peace whatever the Hub says, and the fault is told once
+            self.accelerator.wait_for_everyone()
 
     def _save(self) -> Path:
         gathered = gather_object(list(self.progress.bad_rows.items()))
@@ -480,14 +527,27 @@ class _Stopped(Exception):  # noqa: N818  it is no error
     """A signal came; unwinds to where the run can be saved."""
 
 
-def _content(rows: datasets.Dataset | datasets.IterableDataset) -> dict[str, Any]:
+def _content(rows: datasets.Dataset | datasets.IterableDataset, num_workers: int) -> dict[str, Any]:
     """By what the rows of one data set are told from those of another; a stream is not read for it."""
-    if isinstance(rows, datasets.IterableDataset):
-        return {"train_rows": "a stream"}
+    if isinstance(rows, datasets.IterableDataset):  # whose order depends on the workers that share it
+        return {"stream": str(rows.split), "num_workers": num_workers}
+    columns = (rows[name] for name in ("ref_id", "file_name", "mask", "sentences"))
+    return {"number": len(rows), "sha256": _sha256(map(repr, zip(*columns, strict=True)))}
+
+
+def _glances(model: nn.Module) -> Iterator[str]:
+    """Some numbers of each frozen weight, at fixed places: enough to tell other weights, and quickly read."""
+    for name, weight in model.named_parameters():
+        if not weight.requires_grad:
+            values = weight.detach().flatten()
+            yield f"{name} {values[:: max(1, len(values) // 16)].float().tolist()}"
+
+
+def _sha256(texts: Iterable[str]) -> str:
     digest = hashlib.sha256()
-    for ref_id, texts in zip(rows["ref_id"], rows["sentences"], strict=True):
-        digest.update(repr((ref_id, texts)).encode())
-    return {"train_rows": len(rows), "train_rows_sha256": digest.hexdigest()}
+    for text in texts:
+        digest.update(text.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
 
 
 def _trained(model: nn.Module) -> Iterator[nn.Parameter]:

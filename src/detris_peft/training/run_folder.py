@@ -43,13 +43,14 @@ def take_folder(folder: Path, resume: bool, overwrite: bool) -> str | None:
     for place in (folder, folder / "last", folder / "best"):
         if place.is_file():
             return f"{place} is a file where a folder is to be written: choose another output_dir."
-    if not resume and any(folder.glob("checkpoints/step-*")):
+    left = [name for name in ("checkpoints", "best", "last") if any(folder.glob(f"{name}/*"))]
+    if not resume and left:
         if not overwrite:
             return (
-                f"{folder} holds the checkpoints of an earlier run: go on with --resume latest, begin anew with "
+                f"{folder} holds {', '.join(left)} of an earlier run: go on with --resume latest, begin anew with "
                 "--overwrite_output_dir, or choose another output_dir."
             )
-        for name in ("checkpoints", "best", "last"):
+        for name in left:
             remove(folder / name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -62,14 +63,17 @@ def take_folder(folder: Path, resume: bool, overwrite: bool) -> str | None:
     return None
 
 
-def write_start(folder: Path, options: Mapping[str, Any], processes: int) -> None:
+def write_start(folder: Path, options: Mapping[str, Any], processes: int, resumed: bool) -> None:
     """`run.json`: the resolved options, versions, seed, git state and machine.
 
     Args:
         folder: the run's output_dir.
         options: every option with the value that it resolved to.
         processes: of the training.
+        resumed: keep what stands there of earlier starts, under `earlier`.
     """
+    file = folder / "run.json"
+    earlier = json.loads(file.read_text(encoding="utf-8")) if resumed and file.is_file() else None
     content = {
         "options": dict(options),
         "seed": options.get("seed"),
@@ -82,8 +86,9 @@ def write_start(folder: Path, options: Mapping[str, Any], processes: int) -> Non
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             "threads": torch.get_num_threads(),
         },
+        "earlier": [*earlier.pop("earlier", []), earlier] if earlier else [],
     }
-    write_json(folder / "run.json", content)
+    write_json(file, content)
 
 
 def write_history(folder: Path, options: Mapping[str, Any], history: Sequence[Mapping[str, float]], best: Any) -> None:

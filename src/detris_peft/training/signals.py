@@ -6,8 +6,11 @@ import os
 import signal
 import sys
 import threading
+import time
 from types import FrameType
 from typing import Any
+
+_ONE_EVENT = 5.0  # seconds
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -24,7 +27,7 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 
 class StopSignals:
-    """Context that notes the first SIGINT or SIGTERM in `received`, and gives the second to whoever had it before.
+    """Context that notes the first SIGINT or SIGTERM in `received`; the second ends the process at once.
 
     Outside the main thread, where Python allows no handlers, nothing is caught.
     """
@@ -33,6 +36,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received = 0
+        self._first = 0.0
 
     def __enter__(self) -> StopSignals:
         self._previous: dict[int, Any] = {}
@@ -45,9 +49,12 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self.received and "TORCHELASTIC_RUN_ID" in os.environ and now - self._first < _ONE_EVENT:
+            return  # the launcher passes on what reached the whole group already
         if self.received:
             # Not an exception: whatever is being written now is written aside, and the last checkpoint is whole.
             os._exit(128 + signum)
-        self.received = signum
+        self.received, self._first = signum, now
         name = signal.Signals(signum).name
         print(f"\n{name}: saving after this step; once more to leave at once", file=sys.stderr, flush=True)

@@ -38,7 +38,7 @@ class Trackers:
 
     def log_picture(self, name: str, file: Path, step: int) -> None:
         """A picture file."""
-        if not self.accelerator.trackers or not self.accelerator.is_main_process:
+        if not self.accelerator.trackers or not self.accelerator.is_main_process or not file.exists():
             return
         picture = Image.open(file).convert("RGB")
         for tracker in cast(list[Any], self.accelerator.trackers):

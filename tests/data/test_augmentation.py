@@ -1,0 +1,191 @@
+"""A changed sample is still a true one: picture, mask and sentence say the same."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from detris_peft.data import EvaluationSamples, TrainingSamples, load_refer
+from detris_peft.data.augmentation import RandomAugmentation, can_be_flipped, swap_sides
+from detris_peft.data.samples import Sample
+from detris_peft.data.shapes import write_refshapes
+
+FLIP = RandomAugmentation(flip=1.0, scale=(1.0, 1.0), colour=0.0)
+
+
+def sample(mask=None, sentence="the cup", side=32, image=None):
+    mask = np.zeros((side, side), np.uint8) if mask is None else mask
+    picture = np.random.default_rng(0).integers(0, 255, (side, side, 3), np.uint8)
+    return Sample(Image.fromarray(picture) if image is None else image, sentence, mask, 7)
+
+
+def changed(augmentation, one, seed=0):
+    return augmentation(one, np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize(
+    ("sentence", "swapped"),
+    [
+        ("the circle on the left", "the circle on the right"),
+        ("leftmost cup, RIGHT of the Left plate", "rightmost cup, LEFT of the Right plate"),
+        ("left-hand man, right side, lefthand, righty", "right-hand man, left side, righthand, lefty"),
+        ("second from right (left one's hat)", "second from left (right one's hat)"),
+        ("facing leftwards", "facing rightwards"),
+        ("bright upright copyright", "bright upright copyright"),
+        ("links: der Apfel", "links: der Apfel"),
+        ("guy on R, lft of it", "guy on L, rgt of it"),
+        ("l-shaped sofa, l'homme", "l-shaped sofa, l'homme"),
+        ("", ""),
+    ],
+)
+def test_left_and_right_change_places(sentence, swapped):
+    assert swap_sides(sentence) == swapped
+    assert swap_sides(swapped) == sentence
+
+
+@pytest.mark.parametrize(
+    ("sentence", "flips"),
+    [
+        ("the man right behind the bench", False),
+        ("the one right next to it", False),
+        ("right in front", False),
+        ("the man on the right behind the bench", True),
+        ("guy on right in red", True),
+        ("far right in the middle", True),
+        ("cup right of the plate", True),
+        ("donut at 3 o'clock", False),
+        ("the clock on the left", True),
+        ("leftover pizza", True),
+        ("the plate left of it", True),
+    ],
+)
+def test_where_right_is_no_side_nothing_is_flipped(sentence, flips):
+    assert can_be_flipped(sentence) == flips
+    mask = np.eye(32, dtype=np.uint8)[:, :9].repeat(4, axis=1)[:, :32].copy()
+    one = changed(FLIP, sample(mask, sentence))
+    np.testing.assert_array_equal(one.mask, mask[:, ::-1] if flips else mask)
+    assert one.sentence == (swap_sides(sentence) if flips else sentence)
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    write_refshapes(root, train=30, val=1, test=1, image_size=64, place=1.0, relation=0.0)
+    return root, load_refer(root, "refshapes", "unc", "train")
+
+
+def test_what_stands_on_the_left_does_so_after_the_flip(shapes):
+    """RefShapes says "on the left" of shapes in the left part of the picture: so it must be of flipped ones."""
+    _, rows = shapes
+    sides = Counter()
+    samples = EvaluationSamples(rows, "all")
+    for one in (samples[index] for index in range(len(samples))):
+        flipped = changed(FLIP, one)
+        np.testing.assert_array_equal(flipped.mask, one.mask[:, ::-1])
+        before, after = (np.asarray(each.image, np.int16) for each in (one, flipped))
+        assert np.abs(after - before[:, ::-1]).max() <= 1
+        for words, left in (("on the left", True), ("on the right", False)):
+            if words in flipped.sentence:
+                centre = np.nonzero(flipped.mask)[1].mean()
+                assert (centre < flipped.mask.shape[1] / 2) == left, (one.sentence, flipped.sentence)
+                sides[words] += 1
+    assert min(sides["on the left"], sides["on the right"]) >= 3
+
+
+def test_it_follows_from_its_generator_alone_and_leaves_pytorchs(shapes):
+    augmentation = RandomAugmentation()
+    one = EvaluationSamples(shapes[1])[0]
+    state = torch.get_rng_state()
+    first, again, other = (changed(augmentation, one, seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert first.image.tobytes() == again.image.tobytes() != other.image.tobytes()
+    np.testing.assert_array_equal(first.mask, again.mask)
+    # In an epoch: by seed, epoch and row, whichever is read first.
+    samples, backwards = (TrainingSamples(shapes[1], 5, augment=augmentation) for _ in range(2))
+    pictures = [samples[i].image.tobytes() for i in range(6)]
+    assert [backwards[i].image.tobytes() for i in reversed(range(6))] == pictures[::-1]
+    backwards.set_epoch(1)
+    places = [backwards.order.tolist().index(row) for row in samples.order[:6]]
+    assert [backwards[place].image.tobytes() for place in places] != pictures
+
+
+def test_picture_and_mask_are_scaled_alike_and_what_becomes_free_is_the_mean():
+    mask = np.zeros((41, 61), np.uint8)
+    mask[10:30, 20:40] = 1
+    picture = np.where(mask[..., None] == 1, 255, 0).astype(np.uint8).repeat(3, axis=2)
+    for factor in (0.5, 2.0):
+        one = changed(RandomAugmentation(0.0, (factor, factor), 0.0), sample(mask, image=Image.fromarray(picture)))
+        assert one.mask.sum() == pytest.approx(mask.sum() * factor**2, rel=0.1)
+        disagreeing = (np.asarray(one.image)[..., 0] > 127) != (one.mask == 1)
+        assert not disagreeing[5:-5, 5:-5][10:21, 15:36].any()
+        if factor < 1:
+            np.testing.assert_array_equal(np.asarray(one.image)[0, 0], [123, 117, 104])
+    # Of a large JPEG the picture may be a half of its mask, which comes down to it.
+    half = Image.fromarray(picture[::2, ::2])
+    one = changed(RandomAugmentation(0.0, (0.5, 0.5), 0.0), sample(mask, image=half))
+    assert (one.image.size, one.mask.shape) == ((31, 21), (21, 31))
+    assert one.mask.sum() == pytest.approx(mask.sum() / 16, rel=0.2)
+    assert ((np.asarray(one.image)[..., 0] > 200) <= (one.mask == 1)).all()
+
+
+def test_the_target_never_leaves_the_picture():
+    mask = np.zeros((32, 32), np.uint8)
+    mask[0, 0] = 1  # out of the frame as soon as it grows, gone as soon as it shrinks
+    augmentation = RandomAugmentation(flip=0.5, scale=(0.4, 3.0))
+    for seed in range(30):
+        one = changed(augmentation, sample(mask), seed)
+        assert one.mask.any()
+        assert set(np.unique(one.mask)) <= {0, 1}
+        assert one.mask.dtype == np.uint8
+    assert not changed(augmentation, sample()).mask.any()  # no target
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "RGBA", "CMYK"])
+def test_pictures_of_any_mode_become_rgb(mode):
+    ramp = np.linspace(0, 255, 32 * 32).reshape(32, 32).astype(np.uint8)
+    image = Image.fromarray(ramp).convert(mode)
+    assert image.mode == mode
+    one = changed(RandomAugmentation(0.0, (1.0, 1.0), 0.0), sample(image=image))
+    assert (one.image.mode, one.image.size) == ("RGB", (32, 32))
+    expected = np.asarray(image.convert("L"), np.int16)
+    assert np.abs(np.asarray(one.image.convert("L"), np.int16) - expected).max() <= 1
+
+
+def test_pictures_of_16_bits_stay_with_their_sentences():
+    deep = Image.fromarray(np.full((32, 32), 40_000, np.uint16))
+    one = changed(RandomAugmentation(flip=1.0), sample(image=deep, sentence="on the left"))
+    assert (one.image, one.sentence) == (deep, "on the left")
+
+
+def test_colours_change_by_no_more_than_they_may():
+    for value in (0, 255):
+        flat = Image.new("RGB", (8, 8), (value,) * 3)
+        for seed in range(5):
+            pixels = np.asarray(changed(RandomAugmentation(0, (1, 1), 0.5), sample(image=flat), seed).image)
+            assert pixels.min() >= min(value, 127)  # black stays black, white is half as bright at most
+            assert pixels.max() <= value
+    grey = Image.new("RGB", (8, 8), (100, 100, 100))
+    seen = {
+        changed(RandomAugmentation(0, (1, 1), 0.2), sample(image=grey), seed).image.getpixel((0, 0))[0]
+        for seed in range(20)
+    }
+    assert len(seen) > 5
+    assert min(seen) >= 79
+    assert max(seen) <= 121
+
+
+def test_what_is_out_of_range_and_a_missing_kornia_are_said(monkeypatch):
+    for fields in ({"flip": 1.5}, {"scale": (0.0, 1.0)}, {"scale": (1.2, 1.0)}, {"colour": 1.0}):
+        with pytest.raises(ValueError, match=f"{next(iter(fields))}=.* is out of range"):
+            RandomAugmentation(**fields)
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        "detris_peft.data.augmentation.find_spec", lambda name: None if name == "kornia" else real(name)
+    )
+    with pytest.raises(ValueError, match=r"^Augmentation needs kornia: pip install 'detris-peft\[augment\]'\.$"):
+        RandomAugmentation()

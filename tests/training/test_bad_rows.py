@@ -1,0 +1,230 @@
+"""What `detris data check` reports, met by `detris train` without a check before: said in one line, or left out."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import shutil
+
+import pytest
+from PIL import Image
+
+from detris_peft import DetrisForReferringSegmentation
+from detris_peft.cli.train import main
+from detris_peft.data import BadRowError
+from detris_peft.data.shapes import write_refshapes
+from detris_peft.training import loop
+
+SIDE = 224
+FAR = [[x + 5 * SIDE for x in (10, 10, 40, 10, 40, 40, 10, 40)]]
+SPECK = {"size": [SIDE * 20, SIDE * 20], "counts": [7, 1, (SIDE * 20) ** 2 - 8]}
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    root = tmp_path_factory.mktemp("sound")
+    write_refshapes(root, train=10, val=2, test=0, image_size=SIDE)
+    return root
+
+
+class Toys:
+    """A copy of RefShapes to be damaged: each fault in a picture, or a reference, of its own."""
+
+    def __init__(self, sound, root):
+        self.root = root
+        shutil.copytree(sound, root)
+        self.refs_file, self.instances_file = root / "refshapes/refs(unc).p", root / "refshapes/instances.json"
+        self.references = pickle.loads(self.refs_file.read_bytes())
+        self.instances = json.loads(self.instances_file.read_text())
+        self.annotations = {one["id"]: one for one in self.instances["annotations"]}
+        self.pictures = {one["id"]: one for one in self.instances["images"]}
+
+    def reference(self, picture, number=0):
+        """Of the so-manieth training picture, which has two."""
+        return self.references[2 * picture + number]
+
+    def annotation(self, picture, number=0):
+        return self.annotations[self.reference(picture, number)["ann_id"]]
+
+    def picture(self, picture):
+        return self.pictures[self.reference(picture)["image_id"]]
+
+    def file(self, picture):
+        return self.root / "images/train2014" / self.picture(picture)["file_name"]
+
+    def write(self):
+        self.refs_file.write_bytes(pickle.dumps(self.references, 2))
+        self.instances_file.write_text(json.dumps(self.instances))
+        return self
+
+    def train(self, *options):
+        common = ("--preset", "tiny", "--dataset", "refshapes", "--epochs", "1", "--batch_size", "6")
+        place = ("--data_root", str(self.root), "--output_dir", str(self.root / "run"), "--num_workers", "0")
+        main([*common, *place, *options])
+
+
+def missing(toys):
+    toys.file(0).unlink()
+    return "picture_missing", [toys.file(0).name], 2
+
+
+def corrupt(toys):
+    toys.file(1).write_bytes(b"no picture")
+    return "picture_damaged", [str(toys.file(1)), "reference"], 2
+
+
+def truncated(toys):
+    data = toys.file(2).read_bytes()
+    toys.file(2).write_bytes(data[: len(data) // 2])
+    return "picture_damaged", [str(toys.file(2)), "reference"], 2
+
+
+def empty(toys):
+    toys.annotation(3)["segmentation"] = [[5.0, 5.0, 5.0, 5.0, 5.0, 5.0]]
+    return "mask_empty", [str(toys.instances_file), f"annotation {toys.annotation(3)['id']}:"], 1
+
+
+def out_of_frame(toys):
+    toys.annotation(4)["segmentation"] = FAR
+    return "mask_out_of_frame", [str(toys.instances_file), f"annotation {toys.annotation(4)['id']}:"], 1
+
+
+def of_another_size(toys):
+    Image.new("RGB", (SIDE // 2, SIDE)).save(toys.file(5))
+    return "mask_malformed", [toys.file(5).name, "reference"], 2
+
+
+def malformed(toys):
+    toys.annotation(6)["segmentation"] = [[1.0, 2.0, 3.0]]
+    return "mask_malformed", [str(toys.instances_file), f"annotation {toys.annotation(6)['id']}:"], 1
+
+
+def run_lengths_that_do_not_fill(toys):
+    toys.annotation(6, 1)["segmentation"] = {"size": [SIDE, SIDE], "counts": [5, 5]}
+    return "mask_malformed", [str(toys.instances_file), f"annotation {toys.annotation(6, 1)['id']}:"], 1
+
+
+def twice(toys):
+    toys.reference(7, 1)["ref_id"] = number = toys.reference(7)["ref_id"]
+    return "duplicate_id", [str(toys.refs_file), f"reference {number}:"], 1
+
+
+def blank(toys):
+    toys.reference(8)["sentences"][0]["sent"] = " \t"
+    return "row_malformed", [str(toys.refs_file), f"reference {toys.reference(8)['ref_id']}:"], 1
+
+
+def vanishing(toys):
+    """One pixel of a picture twenty times as large as the model's."""
+    Image.new("RGB", (SIDE * 20, SIDE * 20)).save(toys.file(9), quality=10)
+    toys.picture(9).update(height=SIDE * 20, width=SIDE * 20)
+    for number in (0, 1):
+        toys.annotation(9, number)["segmentation"] = SPECK
+    return "mask_empty", [toys.file(9).name, "reference", "none is left at the model's image_size"], 2
+
+
+FAULTS = (
+    missing,
+    corrupt,
+    truncated,
+    empty,
+    out_of_frame,
+    of_another_size,
+    malformed,
+    run_lengths_that_do_not_fill,
+    twice,
+    blank,
+    vanishing,
+)
+
+
+@pytest.fixture
+def labels(monkeypatch):
+    """What training saw: the largest label of each sample."""
+    seen = []
+    real = DetrisForReferringSegmentation.forward
+
+    def forward(self, pixel_values, input_ids, labels=None, **more):
+        if self.training:
+            seen.extend(labels.amax((1, 2)).tolist())
+        return real(self, pixel_values, input_ids, labels=labels, **more)
+
+    monkeypatch.setattr(DetrisForReferringSegmentation, "forward", forward)
+    monkeypatch.setattr(loop, "plot_curves", lambda *_: None)
+    monkeypatch.setattr(loop, "plot_predictions", lambda *_: None)
+    return seen
+
+
+@pytest.mark.parametrize("damage", FAULTS, ids=lambda damage: damage.__name__)
+def test_training_stops_at_a_bad_row_with_one_line_that_names_it(sound, tmp_path, labels, damage):
+    toys = Toys(sound, tmp_path / "toys")
+    kind, named, _ = damage(toys)
+    with pytest.raises(BadRowError) as caught:
+        toys.write().train()
+    assert caught.value.kind == kind
+    message = str(caught.value)
+    assert all(name in message for name in named), message
+    assert "\n" not in message
+    assert all(label > 0 for label in labels)
+    assert not (toys.root / "run/last").exists()
+
+
+def test_all_of_them_are_left_out_listed_and_counted(sound, tmp_path, labels, capsys):
+    toys = Toys(sound, tmp_path / "toys")
+    faults = [damage(toys) for damage in FAULTS]
+    toys.write().train("--skip_bad_rows")
+    printed = capsys.readouterr().out.splitlines()
+    start = next(i for i, line in enumerate(printed) if "bad rows were left out" in line)
+    listed = printed[start + 1 :]
+    for kind, named, count in faults:
+        found = [line for line in listed if line.startswith(f"  {kind}: ") and all(name in line for name in named)]
+        assert len(found) == count, (named, printed)
+    assert len(listed) == sum(count for _, _, count in faults)
+    assert printed[start] == f"{len(listed)} bad rows were left out:"
+    # 20 references, of which the readers leave out 8; the rest is visited, bad ones' places being taken.
+    assert len(labels) == 12
+    assert min(labels) > 0
+    assert (toys.root / "run/last").exists()
+
+
+def test_a_bad_row_of_the_validation_too(sound, tmp_path, labels, capsys):
+    def damaged(name):
+        toys = Toys(sound, tmp_path / name)
+        file = toys.file(10)
+        assert toys.reference(10)["split"] == "val"
+        file.write_bytes(b"no picture")
+        return toys, file
+
+    toys, file = damaged("stops")
+    with pytest.raises(BadRowError, match=re.escape(f"{file}: the picture cannot be decoded")):
+        toys.train()
+    toys, file = damaged("goes on")
+    toys.train("--skip_bad_rows")
+    printed = capsys.readouterr().out
+    assert "\n2 bad rows were left out:\n  picture_damaged: " in printed
+    assert [line for line in printed.splitlines() if str(file) in line] == printed.splitlines()[-2:]
+    assert len(labels) == 2 * 20
+
+
+def test_pictures_that_are_shared_by_training_and_validation_stop_it(sound, tmp_path, labels):
+    toys = Toys(sound, tmp_path / "toys")
+    moved = toys.reference(3, 1)
+    moved["split"] = "val"
+    toys.write()
+    name = re.escape(toys.picture(3)["file_name"])
+    for options in ((), ("--skip_bad_rows",)):  # it is no matter of one row
+        with pytest.raises(ValueError, match=rf"^1 pictures to train on .*{name} among them.*--leak keep\.$"):
+            toys.train(*options)
+    assert not labels
+    toys.train("--leak", "keep")
+    assert len(labels) == 19
+
+
+def test_where_every_row_is_bad_that_is_said(sound, tmp_path, labels):
+    toys = Toys(sound, tmp_path / "toys")
+    for picture in range(10):
+        toys.file(picture).write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"Every one of the 20 rows is bad, the first for: .*cannot be decoded") as e:
+        toys.train("--skip_bad_rows")
+    assert "\n" not in str(e.value)
