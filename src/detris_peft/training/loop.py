@@ -121,7 +121,8 @@ def train(
         TrainingInterrupted: SIGINT or SIGTERM came; all is saved.
     """
     run = _Run(model, processor, train_rows, val_rows, arguments, options or {})
-    run.note(bad_rows or ())
+    run.read_badly = bad_rows if bad_rows is not None else BadRows()
+    run.note(run.read_badly)
     with run.signals:
         run.run()
     run.finish()
@@ -191,6 +192,7 @@ class _Run:
         )
         self.progress = Progress()
         self.skipped_in_a_row = 0
+        self.read_badly = BadRows()  # by the readers; a stream's grows as it is read
         self.signals = StopSignals()
 
     def _load(self, rows: datasets.Dataset | datasets.IterableDataset) -> tuple[Any, Any, list[str]]:
@@ -201,6 +203,7 @@ class _Run:
             "skip_bad_rows": arguments.skip_bad_rows,
             "augment": RandomAugmentation() if arguments.augment else None,
             "is_visible": self.processor.is_visible,
+            "image_size": self.processor.image_size,  # large JPEGs are decoded no larger than they are needed
         }
         loading: dict[str, Any] = {
             "num_workers": arguments.num_workers,
@@ -281,6 +284,7 @@ class _Run:
 
     def finish(self) -> None:
         """What is left when all is trained and saved: a signal may end it as any program."""
+        self.note(self.read_badly)
         self._say_what_was_left_out()
         self._push()
 
@@ -515,7 +519,7 @@ class _Run:
         if progress.skipped_batches:
             say(f"{progress.skipped_batches} batches were skipped because their loss was not finite.")
         if progress.bad_rows:
-            say(f"{len(progress.bad_rows)} bad rows were left out:")
+            say(f"{len(progress.bad_rows)} bad {'row was' if len(progress.bad_rows) == 1 else 'rows were'} left out:")
             for message, kind in progress.bad_rows.items():
                 say(f"  {kind}: {message}")
 
