@@ -45,25 +45,6 @@ def processor(rows):
     return DetrisProcessor(train_tokenizer(words, 160), image_size=56, max_text_length=9)
 
 
-@pytest.fixture(scope="module")
-def spoilt(rows, tmp_path_factory):
-    """Rows 2, 5 and the last one cannot be used, each for another reason."""
-    broken = tmp_path_factory.mktemp("spoilt") / "broken.jpg"
-    broken.write_bytes(b"no picture")
-
-    def spoil(row, index):
-        if index == 2:
-            row["image"] = {"path": str(broken), "bytes": None}
-        if index == 5:
-            row["mask"] = encode_mask(np.zeros((48, 48)), 48, 48)
-        if index == len(rows) - 1:
-            row["mask"] = encode_mask(np.ones((48, 47)), 48, 47)
-        return row
-
-    plain = rows.cast_column("image", datasets.Image(decode=False))
-    return plain.map(spoil, with_indices=True).cast(FEATURES)
-
-
 def visits(samples):
     return [(sample.ref_id, sample.sentence) for sample in (samples[i] for i in range(len(samples)))]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import signal
@@ -44,6 +43,7 @@ from ..processing_detris import DetrisProcessor
 from ..visualization import plot_curves, plot_predictions
 from .arguments import TrainingArguments
 from .checkpoints import Checkpoints, Progress
+from .course import course_of
 from .ema import ExponentialMovingAverage
 from .files import new_folder
 from .guards import describe_gradients, memory_advice, running_statistics
@@ -56,36 +56,6 @@ from .trackers import Trackers, check_trackers
 
 _MODEL_INPUTS = ("pixel_values", "input_ids", "labels")
 _TOO_MANY = 20  # batches skipped in a row: the weights themselves are lost
-# Options that do not change what the steps compute: a run may go on with others.
-_FREE = {
-    "output_dir",
-    "epochs",
-    "eval_batch_size",
-    "gradient_checkpointing",
-    "num_workers",
-    "skip_bad_rows",
-    "on_nan",
-    "eval_steps",
-    "save_steps",
-    "save_total_limit",
-    "resume",
-    "overwrite_output_dir",
-    "early_stopping_patience",
-    "report_to",
-    "logging_steps",
-    "push_to_hub",
-    "hub_private",
-}
-# Names and places in a model's config, which may differ where the model does not.
-_PLACES = {
-    "_name_or_path",
-    "vision_name_or_path",
-    "text_name_or_path",
-    "base_model_name_or_path",
-    "architectures",
-    "transformers_version",
-    "peft_version",
-}
 
 
 def train(
@@ -168,7 +138,8 @@ class _Run:
         self.loader, self.batches, self.trained_on = self._load(train_rows)
         self.validation = EvaluationSamples(val_rows, skip_bad_rows=arguments.skip_bad_rows)
         self.model = model
-        self.frozen = _sha256(_glances(model))  # before an engine takes the weights apart
+        # Before an engine takes the weights apart.
+        course = course_of(model, processor, train_rows, val_rows, arguments, accelerator)
         if arguments.gradient_checkpointing:
             model.activation_checkpointing_enable()
         if accelerator.num_processes > 1:
@@ -187,9 +158,7 @@ class _Run:
             if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
                 raise ValueError("ema_decay needs the weights whole in each process: leave it out, or train with DDP.")
             self.ema = ExponentialMovingAverage(model, arguments.ema_decay)
-        self.checkpoints = Checkpoints(
-            self.folder, accelerator, self._course(train_rows, val_rows), arguments.save_total_limit, self.ema
-        )
+        self.checkpoints = Checkpoints(self.folder, accelerator, course, arguments.save_total_limit, self.ema)
         self.progress = Progress()
         self.skipped_in_a_row = 0
         self.read_badly = BadRows()  # by the readers; a stream's grows as it is read
@@ -244,20 +213,6 @@ class _Run:
         problems = [text for text in gather_object([problem]) if text]
         if problems:
             raise ValueError(problems[0])
-
-    def _course(self, rows: datasets.Dataset | datasets.IterableDataset, val_rows: datasets.Dataset) -> dict[str, Any]:
-        """What the weights after each step follow from, and which of them is best."""
-        return {
-            **{name: value for name, value in asdict(self.arguments).items() if name not in _FREE},
-            "processes": self.accelerator.num_processes,
-            "engine": str(self.accelerator.distributed_type.value),
-            "train_rows": _content(rows, self.arguments.num_workers),
-            "val_rows": _content(val_rows, 0),
-            "processor": _without(self.processor.to_dict(), _PLACES),
-            "tokenizer_sha256": _sha256([self.processor.tokenizer.backend_tokenizer.to_str()]),
-            "frozen_weights_sha256": self.frozen,
-            "model": _without(self.model.config.to_dict(), _PLACES),
-        }
 
     # -- the way of a run ---------------------------------------------------------------------------------------------
 
@@ -531,29 +486,6 @@ class _Stopped(Exception):  # noqa: N818  it is no error
     """A signal came; unwinds to where the run can be saved."""
 
 
-def _content(rows: datasets.Dataset | datasets.IterableDataset, num_workers: int) -> dict[str, Any]:
-    """By what the rows of one data set are told from those of another; a stream is not read for it."""
-    if isinstance(rows, datasets.IterableDataset):  # whose order depends on the workers that share it
-        return {"stream": str(rows.split), "num_workers": num_workers}
-    columns = (rows[name] for name in ("ref_id", "file_name", "mask", "sentences"))
-    return {"number": len(rows), "sha256": _sha256(map(repr, zip(*columns, strict=True)))}
-
-
-def _glances(model: nn.Module) -> Iterator[str]:
-    """Some numbers of each frozen weight, at fixed places: enough to tell other weights, and quickly read."""
-    for name, weight in model.named_parameters():
-        if not weight.requires_grad:
-            values = weight.detach().flatten()
-            yield f"{name} {values[:: max(1, len(values) // 16)].float().tolist()}"
-
-
-def _sha256(texts: Iterable[str]) -> str:
-    digest = hashlib.sha256()
-    for text in texts:
-        digest.update(text.encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()
-
-
 def _trained(model: nn.Module) -> Iterator[nn.Parameter]:
     return (p for p in model.parameters() if p.requires_grad)
 
@@ -561,11 +493,3 @@ def _trained(model: nn.Module) -> Iterator[nn.Parameter]:
 def _memory(device: torch.device) -> str:
     used = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss
     return f"{used / 2**30:.1f} GiB"
-
-
-def _without(tree: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
-    return {
-        name: _without(value, names) if isinstance(value, Mapping) else value
-        for name, value in tree.items()
-        if name not in names
-    }
