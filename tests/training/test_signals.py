@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 
 import pytest
 
@@ -23,15 +22,19 @@ def test_the_first_is_noted_and_the_handlers_come_back(number, capsys):
     assert f"{number.name}: saving after this step; once more to leave at once" in capsys.readouterr().err
 
 
-def test_the_second_leaves_at_once():
+def exit_code_after(*numbers):
+    """Of a process that gets these signals one after the other; 0 if it lives through them."""
     child = os.fork()
     if child == 0:
         with StopSignals():
-            os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(60)
+            for number in numbers:
+                os.kill(os.getpid(), number)
         os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + signal.SIGTERM
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_the_second_leaves_at_once():
+    assert exit_code_after(signal.SIGINT, signal.SIGTERM) == 128 + signal.SIGTERM
 
 
 def test_outside_the_main_thread_nothing_is_caught():
@@ -54,11 +57,5 @@ def test_a_launcher_may_pass_on_what_reached_the_group_already(passed_on, monkey
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     else:
         monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
-    child = os.fork()
-    if child == 0:
-        with StopSignals():
-            os.kill(os.getpid(), signal.SIGTERM)
-            os.kill(os.getpid(), signal.SIGTERM)
-        os._exit(0)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    code = exit_code_after(signal.SIGTERM, signal.SIGTERM)
     assert code == (0 if passed_on else 128 + signal.SIGTERM)

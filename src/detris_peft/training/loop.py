@@ -207,12 +207,10 @@ class _Run:
         return loader, shared, sorted(set(rows["dataset"]))
 
     def _take_folder(self) -> None:
-        problem = None
-        if self.accelerator.is_main_process:
-            problem = take_folder(self.folder, bool(self.arguments.resume), self.arguments.overwrite_output_dir)
-        problems = [text for text in gather_object([problem]) if text]
-        if problems:
-            raise ValueError(problems[0])
+        resume, overwrite = bool(self.arguments.resume), self.arguments.overwrite_output_dir
+        failure = together(self.accelerator, lambda: take_folder(self.folder, resume, overwrite), main_only=True)
+        if failure:
+            raise ValueError(failure)
 
     # -- the way of a run ---------------------------------------------------------------------------------------------
 
@@ -350,10 +348,11 @@ class _Run:
         self.accelerator.backward(loss)
         self.accelerator.unscale_gradients()  # of fp16's factor
         progress, rows = self.progress, gather_object(list(batch["ref_ids"]))
+        or_skip = ", or --on_nan skip" if self.arguments.on_nan == "stop" else f" ({_TOO_MANY} before it were skipped)"
         raise ValueError(
             f"The loss became {mean} in epoch {progress.epoch}, batch {progress.batch + 1}, step {progress.step + 1}, "
             f"references {rows}; {describe_gradients(self.model)}: lower learning_rate, set max_grad_norm, use bf16 "
-            "in place of fp16, or --on_nan skip."
+            f"in place of fp16{or_skip}."
         )
 
     # -- evaluating and saving ----------------------------------------------------------------------------------------

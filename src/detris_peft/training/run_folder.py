@@ -29,7 +29,7 @@ _PACKAGES = (
 )
 
 
-def take_folder(folder: Path, resume: bool, overwrite: bool) -> str | None:
+def take_folder(folder: Path, resume: bool, overwrite: bool) -> None:
     """Make sure, before any work, that the folder can be written and holds nothing that would be lost.
 
     Args:
@@ -37,16 +37,16 @@ def take_folder(folder: Path, resume: bool, overwrite: bool) -> str | None:
         resume: the run goes on from what is there.
         overwrite: what an earlier run left is removed.
 
-    Returns:
-        What stands against it, or None.
+    Raises:
+        ValueError: what stands against it.
     """
     for place in (folder, folder / "last", folder / "best"):
         if place.is_file():
-            return f"{place} is a file where a folder is to be written: choose another output_dir."
+            raise ValueError(f"{place} is a file where a folder is to be written: choose another output_dir.")
     left = [name for name in ("checkpoints", "best", "last") if any(folder.glob(f"{name}/*"))]
     if not resume and left:
         if not overwrite:
-            return (
+            raise ValueError(
                 f"{folder} holds {', '.join(left)} of an earlier run: go on with --resume latest, begin anew with "
                 "--overwrite_output_dir, or choose another output_dir."
             )
@@ -59,8 +59,7 @@ def take_folder(folder: Path, resume: bool, overwrite: bool) -> str | None:
         for name in ("best", "last"):
             restore(folder / name)
     except OSError as error:
-        return f"{folder} cannot be written to ({error.strerror}): choose another output_dir."
-    return None
+        raise ValueError(f"{folder} cannot be written to ({error.strerror}): choose another output_dir.") from None
 
 
 def write_start(folder: Path, options: Mapping[str, Any], processes: int, resumed: bool) -> None:
