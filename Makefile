@@ -23,7 +23,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	touch $@
 
 quickstart: $(VENV)/.installed
-	test -d $(OUT)/data/refshapes || $(BIN)/python -m detris_peft.data.shapes $(OUT)/data --seed 0
+	test -d $(OUT)/data/refshapes || $(BIN)/python -m detris_peft.data.refshapes $(OUT)/data --seed 0
 	$(BIN)/python examples/train_refcoco.py --config examples/configs/tiny.yaml \
 		--data_root $(OUT)/data --output_dir $(OUT)/run --overwrite_output_dir
 	$(BIN)/python examples/evaluate.py --checkpoint $(OUT)/run/best --data_root $(OUT)/data --dataset refshapes \

@@ -24,7 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from detris_peft import DetrisForReferringSegmentation, presets
-from detris_peft.modeling.backbones import build_backbone
+from detris_peft.modeling.encoders import build_backbone
 
 # precision, checkpointing, compile, batches to a step
 ROWS = {

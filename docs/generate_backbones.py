@@ -11,8 +11,8 @@ import torch
 from transformers import AutoConfig
 
 from detris_peft import DenseAlignerConfig, DetrisConfig, DetrisForReferringSegmentation
-from detris_peft.adapters.backbones import IMAGE_BLOCKS, TEXT_BLOCKS
-from detris_peft.modeling.backbones import TEXT_ENCODERS
+from detris_peft.adapters.block_layouts import IMAGE_BLOCKS, TEXT_BLOCKS
+from detris_peft.modeling.encoders import TEXT_ENCODERS
 
 _BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
 _LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}

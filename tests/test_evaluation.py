@@ -12,17 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import reference_config
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from detris_peft import DetrisForReferringSegmentation, DetrisProcessor
 from detris_peft.data import Collator, Sample
-from detris_peft.data.bad_rows import BadRowError, BadRows, MissingPictureError
+from detris_peft.data.errors import BadRowError, BadRows, MissingPictureError
 from detris_peft.evaluation import evaluate
 from detris_peft.metrics import METRIC_NAMES, NO_TARGET_METRIC_NAMES, ReferringSegmentationMetrics
-from detris_peft.modeling.modeling_detris import segmentation_loss
+from detris_peft.modeling.losses import segmentation_loss
 from detris_peft.tokenization_detris import train_tokenizer
+from tests.helpers.reference import reference_config
 
 SENTENCES = ("left one", "the red square", "what is not there")
 
@@ -176,9 +176,10 @@ def test_the_loss_of_each_sample():
 
 def test_two_processes_count_each_sample_once(tiny, tmp_path):
     """Seven samples on 2 processes x 2: the last batches are filled up with samples that had their turn."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", __file__]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", __name__]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    subprocess.run([*command, str(tmp_path)], check=True, env=environment, timeout=240)
+    root = Path(__file__).parents[1]
+    subprocess.run([*command, str(tmp_path)], check=True, env=environment, timeout=240, cwd=root)
     good = evaluate(*tiny, Samples(), batch_size=2, progress=False)
     bad = evaluate(*tiny, Samples(numbers=(0, 2, 3, 5)), batch_size=2, progress=False)
     for process in range(2):

@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 
 from detris_peft import presets
-from detris_peft.data.shapes import write_refshapes
+from detris_peft.data.refshapes import write_refshapes
 from detris_peft.training import TrainingArguments
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

@@ -16,10 +16,10 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 from tqdm.auto import tqdm
 
 from .data import Collator, EvaluationSamples, Sample, batches
-from .data.bad_rows import BadRowError, BadRows
+from .data.errors import BadRowError, BadRows
 from .data.workers import leave_signals_to_the_parent
 from .metrics import ReferringSegmentationMetrics, pixel_counts
-from .modeling.modeling_detris import segmentation_loss
+from .modeling.losses import segmentation_loss
 from .processing_detris import DetrisProcessor
 
 MODEL_INPUTS = ("pixel_values", "input_ids")

@@ -7,13 +7,22 @@ from typing import Any
 
 import pytest
 import torch
-from adapter_cases import CLIP_TEXT, DINOV2, IMAGE_CASES, TEXT_CASES, TEXT_DIM, Case, each_tuner, every_image_case
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import Dinov2Config, Dinov2Model
 
 from detris_peft import DenseAlignerConfig, TextAdapterConfig
+from tests.helpers.adapter_cases import (
+    CLIP_TEXT,
+    DINOV2,
+    IMAGE_CASES,
+    TEXT_CASES,
+    TEXT_DIM,
+    Case,
+    each_tuner,
+    every_image_case,
+)
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from adapter_cases import Case, assert_differ, each_tuner, every_case, stir
 from peft import PeftModel, get_peft_model
 from torch import nn
+
+from tests.helpers.adapter_cases import Case, assert_differ, each_tuner, every_case, stir
 
 low_precision = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 

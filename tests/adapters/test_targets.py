@@ -9,17 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from adapter_cases import (
-    CASES,
-    CLIP_TEXT,
-    DINOV2,
-    IMAGE_CASES,
-    TEXT_CASES,
-    Case,
-    assert_differ,
-    each_tuner,
-    every_case,
-)
 from peft import PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
@@ -33,6 +22,17 @@ from transformers import (
 )
 
 from detris_peft import DenseAlignerConfig, TextAdapterConfig
+from tests.helpers.adapter_cases import (
+    CASES,
+    CLIP_TEXT,
+    DINOV2,
+    IMAGE_CASES,
+    TEXT_CASES,
+    Case,
+    assert_differ,
+    each_tuner,
+    every_case,
+)
 
 
 def adapted_modules(model: PeftModel) -> list[str]:
@@ -166,7 +166,7 @@ def test_published_numbers_of_parameters(backbone: str, config: Any, count: int)
 
 
 def test_the_table_names_every_known_backbone():
-    from detris_peft.adapters.backbones import IMAGE_BLOCKS, TEXT_BLOCKS
+    from detris_peft.adapters.block_layouts import IMAGE_BLOCKS, TEXT_BLOCKS
 
     assert {case.backbone_config().model_type for case in IMAGE_CASES} == set(IMAGE_BLOCKS)
     assert {case.backbone_config().model_type for case in TEXT_CASES} == set(TEXT_BLOCKS)

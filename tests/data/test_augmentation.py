@@ -12,8 +12,8 @@ from PIL import Image
 
 from detris_peft.data import EvaluationSamples, TrainingSamples, load_refer
 from detris_peft.data.augmentation import RandomAugmentation, can_be_flipped, swap_sides
+from detris_peft.data.refshapes import write_refshapes
 from detris_peft.data.samples import Sample
-from detris_peft.data.shapes import write_refshapes
 
 FLIP = RandomAugmentation(flip=1.0, scale=(1.0, 1.0), colour=0.0)
 

@@ -26,10 +26,10 @@ from detris_peft.data import (
     load_mapped,
     load_refer,
 )
-from detris_peft.data.shapes import write_refshapes
+from detris_peft.data.refshapes import write_refshapes
 from detris_peft.evaluation import evaluate
 from detris_peft.tokenization_detris import train_tokenizer
-from detris_peft.training.schedule import GlobalBatches
+from detris_peft.training.batching import GlobalBatches
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ from transformers import HfArgumentParser
 
 from detris_peft.cli import main
 from detris_peft.data import FEATURES, decode_row
-from detris_peft.data.bad_rows import BadRows
-from detris_peft.data.plain_pickle import load_plain_pickle
-from detris_peft.data.shapes import write_refshapes
+from detris_peft.data.errors import BadRows
+from detris_peft.data.readers.safe_pickle import load_plain_pickle
+from detris_peft.data.refshapes import write_refshapes
 from detris_peft.data.sources import DataSource
 
 DOC = (Path(__file__).parents[2] / "docs" / "your-own-data.md").read_text(encoding="utf-8")

@@ -14,11 +14,11 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tiny_backbones import image_encoder, inputs, perturb, text_encoder, tiny_config
 from transformers import AutoModel, CLIPTextModelWithProjection, Dinov2WithRegistersModel
 
 from detris_peft import DetrisConfig, DetrisForReferringSegmentation
 from detris_peft.modeling import checkpoint
+from tests.helpers.tiny_models import image_encoder, inputs, perturb, text_encoder, tiny_config
 
 
 @pytest.fixture(scope="module")

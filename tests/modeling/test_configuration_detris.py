@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from tiny_backbones import image_encoder, text_encoder, tiny_config
 from transformers import AutoConfig, CLIPTextConfig, PreTrainedConfig, ViTConfig
 
 from detris_peft import DenseAlignerConfig, DetrisConfig, TextAdapterConfig
+from tests.helpers.tiny_models import image_encoder, text_encoder, tiny_config
 
 
 def test_defaults_are_detris_b():

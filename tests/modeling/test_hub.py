@@ -20,17 +20,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hub_server import running
 from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny_backbones import image_encoder, inputs, perturb, text_encoder, tiny_config
 from transformers import CLIPTextModelWithProjection, Dinov2WithRegistersModel
 
 from detris_peft import DetrisForReferringSegmentation, DetrisProcessor
 from detris_peft.modeling.hub import check_backbones_on_hub, check_hub_access, push_folder
 from detris_peft.modeling.model_card import TrainingResults, write_model_card
 from detris_peft.tokenization_detris import train_tokenizer
+from tests.helpers.hub_server import running
+from tests.helpers.tiny_models import image_encoder, inputs, perturb, text_encoder, tiny_config
 
 CLIENT = """
 import json, os, sys

@@ -10,12 +10,12 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from PIL import Image
-from tiny_backbones import image_encoder, text_encoder, tiny_config
 from transformers import CLIPTextModelWithProjection, Dinov2WithRegistersModel
 
 from detris_peft import DetrisForReferringSegmentation, DetrisProcessor
 from detris_peft.modeling.model_card import TrainingResults, model_card, write_model_card
 from detris_peft.tokenization_detris import train_tokenizer
+from tests.helpers.tiny_models import image_encoder, text_encoder, tiny_config
 
 RESULTS = TrainingResults(
     {"mIoU": 0.7512345678, "oIoU": 0.6, "Pr@0.5": 0.9, "gIoU": 0.5, "N-acc": 0.4, "loss": 0.2, "epoch": 3, "step": 9},

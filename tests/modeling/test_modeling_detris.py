@@ -6,13 +6,13 @@ import copy
 
 import pytest
 import torch
-from tiny_backbones import image_encoder, inputs, text_encoder, tiny_config
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from detris_peft import DetrisForReferringSegmentation
 from detris_peft.adapters.layer import ParallelAdapterLayer
-from detris_peft.modeling.modeling_detris import segmentation_loss
+from detris_peft.modeling.losses import segmentation_loss
+from tests.helpers.tiny_models import image_encoder, inputs, text_encoder, tiny_config
 
 
 def make(**changes) -> DetrisForReferringSegmentation:

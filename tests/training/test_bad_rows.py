@@ -13,8 +13,8 @@ from PIL import Image
 from detris_peft import DetrisForReferringSegmentation
 from detris_peft.cli.train import main
 from detris_peft.data import BadRowError
-from detris_peft.data.shapes import write_refshapes
-from detris_peft.training import loop
+from detris_peft.data.refshapes import write_refshapes
+from detris_peft.training import trainer
 
 SIDE = 224
 FAR = [[x + 5 * SIDE for x in (10, 10, 40, 10, 40, 40, 10, 40)]]
@@ -151,8 +151,8 @@ def labels(monkeypatch):
         return real(self, pixel_values, input_ids, labels=labels, **more)
 
     monkeypatch.setattr(DetrisForReferringSegmentation, "forward", forward)
-    monkeypatch.setattr(loop, "plot_curves", lambda *_: None)
-    monkeypatch.setattr(loop, "plot_predictions", lambda *_: None)
+    monkeypatch.setattr(trainer, "plot_curves", lambda *_: None)
+    monkeypatch.setattr(trainer, "plot_predictions", lambda *_: None)
     return seen
 
 

@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-import toy_run
+
+from tests.helpers import toy_run
 
 OPTIONS = {
     "epochs": 4,
@@ -28,9 +29,9 @@ OPTIONS = {
 def start():
     """Starts `run` in a process forked from a server that has imported everything, which saves seconds a start."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["toy_run"])
+    context.set_forkserver_preload(["tests.helpers.toy_run"])
     # The server does not get this process' sys.path, and says nothing if it cannot import.
-    folders = [str(Path(toy_run.__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    folders = [str(Path(toy_run.__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
 
     def start(*args, **kwargs):
         process = context.Process(target=toy_run.run, args=args, kwargs=kwargs)

@@ -16,16 +16,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import toy_run
-from hub_server import running
 from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPTextModelWithProjection, Dinov2WithRegistersModel
 
 from detris_peft import DetrisForReferringSegmentation, DetrisProcessor, presets
-from detris_peft.data.shapes import write_refshapes
+from detris_peft.data.refshapes import write_refshapes
 from detris_peft.tokenization_detris import train_tokenizer
+from tests.helpers import toy_run
+from tests.helpers.hub_server import running
 
 # Reads lists of [arguments, environment, output file]: the commands of a list run side by side.
 COMMANDS = """

@@ -7,13 +7,13 @@ import os
 import signal
 
 import pytest
-import toy_run
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
-from test_kills import weights
 
-from detris_peft.training import TrainingInterrupted, loop, train
+from detris_peft.training import TrainingInterrupted, train, trainer
 from detris_peft.training import checkpoints as checkpoints_module
+from tests.helpers import toy_run
+from tests.training.test_kills import weights
 
 
 def go(root, folder, dropout=0.1, **changes):
@@ -26,7 +26,7 @@ def go(root, folder, dropout=0.1, **changes):
 
 def stop_after(monkeypatch, steps, number=signal.SIGTERM):
     """Send this process a signal while its step of that number runs."""
-    real, done = loop._Run._step, []
+    real, done = trainer._Run._step, []
 
     def step(run, batch):
         done.append(batch)
@@ -34,14 +34,14 @@ def stop_after(monkeypatch, steps, number=signal.SIGTERM):
             os.kill(os.getpid(), number)
         return real(run, batch)
 
-    monkeypatch.setattr(loop._Run, "_step", step)
+    monkeypatch.setattr(trainer._Run, "_step", step)
 
 
 @pytest.fixture(scope="module")
 def _pictureless():
     with pytest.MonkeyPatch.context() as patch:
         for name in ("plot_curves", "plot_predictions"):
-            patch.setattr(loop, name, lambda *_: None)
+            patch.setattr(trainer, name, lambda *_: None)
         yield
 
 
@@ -76,14 +76,14 @@ def test_a_signal_saves_and_the_resumed_run_ends_with_the_same_bits(root, tmp_pa
 
 def test_a_signal_during_an_evaluation_is_heard(root, tmp_path, monkeypatch):
     whole = go(root, tmp_path / "whole")
-    real = loop.evaluate
+    real = trainer.evaluate
 
     def evaluate(*args, **kwargs):
         os.kill(os.getpid(), signal.SIGTERM)
         return real(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "evaluate", evaluate)
+        patch.setattr(trainer, "evaluate", evaluate)
         with pytest.raises(TrainingInterrupted, match="after step 4;"):
             go(root, tmp_path / "stopped")
     assert go(root, tmp_path / "stopped", resume="latest") == whole

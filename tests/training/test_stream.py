@@ -6,13 +6,13 @@ import itertools
 
 import datasets
 import pytest
-import toy_run
 from accelerate.state import AcceleratorState
-from test_kills import weights
-from test_resume import stop_after
 
 from detris_peft.data import load_mapped
-from detris_peft.training import TrainingInterrupted, loop, train
+from detris_peft.training import TrainingInterrupted, train, trainer
+from tests.helpers import toy_run
+from tests.training.test_kills import weights
+from tests.training.test_resume import stop_after
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def go(root, folder, train_rows=None, **changes):
 def ends_alike(monkeypatch, run, folder):
     """Stop in the middle of the second epoch of four steps, go on, and compare with what was never stopped."""
     for name in ("plot_curves", "plot_predictions"):
-        monkeypatch.setattr(loop, name, lambda *_: None)
+        monkeypatch.setattr(trainer, name, lambda *_: None)
     whole = run(folder / "whole")
     with monkeypatch.context() as patch:
         stop_after(patch, 6)
@@ -52,13 +52,13 @@ def ends_alike(monkeypatch, run, folder):
 
 def test_a_stream_trains_and_goes_on_with_the_same_bits(root, stream, tmp_path, monkeypatch):
     seen = []
-    real = loop._Run._step
+    real = trainer._Run._step
 
     def step(run, batch):
         seen.append(batch["ref_ids"])
         return real(run, batch)
 
-    monkeypatch.setattr(loop._Run, "_step", step)
+    monkeypatch.setattr(trainer._Run, "_step", step)
     history = ends_alike(monkeypatch, lambda folder, **more: go(root, folder, stream, **more), tmp_path)
     assert [(record["epoch"], record["step"]) for record in history] == [(1, 4), (2, 8)]
     epochs = [[*itertools.chain(*seen[start : start + 4])] for start in (0, 4)]

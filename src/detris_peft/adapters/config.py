@@ -27,7 +27,7 @@ class ParallelAdapterConfig(PeftConfig):
         exclude_modules: modules to leave out, as names or a regular expression.
         layers_pattern: name of the list of blocks; known backbones need none.
         input_module: the module in a block that meets the adapter's second input, by its name within the block; only
-            for backbones that `detris_peft.adapters.backbones` does not list.
+            for backbones that `detris_peft.adapters.block_layouts` does not list.
         modules_to_save: further modules of the backbone to train and save whole.
 
     Raises:

@@ -9,8 +9,8 @@ from typing import Any
 from transformers import AutoTokenizer, HfArgumentParser
 
 from .. import DetrisConfig, DetrisForReferringSegmentation, DetrisProcessor, presets
-from ..convert import compare_backbone, load_official_checkpoint, save_official_checkpoint
-from .backbones import BackboneArguments, load_backbone, name_backbones
+from ..conversion.official_checkpoint import compare_backbone, load_official_checkpoint, save_official_checkpoint
+from .backbone_options import BackboneArguments, load_backbone, name_backbones
 
 
 @dataclass

@@ -23,12 +23,12 @@ from transformers import AutoTokenizer, CLIPTokenizer, HfArgumentParser
 
 from .. import DetrisProcessor
 from ..data import decode_mask, decode_row
-from ..data.bad_rows import BadRows
-from ..data.check import check_data
+from ..data.errors import BadRows
 from ..data.masks import mask_area
-from ..data.parquet import write_parquet
 from ..data.sources import DataSource
-from ..data.split_report import Finding, SplitReport, as_json
+from ..data.tools.check import check_data
+from ..data.tools.convert import write_parquet
+from ..data.tools.report import Finding, SplitReport, as_json
 from ..modeling.hub import check_hub_access
 from ..tokenization_detris import count_tokens
 from ..visualization import plot_samples

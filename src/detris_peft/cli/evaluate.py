@@ -12,7 +12,7 @@ from transformers import HfArgumentParser
 
 from .. import DetrisForReferringSegmentation, DetrisProcessor
 from ..data import EvaluationSamples
-from ..data.bad_rows import BadRows
+from ..data.errors import BadRows
 from ..data.sources import DataSource
 from ..evaluation import evaluate
 from ..metrics import format_metrics

@@ -19,7 +19,7 @@ from ..data.sources import DataSource
 from ..modeling.hub import check_backbones_on_hub, check_hub_access
 from ..tokenization_detris import count_tokens, train_tokenizer
 from ..training import TrainingArguments, TrainingInterrupted, train
-from .backbones import BackboneArguments, load_backbone, name_backbones
+from .backbone_options import BackboneArguments, load_backbone, name_backbones
 
 _TITLE = "Train DETRIS on any data set: RefCOCO's family, your own, or the Hub's."
 

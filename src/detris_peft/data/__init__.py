@@ -1,21 +1,22 @@
 """Data sets of pictures, referring sentences and masks, all with the same columns (`FEATURES`)."""
 
-from .bad_rows import BAD_KINDS, BadRowError, BadRows, MissingPictureError
-from .check import check_data
-from .coco_json import load_coco
-from .column_mapping import ColumnMapping
-from .columns import FEATURES, decode_row, open_image
-from .folder import load_folder
-from .grefer import load_grefer
-from .mapping import load_mapped
+from .collator import Collator
+from .errors import BAD_KINDS, BadRowError, BadRows, MissingPictureError
 from .masks import decode_mask, encode_mask
-from .mixed import load_mixed
-from .parquet import write_parquet
-from .refer import PUBLISHED_REFERENCES, load_refer
-from .samples import Collator, EvaluationSamples, Sample, StreamedSamples, TrainingSamples, batches
+from .readers.coco import load_coco
+from .readers.column_mapping import ColumnMapping
+from .readers.folder import load_folder
+from .readers.grefcoco import load_grefer
+from .readers.hub import load_mapped
+from .readers.mixed import load_mixed
+from .readers.refer import PUBLISHED_REFERENCES, load_refer
+from .samples import EvaluationSamples, Sample, StreamedSamples, TrainingSamples, batches
+from .schema import FEATURES, decode_row, open_image
 from .sources import DataSource
+from .tools.check import check_data
+from .tools.convert import write_parquet
 
-# The made-up data set is `detris_peft.data.shapes`; it is not imported here so that `python -m` can run it.
+# `detris_peft.data.refshapes` is not imported here, so that `python -m` can run it.
 __all__ = [
     "BAD_KINDS",
     "FEATURES",

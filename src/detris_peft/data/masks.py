@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco
 
-from .bad_rows import BadRowError
+from .errors import BadRowError
 
 # How far a corner may lie outside the frame, in picture sides: pycocotools walks along every edge pixel by pixel.
 MAX_OVERHANG = 10

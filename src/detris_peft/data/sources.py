@@ -8,16 +8,16 @@ from pathlib import Path
 
 import datasets
 
-from .bad_rows import BadRows
-from .coco_json import PLACEHOLDER, coco_splits, load_coco
-from .column_mapping import ColumnMapping
-from .folder import METADATA, folder_splits, load_folder
-from .grefer import load_grefer
-from .mapping import load_mapped, mapped_splits
-from .mixed import MIXED_SETS, load_mixed
-from .plain_pickle import load_plain_pickle
-from .refer import SHARED_BY_DESIGN, load_refer
-from .refer_layout import DEFAULT_IMAGE_FOLDER
+from .errors import BadRows
+from .readers.coco import PLACEHOLDER, coco_splits, load_coco
+from .readers.column_mapping import ColumnMapping
+from .readers.folder import METADATA, folder_splits, load_folder
+from .readers.grefcoco import load_grefer
+from .readers.hub import load_mapped, mapped_splits
+from .readers.mixed import MIXED_SETS, load_mixed
+from .readers.refer import SHARED_BY_DESIGN, load_refer
+from .readers.refer_files import DEFAULT_IMAGE_FOLDER
+from .readers.safe_pickle import load_plain_pickle
 
 _ACCEPTED = (
     "a folder with refs(*).p or grefs(*).json, and instances.json, one with metadata.jsonl, one that "

@@ -1,7 +1,7 @@
 """The DETRIS model."""
 
-from .backbones import build_backbone
 from .configuration_detris import DetrisConfig
+from .encoders import build_backbone
 from .modeling_detris import DetrisForReferringSegmentation, DetrisOutput
 
 __all__ = ["DetrisConfig", "DetrisForReferringSegmentation", "DetrisOutput", "build_backbone"]

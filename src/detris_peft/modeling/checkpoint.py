@@ -25,8 +25,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
-from .backbones import backbone_class
 from .configuration_detris import DetrisConfig
+from .encoders import backbone_class
 from .model_card import model_card
 
 if TYPE_CHECKING:

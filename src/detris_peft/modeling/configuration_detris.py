@@ -9,7 +9,7 @@ from peft import PeftConfig, PeftType
 from transformers import AutoConfig, PreTrainedConfig
 
 from ..adapters import DenseAlignerConfig, TextAdapterConfig
-from .backbones import architecture, sentence_dim, text_encoder
+from .encoders import architecture, sentence_dim, text_encoder
 
 _ADAPTERS = {"vision_adapter": DenseAlignerConfig, "text_adapter": TextAdapterConfig}
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from .backbones import backbone_class
 from .configuration_detris import DetrisConfig
+from .encoders import backbone_class
 
 CARD_FILE = "README.md"
 # Stands in a card for where its checkpoint is, until it is pushed and has a name.

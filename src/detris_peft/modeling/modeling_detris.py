@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
@@ -19,7 +18,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.generic import ModelOutput
 
 from ..adapters import DenseAlignerConfig, ParallelAdapterLayer
-from .backbones import (
+from .checkpoint import load_checkpoint, save_checkpoint
+from .configuration_detris import DetrisConfig
+from .encoders import (
     IMAGE_ENCODERS,
     ImageEncoder,
     build_backbone,
@@ -27,9 +28,8 @@ from .backbones import (
     text_encoder,
     use_official_position_table,
 )
-from .checkpoint import load_checkpoint, save_checkpoint
-from .configuration_detris import DetrisConfig
 from .hub import push_folder, push_model
+from .losses import segmentation_loss
 from .mask_decoder import Projector, VisionLanguageDecoder
 from .neck import CrossModalNeck
 
@@ -288,19 +288,6 @@ class DetrisForReferringSegmentation(PreTrainedModel):
         if height % patch or width % patch:
             raise ValueError(f"pixel_values is {height}x{width}: both sides must be multiples of the patch, {patch}.")
         return height // patch, width // patch
-
-
-def segmentation_loss(logits: torch.Tensor, labels: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
-    """Mean binary cross-entropy (equation 7) of logits (B, 1, 4h, 4w) against labels (B, H, W) in [0, 1].
-
-    The labels are resized by nearest neighbour, as in the released implementation, and the loss is taken in float32.
-
-    Args:
-        reduction: "mean" over everything, a scalar; or "none": each sample's own mean, (B,).
-    """
-    target = F.interpolate(labels.unsqueeze(1).float(), size=logits.shape[-2:], mode="nearest")
-    loss = F.binary_cross_entropy_with_logits(logits.float(), target, reduction=reduction)
-    return loss.flatten(1).mean(1) if reduction == "none" else loss
 
 
 def _adapt(backbone: PreTrainedModel, adapter: PeftConfig | None) -> nn.Module:

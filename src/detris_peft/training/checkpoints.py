@@ -23,9 +23,9 @@ from accelerate.utils import broadcast_object_list
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from ..atomic import aside, begin, commit, fault, remove, restore_all, retire, write_json, write_manifest
+from .distributed import together
 from .ema import ExponentialMovingAverage
-from .files import aside, begin, commit, fault, remove, restore_all, retire, write_json, write_manifest
-from .processes import together
 
 WEIGHTS_FILE, EMA_FILE = "trainable.safetensors", "ema.safetensors"
 PROGRESS_FILE, COURSE_FILE = "progress.json", "course.json"

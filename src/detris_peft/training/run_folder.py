@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from .files import remove, restore, write_json, write_text
+from ..atomic import remove, restore, write_json, write_text
 
 _PACKAGES = (
     "detris-peft",

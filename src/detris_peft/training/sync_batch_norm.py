@@ -29,7 +29,7 @@ class _Sum(torch.autograd.Function):
 
 
 class SyncBatchNorm(_BatchNorm):
-    """`nn.SyncBatchNorm` for devices that it refuses: (B, C, ...) → the same; statistics in float32."""
+    """`nn.SyncBatchNorm` for devices that it refuses: (B, C, ...) → the same; statistics in float32 or higher."""
 
     def _check_input_dim(self, input: torch.Tensor) -> None:
         if input.dim() < 2:
@@ -38,9 +38,9 @@ class SyncBatchNorm(_BatchNorm):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if not self.training:
             return super().forward(input)
-        values = input.float()
+        values = input.to(torch.promote_types(input.dtype, torch.float32))
         dims = [0, *range(2, values.dim())]
-        count = torch.tensor([float(values.numel() // values.shape[1])])
+        count = values.new_tensor([values.numel() // values.shape[1]])
         sums = _Sum.apply(torch.cat([values.sum(dims), count]))
         total = sums[-1].detach()
         mean = sums[:-1] / total

@@ -1,6 +1,6 @@
 """Dense Aligners for image encoders, as a peft tuner."""
 
-from ..plugin import register
+from ..registry import register
 from .config import DenseAlignerConfig
 from .layer import DenseAligner, DenseAlignerLayer
 from .model import DenseAlignerModel

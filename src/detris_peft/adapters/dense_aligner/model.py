@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..backbones import IMAGE_BLOCKS
-from ..plugin import ParallelAdapterModel
+from ..block_layouts import IMAGE_BLOCKS
+from ..model import ParallelAdapterModel
 from .config import DenseAlignerConfig
 from .layer import DenseAlignerLayer
 

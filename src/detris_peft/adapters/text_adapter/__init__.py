@@ -1,6 +1,6 @@
 """Text adapters for text encoders, as a peft tuner."""
 
-from ..plugin import register
+from ..registry import register
 from .config import TextAdapterConfig
 from .layer import TextAdapter, TextAdapterLayer
 from .model import TextAdapterModel

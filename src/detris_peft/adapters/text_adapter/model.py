@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..backbones import TEXT_BLOCKS
-from ..plugin import ParallelAdapterModel
+from ..block_layouts import TEXT_BLOCKS
+from ..model import ParallelAdapterModel
 from .config import TextAdapterConfig
 from .layer import TextAdapterLayer
 

@@ -1,0 +1,135 @@
+"""The scenes of RefShapes: a few coloured shapes on a noisy ground, none touching another."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ..masks import decode_mask, encode_mask, run_lengths
+
+CLASSES = ("circle", "square", "triangle")  # category_id 1, 2, 3
+COLOURS = {
+    "red": (215, 40, 40),
+    "green": (40, 165, 60),
+    "blue": (40, 80, 225),
+    "yellow": (240, 215, 40),
+    "purple": (160, 50, 185),
+    "white": (240, 240, 240),
+}
+# From the centre to the corners, as a share of the picture's side; the gap keeps the two words apart.
+SIZES = {"small": (0.09, 0.115), "large": (0.17, 0.205)}
+# A circle that reached as far as a square's corners would look larger, and a triangle smaller.
+REACH = {"circle": 0.85, "square": 1.0, "triangle": 1.15}
+# Attribute combinations that only testB holds. Each colour and each class is still seen in training.
+HELD_OUT = frozenset({("red", "square"), ("green", "triangle"), ("blue", "circle")})
+
+SAME_CLASS = 0.6  # how often a further shape repeats the class of an earlier one
+SAME_COLOUR = 0.4  # and its colour
+MARGIN = 0.02  # free ground between two shapes, as a share of the side
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One object: what it is, where its centre lies (x to the right, y down) and how far it reaches, in sides."""
+
+    kind: str
+    colour: str
+    size: str
+    x: float
+    y: float
+    reach: float
+    angle: float
+
+
+def sample_scene(rng: np.random.Generator, count: int, novel: float) -> tuple[Shape, ...]:
+    """`count` shapes that lie apart. With probability `novel` a shape is one of `HELD_OUT`, otherwise never."""
+    while True:
+        shapes: list[Shape] = []
+        for _ in range(count):
+            shape = _place(rng, *_sample_attributes(rng, shapes, novel), shapes)
+            if shape is None:  # too full: start anew
+                break
+            shapes.append(shape)
+        if len(shapes) == count:
+            return tuple(shapes)
+
+
+def _sample_attributes(rng: np.random.Generator, shapes: list[Shape], novel: float) -> tuple[str, str, str]:
+    size = _pick(rng, tuple(SIZES))
+    if rng.random() < novel:
+        colour, kind = _pick(rng, sorted(HELD_OUT))
+        return kind, colour, size
+    while True:
+        kind, colour = _pick(rng, CLASSES), _pick(rng, tuple(COLOURS))
+        if shapes:
+            earlier = _pick(rng, shapes)
+            kind = earlier.kind if rng.random() < SAME_CLASS else kind
+            colour = earlier.colour if rng.random() < SAME_COLOUR else colour
+        if (colour, kind) not in HELD_OUT:
+            return kind, colour, size
+
+
+def _pick(rng: np.random.Generator, choices: Sequence[T]) -> T:
+    return choices[int(rng.integers(len(choices)))]
+
+
+def _place(rng: np.random.Generator, kind: str, colour: str, size: str, shapes: list[Shape]) -> Shape | None:
+    reach = rng.uniform(*SIZES[size]) * REACH[kind]
+    for _ in range(30):
+        x, y = rng.uniform(reach + MARGIN, 1 - reach - MARGIN, size=2)
+        if all(math.hypot(x - other.x, y - other.y) > reach + other.reach + MARGIN for other in shapes):
+            return Shape(kind, colour, size, float(x), float(y), float(reach), float(rng.uniform(-15, 15)))
+    return None
+
+
+def draw_scene(
+    rng: np.random.Generator, shapes: tuple[Shape, ...], side: int
+) -> tuple[np.ndarray, list[Any], list[dict[str, Any]]]:
+    """The picture (side, side, 3) of uint8, and per shape its COCO segmentation and its mask.
+
+    A shape is painted exactly where its decoded mask is 1. The segmentations take all forms that readers meet:
+    polygons for squares and triangles, run lengths for circles, plain for the small and compressed for the large.
+    """
+    picture = _ground(rng, side)
+    segmentations: list[Any] = []
+    masks: list[dict[str, Any]] = []
+    for shape in shapes:
+        if shape.kind == "circle":
+            y, x = np.mgrid[:side, :side] + 0.5
+            disc = np.hypot(x - shape.x * side, y - shape.y * side) <= shape.reach * side
+            mask = encode_mask(disc, side, side)
+            plain = {"size": [side, side], "counts": run_lengths(mask["counts"]).tolist()}
+            segmentation = plain if shape.size == "small" else mask
+        else:
+            segmentation = [_outline(shape, side)]
+            mask = encode_mask(segmentation, side, side)
+        paint = np.array(COLOURS[shape.colour]) + rng.uniform(-12, 12, size=3)
+        inside = decode_mask(mask) == 1
+        picture[inside] = paint + rng.normal(0, 4, size=(inside.sum(), 3))
+        segmentations.append(segmentation)
+        masks.append(mask)
+    return picture.clip(0, 255).round().astype(np.uint8), segmentations, masks
+
+
+def _ground(rng: np.random.Generator, side: int) -> np.ndarray:
+    """A dull gradient between two greys in a random direction, with noise."""
+    ends = rng.uniform(70, 150, size=(2, 1)) + rng.uniform(-12, 12, size=(2, 3))
+    turn = rng.uniform(0, 2 * math.pi)
+    y, x = np.mgrid[:side, :side] / side - 0.5
+    mix = np.clip(0.5 + (x * math.cos(turn) + y * math.sin(turn)) / math.sqrt(2), 0, 1)[..., None]
+    return ends[0] * (1 - mix) + ends[1] * mix + rng.normal(0, 6, size=(side, side, 3))
+
+
+def _outline(shape: Shape, side: int) -> list[float]:
+    """The corners of a square or of a triangle on its base, turned by the shape's angle, in pixels."""
+    corners = (45, 135, 225, 315) if shape.kind == "square" else (90, 210, 330)
+    outline = []
+    for corner in corners:
+        turned = math.radians(corner + shape.angle)
+        outline.append(round((shape.x + shape.reach * math.cos(turned)) * side, 2))
+        outline.append(round((shape.y - shape.reach * math.sin(turned)) * side, 2))
+    return outline

@@ -1,0 +1,1 @@
+"""`detris data check` and `detris data convert`."""

@@ -1,0 +1,153 @@
+"""COCO JSON whose annotations carry sentences."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detris_peft.data import FEATURES, decode_row
+from detris_peft.data.errors import BadRowError, BadRows
+from detris_peft.data.readers.coco import coco_splits, load_coco
+
+OUTLINE = [2, 1, 6, 1, 6, 4, 2, 4]
+
+
+def picture(**changes):
+    return {"id": 1, "file_name": "a.png", "height": 6, "width": 8} | changes
+
+
+def annotation(**changes):
+    return {"id": 7, "image_id": 1, "segmentation": [OUTLINE], "sentences": ["the square"], "category_id": 2} | changes
+
+
+def write(file, *annotations, images=None):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 6)).save(file.parent / "a.png")
+    content = {"images": images or [picture()], "annotations": list(annotations), "categories": []}
+    file.write_text(json.dumps(content))
+    return file
+
+
+def test_an_annotation_with_sentences_is_a_row(tmp_path):
+    file = write(
+        tmp_path / "flowers.json",
+        annotation(sentences=["the square", "das Viereck"]),
+        annotation(id=8, sentences=[{"sent": "it", "raw": "It!"}]),
+        annotation(id=9, sentences=None, sentence="one", segmentation={"size": [6, 8], "counts": [13, 3, 32]}),
+        annotation(id=10, sentences=None),
+        annotation(id=11, sentences=["nothing"], segmentation=[], no_target=True),
+    )
+    rows = load_coco(file, split="train")
+    assert rows.features == FEATURES
+    assert rows["sentences"] == [["the square", "das Viereck"], ["it"], ["one"], ["nothing"]]
+    assert (rows["ref_id"], rows["ann_id"], rows["image_id"]) == ([7, 8, 9, 11], [7, 8, 9, -1], [1] * 4)
+    assert (set(rows["category_id"]), set(rows["dataset"]), set(rows["split"])) == ({2}, {"flowers"}, {"train"})
+    assert [int(decode_row(row)[1].sum()) for row in rows] == [12, 12, 3, 0]
+    assert rows["no_target"] == [False, False, False, True]
+    assert load_coco(file).to_dict() == rows.to_dict()
+
+
+def test_pictures_may_be_elsewhere_and_their_sizes_unsaid(tmp_path):
+    file = write(tmp_path / "flowers.json", annotation(), images=[{"id": 1, "file_name": "b.png"}])
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "a.png").rename(tmp_path / "pictures" / "b.png")
+    assert decode_row(load_coco(file, image_folder=tmp_path / "pictures")[0])[1].sum() == 12
+
+
+def test_a_file_for_each_split(tmp_path):
+    for split in ("train", "val"):
+        write(tmp_path / split / "annotations.json", annotation(sentences=[split]))
+    file = tmp_path / "{split}" / "annotations.json"
+    assert coco_splits(file) == ["train", "val"]
+    train, val = (load_coco(file, split=split)[0] for split in ("train", "val"))
+    assert (train["sentences"], train["split"], train["file_name"]) == (["train"], "train", "train/a.png")
+    # Both files number their pictures from 1; these are two pictures.
+    assert train["image_id"] != val["image_id"]
+    assert train["dataset"] == tmp_path.name
+    with pytest.raises(ValueError, match="no split 'test': there are train, val"):
+        load_coco(file, split="test")
+    with pytest.raises(ValueError, match="which split"):
+        load_coco(file)
+
+
+def test_one_picture_in_two_splits_keeps_one_id(tmp_path):
+    for split in ("train", "val"):
+        write(tmp_path / f"{split}.json", annotation())
+    ids = [load_coco(tmp_path / "{split}.json", split=split)["image_id"] for split in ("train", "val")]
+    assert ids[0] == ids[1]
+
+
+def test_pictures_may_name_their_split(tmp_path):
+    images = [picture(split="train"), picture(id=2, split="val")]
+    file = write(tmp_path / "f.json", annotation(), annotation(id=8, image_id=2), images=images)
+    assert coco_splits(file) == ["train", "val"]
+    assert load_coco(file, split="val")["ref_id"] == [8]
+
+
+def test_a_file_without_splits_is_not_taken_for_any(tmp_path):
+    file = write(tmp_path / "f.json", annotation())
+    assert coco_splits(file) == ["train"]
+    with pytest.raises(ValueError, match=r"no split 'val': there are train"):
+        load_coco(file, split="val")
+
+
+BAD = {
+    "picture": (annotation(image_id=5), "row_malformed", "'image_id' 5 is not among 'images'"),
+    "unhashable": (annotation(image_id=[1]), "row_malformed", "not among 'images'"),
+    "id": (annotation(id=None), "row_malformed", "'id' is missing"),
+    "sentence": (annotation(sentences=["a", ""]), "row_malformed", "'sentences' holds ''"),
+    "mask": (annotation(segmentation=[]), "mask_empty", "'segmentation'"),
+    "no mask": (annotation(segmentation=None), "mask_malformed", "'segmentation'"),
+    "beside": (annotation(segmentation=[[20, 1, 30, 1, 30, 5]]), "mask_out_of_frame", "beside the picture"),
+    "twice": (annotation(id=70), "duplicate_id", "another annotation has this 'id'"),
+    "file": (annotation(image_id=2), "picture_missing", "b.png is missing"),
+    "nameless": (annotation(image_id=3), "row_malformed", "no 'file_name'"),
+    "size": (annotation(image_id=4), "mask_malformed", "is 6x8 in the JSON, but .* is 8x6 pixels"),
+}
+
+
+@pytest.mark.parametrize(("content", "kind", "message"), BAD.values(), ids=BAD)
+def test_a_bad_annotation_is_named_with_file_and_id_or_left_out(tmp_path, content, kind, message):
+    images = [picture(), picture(id=2, file_name="b.png"), {"id": 3}, picture(id=4, height=8, width=6)]
+    file = write(tmp_path / "f.json", annotation(id=70), content, images=images)
+    with pytest.raises(BadRowError, match=message) as caught:
+        load_coco(file)
+    assert caught.value.kind == kind
+    assert f"{file}: annotation {content['id']}" in str(caught.value)
+    bad_rows = BadRows()
+    assert load_coco(file, bad_rows=bad_rows)["ref_id"] == [70]
+    assert bad_rows.counts() == {kind: 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not readable as JSON"),
+        ("[]", "is not COCO JSON"),
+        ('{"images": [{"file_name": "a"}], "annotations": []}', "is not COCO JSON"),
+        ('{"images": [], "annotations": [{"id": 1}]}', "no annotation has 'sentences'"),
+    ],
+)
+def test_another_file_is_named(tmp_path, text, message):
+    (tmp_path / "f.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_coco(tmp_path / "f.json", bad_rows=BadRows())
+    with pytest.raises(FileNotFoundError):
+        load_coco(tmp_path / "g.json")
+
+
+def test_a_turned_photograph_is_measured_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = write(
+        tmp_path / "f.json", annotation(segmentation=[[0, 0, 6, 0, 6, 4, 0, 4]]), images=[picture(file_name="t.jpg")]
+    )
+    Image.fromarray(np.zeros((6, 8, 3), np.uint8)).save(tmp_path / "t.jpg", exif=exif)
+    with pytest.raises(BadRowError, match="EXIF"):
+        load_coco(file)
+    content = json.loads(file.read_text())
+    content["images"][0] |= {"height": 8, "width": 6}
+    file.write_text(json.dumps(content))
+    image, mask = decode_row(load_coco(file)[0])
+    assert (image.height, image.width) == mask.shape == (8, 6)

@@ -1,0 +1,139 @@
+"""load_mixed: three sets as one, and no training picture that any of them tests on."""
+
+import json
+import logging
+import pickle
+
+import pytest
+from PIL import Image
+
+from detris_peft.data.errors import BadRowError, BadRows
+from detris_peft.data.readers.mixed import load_mixed
+
+# Pictures of each set's splits: 3, 4 and 6 stand in another's val or test, 1 in its own.
+SETS = {
+    "refcoco/refs(unc).p": {"train": [1, 2, 3, 5], "val": [4], "testA": [1], "testB": [9]},
+    "refcoco+/refs(unc).p": {"train": [2, 4, 5], "val": [6], "testA": [7], "testB": [8]},
+    "refcocog/refs(umd).p": {"train": [5, 6, 7, 9, 10], "val": [3], "test": [11]},
+}
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / "images/train2014").mkdir(parents=True)
+    for name, splits in SETS.items():
+        file = tmp_path / name
+        file.parent.mkdir()
+        references, ids = [], sorted({picture for pictures in splits.values() for picture in pictures})
+        for split, pictures in splits.items():
+            for picture in pictures:
+                for text in ("one", "two"):
+                    number = len(references)
+                    references.append(
+                        {
+                            "ref_id": number,
+                            "ann_id": picture,
+                            "image_id": picture,
+                            "category_id": 1,
+                            "split": split,
+                            "sentences": [{"sent_id": number, "sent": f"{text} of {file.parent.name}"}],
+                        }
+                    )
+        file.write_bytes(pickle.dumps(references))
+        images = [{"id": i, "file_name": f"{i}.jpg", "height": 8, "width": 8} for i in ids]
+        if "+" in name:  # the same file, written otherwise
+            for image in images:
+                image["file_name"] = "./" + image["file_name"]
+        annotations = [{"id": i, "image_id": i, "segmentation": [[1, 1, 6, 1, 6, 6]]} for i in ids]
+        content = {"images": images, "annotations": annotations}
+        (file.parent / "instances.json").write_text(json.dumps(content))
+        for i in ids:
+            Image.new("RGB", (8, 8)).save(tmp_path / f"images/train2014/{i}.jpg")
+    return tmp_path
+
+
+def _pictures(rows):
+    return [(row["dataset"], row["image_id"]) for row in rows.remove_columns("image")][::2]
+
+
+def test_pictures_that_are_tested_on_are_left_out_and_counted(root, caplog):
+    with caplog.at_level(logging.INFO):
+        rows = load_mixed(root)
+    assert _pictures(rows) == [
+        ("refcoco", 2),
+        ("refcoco", 5),
+        ("refcoco+", 2),
+        ("refcoco+", 5),
+        ("refcocog", 5),
+        ("refcocog", 10),
+    ]
+    assert rows["sentences"][:2] == [["one of refcoco"], ["two of refcoco"]]
+    assert rows[0]["image"].size == (8, 8)
+    message = rows.info.description
+    assert "\n" not in message
+    assert "6 of 9 pictures, with 12 of 24 references," in message
+    assert "left out" in message
+    assert message in caplog.messages
+    assert rows.shuffle(seed=0).select([0]).info.description == message  # it stays with the rows
+
+
+def test_keep_trains_on_all_and_says_how_many_leak(root):
+    rows = load_mixed(root, leak="keep")
+    assert _pictures(rows) == [
+        (name.split("/")[0], picture) for name, splits in SETS.items() for picture in splits["train"]
+    ]
+    assert "12 of 24 references" in rows.info.description
+    assert "are trained on" in rows.info.description
+
+
+def test_no_training_picture_is_in_any_other_split(root):
+    trained = {picture for _, picture in _pictures(load_mixed(root))}
+    for split in ("val", "testA", "testB", "test"):
+        assert not trained & {picture for _, picture in _pictures(load_mixed(root, split))}
+
+
+def test_nothing_left_to_train_on_is_an_error(root):
+    for name in SETS:
+        references = pickle.loads((root / name).read_bytes())
+        for reference in references[::2]:
+            reference["split"] = "test"
+        (root / name).write_bytes(pickle.dumps(references))
+    with pytest.raises(ValueError, match="nothing is left to train on, pass leak='keep'"):
+        load_mixed(root)
+    assert len(load_mixed(root, leak="keep")) == 12
+
+
+def test_other_splits_are_those_of_the_sets_that_have_them(root):
+    assert _pictures(load_mixed(root, "val")) == [("refcoco", 4), ("refcoco+", 6), ("refcocog", 3)]
+    assert _pictures(load_mixed(root, "testB")) == [("refcoco", 9), ("refcoco+", 8)]
+    assert _pictures(load_mixed(root, "test")) == [("refcocog", 11)]
+    with pytest.raises(ValueError, match="no split 'testC': refcoco has testA, testB, train, val; refcoco\\+ has"):
+        load_mixed(root, "testC")
+
+
+def test_what_is_missing_is_named(root):
+    (root / "refcocog/refs(umd).p").rename(root / "refcocog/refs(google).p")
+    with pytest.raises(FileNotFoundError, match=r"missing is refcocog/refs\(umd\).p") as caught:
+        load_mixed(root)
+    assert str(root) in str(caught.value)
+    with pytest.raises(ValueError, match="leak='maybe' is not known"):
+        load_mixed(root, leak="maybe")
+
+
+def test_bad_rows_of_all_three_are_collected(root):
+    for name in SETS:
+        file = (root / name).parent / "instances.json"
+        content = json.loads(file.read_text())
+        next(a for a in content["annotations"] if a["id"] == 5)["segmentation"] = []
+        file.write_text(json.dumps(content))
+    bad_rows = BadRows()
+    rows = load_mixed(root, bad_rows=bad_rows)
+    assert 5 not in rows["image_id"][:]
+    assert bad_rows.counts() == {"mask_empty": 6}
+    assert [name for name in ("refcoco/", "refcoco+/", "refcocog/") if any(name in str(e) for e in bad_rows)] == [
+        "refcoco/",
+        "refcoco+/",
+        "refcocog/",
+    ]
+    with pytest.raises(BadRowError):
+        load_mixed(root)

@@ -1,0 +1,603 @@
+"""load_refer: what stands in REFER's files comes out unchanged, and what is wrong with them is said in one line."""
+
+import json
+import pickle
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from pycocotools import mask as coco
+
+from detris_peft.data import FEATURES, decode_mask, decode_row, encode_mask, load_refer, open_image
+from detris_peft.data.errors import BadRowError, BadRows, MissingPictureError
+from detris_peft.data.readers.refer import PUBLISHED_REFERENCES
+
+HEIGHT, WIDTH = 30, 40
+POLYGON = [5.0, 5.0, 20.0, 5.0, 20.0, 15.0, 5.0, 15.0]
+SECOND = [25.0, 18.0, 35.5, 18.0, 30.0, 28.0]
+
+
+def _disc():
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    return ((x - 20) ** 2 + (y - 14) ** 2 < 60).astype(np.uint8)
+
+
+def _compressed():
+    rle = coco.encode(np.asfortranarray(_disc()))
+    return {"size": rle["size"], "counts": rle["counts"].decode()}
+
+
+def _plain():
+    """The disc as run lengths, counted here by hand."""
+    column_major = _disc().flatten(order="F")
+    changes = np.flatnonzero(np.diff(column_major)) + 1
+    return {"size": [HEIGHT, WIDTH], "counts": np.diff([0, *changes, column_major.size]).tolist()}
+
+
+SEGMENTATIONS = {
+    "polygon": [POLYGON],
+    "several parts": [POLYGON, SECOND],
+    "a part without area": [POLYGON, [1.0, 1.0, 9.0, 9.0]],
+    "compressed RLE": _compressed(),
+    "plain RLE": _plain(),
+    "list of RLEs": [_compressed(), _compressed()],
+}
+
+
+class ReferSet:
+    """A small data set in memory that tests bend before it is written."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.images, self.annotations, self.references = [], [], []
+        for index, (name, segmentation) in enumerate(SEGMENTATIONS.items()):
+            self.images.append({"id": 10 + index, "file_name": f"bild {name} é.jpg", "height": HEIGHT, "width": WIDTH})
+            self.annotations.append(
+                {
+                    "id": 100 + index,
+                    "image_id": 10 + index,
+                    "category_id": 3,
+                    "segmentation": segmentation,
+                    "iscrowd": int("plain" in name),
+                }
+            )
+            sentences = ["la pomme à gauche", "左边的苹果"][: 1 + index % 2]
+            self.references.append(
+                {
+                    "ref_id": index,
+                    "ann_id": 100 + index,
+                    "image_id": 10 + index,
+                    "category_id": 3,
+                    "split": "val" if index == 5 else "train",
+                    "file_name": f"bild_{100 + index}.jpg",
+                    "sent_ids": [2 * index + number for number in range(len(sentences))],
+                    "sentences": [
+                        {"tokens": text.split(), "raw": text.upper(), "sent": text, "sent_id": 2 * index + number}
+                        for number, text in enumerate(sentences)
+                    ],
+                }
+            )
+
+    @property
+    def refs_file(self):
+        return self.root / "toys" / "refs(unc).p"
+
+    @property
+    def instances_file(self):
+        return self.root / "toys" / "instances.json"
+
+    @property
+    def pictures(self):
+        return self.root / "images" / "train2014"
+
+    def write(self, protocol=2):
+        self.pictures.mkdir(parents=True)
+        self.refs_file.parent.mkdir()
+        for image in self.images:
+            Image.new("RGB", (WIDTH, HEIGHT), (200, 30, 30)).save(self.pictures / image["file_name"])
+        self.refs_file.write_bytes(pickle.dumps(self.references, protocol))
+        self.instances_file.write_text(json.dumps({"images": self.images, "annotations": self.annotations}))
+        return self
+
+    def load(self, split="train"):
+        return load_refer(self.root, "toys", "unc", split)
+
+
+@pytest.fixture
+def toys(tmp_path):
+    return ReferSet(tmp_path)
+
+
+def _complaint(toys, error, split="train"):
+    with pytest.raises(error) as caught:
+        toys.load(split)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_nothing_is_lost_or_changed(toys, protocol):
+    rows = toys.write(protocol).load()
+    assert rows.features == FEATURES
+    assert rows.cache_files == []  # in memory: nothing half-written can stay behind
+    assert len(rows) == 5
+    for row, reference in zip(rows, toys.references[:5], strict=True):
+        assert row["sentences"] == [sentence["sent"] for sentence in reference["sentences"]]
+        for name in ("ref_id", "ann_id", "image_id", "category_id", "sent_ids", "split"):
+            assert row[name] == reference[name]
+        assert row["file_name"] == toys.images[reference["ref_id"]]["file_name"]
+        assert row["image"].size == (WIDTH, HEIGHT)
+
+
+@pytest.mark.parametrize("name", SEGMENTATIONS)
+def test_masks_equal_those_of_pycocotools(name):
+    segmentation = SEGMENTATIONS[name]
+    if "RLE" in name:
+        expected = _disc()
+    else:
+        parts = [coco.decode(coco.frPyObjects([part], HEIGHT, WIDTH)) for part in segmentation if len(part) >= 6]
+        expected = np.concatenate(parts, axis=2).max(axis=2)
+    mask = encode_mask(segmentation, HEIGHT, WIDTH)
+    assert isinstance(mask["counts"], str)
+    decoded = decode_mask(mask)
+    assert decoded.dtype == np.uint8
+    np.testing.assert_array_equal(decoded, expected)
+
+
+def test_an_array_and_bytes_are_masks_too():
+    assert encode_mask(_disc() * 255, HEIGHT, WIDTH) == _compressed()
+    as_bytes = {**_compressed(), "counts": _compressed()["counts"].encode()}
+    assert encode_mask(as_bytes, HEIGHT, WIDTH) == _compressed()
+
+
+def test_a_python_2_pickle_gives_text(toys):
+    """Python 2 wrote byte strings, here as protocol 0's S opcode with UTF-8 and then with Latin-1 inside."""
+    toys.write()
+    for encoding in ("utf-8", "latin-1"):
+        escaped = "".join(f"\\x{byte:02x}" for byte in "pomme à gauche".encode(encoding))
+        toys.refs_file.write_bytes(
+            b"(lp0\n(dp1\nS'ref_id'\nI7\nsS'ann_id'\nL100L\nsS'image_id'\nI10\nsS'category_id'\nI3\n"
+            b"sS'split'\nS'train'\nsS'sent_ids'\n(lI4\nasS'sentences'\n(l(dS'sent_id'\nI4\nsS'sent'\nS'"
+            + escaped.encode()
+            + b"'\nsasa."
+        )
+        rows = toys.load()
+        assert rows[0]["sentences"] == ["pomme à gauche"]
+        assert (rows[0]["ref_id"], rows[0]["ann_id"], rows[0]["sent_ids"]) == (7, 100, [4])
+
+
+class Evil:
+    """Makes a file when it is unpickled carelessly."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        import os
+
+        return os.system, (f"touch '{self.trace}'",)
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_a_forbidden_object_is_named_and_never_run(toys, protocol):
+    trace = toys.root / "it ran"
+    toys.references[2]["bbox"] = Evil(trace)
+    message = _complaint(toys.write(protocol), pickle.UnpicklingError)
+    assert str(toys.refs_file) in message
+    assert "system" in message
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"no pickle", pickle.dumps([{"split": "train"}] * 9)[:-7], b"I1\n."])
+def test_a_damaged_pickle_is_named(toys, content):
+    toys.write().refs_file.write_bytes(content)
+    assert str(toys.refs_file) in _complaint(toys, ValueError)
+
+
+def test_missing_folders_and_files_say_what_is_there(toys):
+    toys.write()
+    for arguments, expected in {
+        (toys.root / "gone", "toys", "unc"): "gone",
+        (toys.root, "refcoco", "unc"): "there are toys",
+        (toys.root, "toys", "umd"): "refs(unc).p",
+    }.items():
+        with pytest.raises(FileNotFoundError) as caught:
+            load_refer(*arguments, "train")
+        assert expected in str(caught.value)
+    toys.instances_file.unlink()
+    assert str(toys.instances_file) in _complaint(toys, FileNotFoundError)
+
+
+def test_an_unknown_split_lists_those_that_exist(toys):
+    message = _complaint(toys.write(), ValueError, split="testA")
+    assert "train, val" in message
+
+
+def test_missing_pictures_are_counted(toys):
+    toys.write()
+    for image in toys.images[1:3]:
+        (toys.pictures / image["file_name"]).unlink()
+    message = _complaint(toys, FileNotFoundError)
+    assert "2 of 5" in message
+    assert any(image["file_name"] in message for image in toys.images[1:3])
+
+
+def test_pictures_may_lie_elsewhere_and_deeper(toys):
+    toys.write()
+    moved = toys.root / "photos" / "deep"
+    toys.pictures.rename(toys.root / "photos")
+    moved.mkdir()
+    name = toys.images[0]["file_name"]
+    (toys.root / "photos" / name).rename(moved / name)
+    toys.images[0]["file_name"] = f"deep/{name}"
+    toys.instances_file.write_text(json.dumps({"images": toys.images, "annotations": toys.annotations}))
+    rows = load_refer(toys.root, "toys", "unc", "train", image_folder="photos")
+    assert rows[0]["image"].size == (WIDTH, HEIGHT)
+
+
+def test_a_relative_root_survives_a_change_of_directory(toys, monkeypatch):
+    monkeypatch.chdir(toys.write().root)
+    rows = load_refer(".", "toys", "unc", "train")
+    monkeypatch.chdir("/")
+    assert rows[0]["image"].size == (WIDTH, HEIGHT)
+
+
+def _blank(toys):
+    toys.references[1]["sentences"][1]["sent"] = " \t "
+
+
+def _no_sentences(toys):
+    toys.references[1]["sentences"] = []
+
+
+def _no_ann_id(toys):
+    del toys.references[1]["ann_id"]
+
+
+def _text_for_id(toys):
+    toys.references[1]["image_id"] = "eleven"
+
+
+def _other_picture(toys):
+    toys.annotations[1]["image_id"] = 12
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (_blank, "sentence 3 is blank"),
+        (_no_sentences, "'sentences' is empty"),
+        (_no_ann_id, "'ann_id' is missing"),
+        (_text_for_id, "'image_id' is 'eleven'"),
+        (_other_picture, "annotation 101 is of image 12"),
+    ],
+)
+def test_a_faulty_reference_is_named(toys, spoil, words):
+    spoil(toys)
+    message = _complaint(toys.write(), ValueError)
+    assert f"{toys.refs_file}: reference 1:" in message
+    assert words in message
+
+
+@pytest.mark.parametrize("kind", ["annotations", "images"])
+def test_a_missing_record_names_who_needs_it(toys, kind):
+    del getattr(toys, kind)[1]
+    message = _complaint(toys.write(), ValueError)
+    assert str(toys.instances_file) in message
+    assert "reference 1" in message
+    assert ("annotation 101" if kind == "annotations" else "image 11") in message
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        [],
+        None,
+        "polygon",
+        [[]],
+        [[1, 1, 9, 9]],
+        [[1, 1, 9, 1, 9, 9, 1]],
+        [[1, 1, 9, 1, float("nan"), 9]],
+        [[1, 1, 9, 1, 1e9, 9]],
+        [[1, 1, "9", 1, 9, 9]],
+        [[100, 100, 120, 100, 120, 120]],
+        {"size": [HEIGHT, WIDTH]},
+        {"size": None, "counts": [0, WIDTH * HEIGHT]},
+        {"size": [HEIGHT, WIDTH], "counts": None},
+        {"size": [WIDTH, HEIGHT], "counts": [0, WIDTH * HEIGHT]},
+        {"size": [HEIGHT, WIDTH], "counts": [WIDTH * HEIGHT]},
+        {"size": [HEIGHT, WIDTH], "counts": [10, 10]},
+        {"size": [HEIGHT, WIDTH], "counts": [-5, 5 + WIDTH * HEIGHT]},
+        {"size": [HEIGHT, WIDTH], "counts": ""},
+        {"size": [HEIGHT, WIDTH], "counts": _compressed()["counts"][:-4]},
+        {"size": [HEIGHT, WIDTH], "counts": "é~~"},
+    ],
+    ids=str,
+)
+def test_a_faulty_or_empty_mask_names_its_annotation(toys, segmentation):
+    """pycocotools itself answers several of these with noise, or by eating all memory."""
+    toys.annotations[1]["segmentation"] = segmentation
+    assert f"{toys.instances_file}: annotation 101:" in _complaint(toys.write(), ValueError)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"images": []}', '{"images": [], "annotations": [{"no": 1}]}'])
+def test_damaged_instances_are_named(toys, content):
+    toys.write().instances_file.write_text(content)
+    assert str(toys.instances_file) in _complaint(toys, ValueError)
+
+
+@pytest.mark.parametrize("damage", ["garbage", "cut", "gone"])
+def test_a_corrupt_picture_is_found_when_read_and_named(toys, damage):
+    file = toys.write().pictures / toys.images[1]["file_name"]
+    rows = toys.load()  # nothing is decoded yet
+    if damage == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(b"no picture" if damage == "garbage" else file.read_bytes()[:-200])
+    undecoded = rows.cast_column("image", datasets.Image(decode=False))
+    assert undecoded[1]["image"]["bytes"] is None
+    for read in (
+        lambda: rows[1]["image"],
+        lambda: open_image(undecoded[1]["image"]),
+        lambda: decode_row(undecoded[1]),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError)) as caught:
+            read()
+        assert str(file) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_decode_row_gives_picture_and_mask_of_one_size(toys):
+    rows = toys.write().load()
+    for row in (rows[3], rows.cast_column("image", datasets.Image(decode=False))[3]):
+        image, mask = decode_row(row)
+        assert image.size == (WIDTH, HEIGHT)
+        np.testing.assert_array_equal(mask, _disc())
+
+
+def test_a_picture_of_another_size_than_its_mask_is_named(toys):
+    file = toys.write().pictures / toys.images[1]["file_name"]
+    Image.new("RGB", (WIDTH * 2, HEIGHT)).save(file)
+    with pytest.raises(ValueError, match=r"80x30 pixels but the mask of reference 1 is 40x30") as caught:
+        decode_row(toys.load()[1])
+    assert file.name in str(caught.value)
+
+
+def test_rows_are_ordinary_datasets_rows(toys, tmp_path):
+    """Saved, reloaded and joined with plain image columns as any other data set."""
+    rows = toys.write().load()
+    rows.save_to_disk(tmp_path / "saved")
+    reloaded = datasets.load_from_disk(str(tmp_path / "saved"))
+    assert type(reloaded.features["image"]) is datasets.Image
+    both = datasets.concatenate_datasets([rows, reloaded])
+    assert both["ref_id"][:] == [0, 1, 2, 3, 4] * 2
+    assert both.shuffle(seed=1)[0]["image"].size == (WIDTH, HEIGHT)
+
+
+def _spoil_everything(toys):
+    """References 0 to 4 of the split, each wrong in its own way."""
+    toys.references[0]["sentences"][0]["sent"] = "half a character: \ud800"
+    toys.annotations[1]["segmentation"] = [[100, 5, 120, 5, 120, 25], [-9, 5, -1, 5, -1, 25]]
+    toys.annotations[2]["segmentation"] = [[1, 1, 9, 1, 9, 9, 1]]
+    toys.annotations[3]["segmentation"] = {"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]}
+    toys.references[4]["ref_id"] = 3
+
+
+def test_bad_rows_are_collected_by_kind_and_the_good_ones_stay(toys):
+    _spoil_everything(toys)
+    good, lost = json.loads(json.dumps(toys.references[5])), json.loads(json.dumps(toys.references[5]))
+    for reference, number in ((good, 8), (lost, 9)):
+        reference.update(ref_id=number, ann_id=105, split="train")
+        for sentence in reference["sentences"]:
+            sentence["sent_id"] += 100 * number
+    lost.update(image_id=30, ann_id=130)
+    toys.references += [good, lost]
+    toys.images.append({"id": 30, "file_name": "lost.jpg", "height": HEIGHT, "width": WIDTH})
+    toys.annotations.append({"id": 130, "image_id": 30, "segmentation": [POLYGON]})
+    (toys.write().pictures / "lost.jpg").unlink()
+    bad_rows = BadRows()
+    rows = load_refer(toys.root, "toys", "unc", "train", bad_rows=bad_rows)
+    assert rows["ref_id"][:] == [8]
+    found = {error.kind: str(error) for error in bad_rows}
+    expected = {
+        "row_malformed": "reference 0: a sentence",
+        "mask_out_of_frame": "annotation 101: the mask lies wholly beside the picture of 40x30",
+        "mask_malformed": "annotation 102: a polygon must be",
+        "mask_empty": "annotation 103: the mask is empty",
+        "duplicate_id": "reference 3: 'ref_id' 3 stands there before",
+        "picture_missing": f"reference 9: {toys.pictures / 'lost.jpg'} is missing",
+    }
+    assert list(found) == list(expected)
+    for kind, words in expected.items():
+        assert words in found[kind].replace("sentence 0", "a sentence"), kind
+        assert "\n" not in found[kind]
+    assert isinstance(bad_rows[-1], MissingPictureError)
+    assert bad_rows.counts() == dict.fromkeys(expected, 1)
+
+
+def test_without_a_collection_the_first_bad_row_is_raised_with_its_kind(toys):
+    toys.annotations[1]["segmentation"] = [[100, 5, 120, 5, 120, 25]]
+    with pytest.raises(BadRowError, match="wholly beside") as caught:
+        toys.write().load()
+    assert caught.value.kind == "mask_out_of_frame"
+
+
+def test_ids_that_stand_twice_in_the_file(toys):
+    toys.references[5]["ref_id"] = 2  # of val
+    toys.references[3]["sentences"][1]["sent_id"] = 0
+    toys.write()
+    assert "reference 3: 'sent_id' 0 stands there before" in _complaint(toys, BadRowError)
+    assert "reference 2: 'ref_id' 2 stands there before" in _complaint(toys, BadRowError, split="val")
+
+
+@pytest.mark.parametrize("bad_rows", [None, BadRows()])
+def test_a_missing_picture_folder_is_never_a_mere_bad_row(toys, bad_rows):
+    toys.write()
+    with pytest.raises(FileNotFoundError, match="the pictures' folder is missing"):
+        load_refer(toys.root, "toys", "unc", "train", image_folder="photos", bad_rows=bad_rows)
+    assert not bad_rows
+
+
+def test_refclef_has_its_pictures_elsewhere(toys):
+    toys.write()
+    toys.refs_file.parent.rename(toys.root / "refclef")
+    toys.pictures.rename(toys.root / "images" / "saiapr_tc-12")
+    rows = load_refer(toys.root, "refclef", "unc", "train")
+    assert rows[0]["image"].size == (WIDTH, HEIGHT)
+    assert rows[0]["dataset"] == "refclef"
+
+
+def test_pictures_where_the_refer_api_has_them(toys):
+    toys.write()
+    (toys.root / "images/mscoco/images").mkdir(parents=True)
+    toys.pictures.rename(toys.root / "images/mscoco/images/train2014")
+    assert toys.load()[0]["image"].size == (WIDTH, HEIGHT)
+
+
+def test_what_real_files_leave_out_or_write_otherwise(toys):
+    """Ids as 100.0, no category, no iscrowd, no sent_ids, sentences with `raw` alone, fields of one's own."""
+    for annotation in toys.annotations:
+        del annotation["iscrowd"]
+    del toys.annotations[1]["category_id"]
+    for reference in toys.references:
+        reference["ann_id"] = float(reference["ann_id"])
+        reference["image_id"] = float(reference["image_id"])
+        reference["tag"] = {"of": ["another", "tool"]}
+        del reference["category_id"], reference["sent_ids"], reference["file_name"]
+        for sentence in reference["sentences"]:
+            del sentence["sent"], sentence["tokens"]
+    rows = toys.write().load()
+    assert rows["ann_id"][:] == [100, 101, 102, 103, 104]
+    assert rows["category_id"][:] == [3, -1, 3, 3, 3]
+    assert rows["sentences"][0] == ["LA POMME À GAUCHE"]
+    assert rows["sent_ids"][1] == [2, 3]
+    for wrong in (100.5, True, "100", 2**70):
+        toys.references[0]["ann_id"] = wrong
+        toys.refs_file.write_bytes(pickle.dumps(toys.references))
+        assert f"'ann_id' is {wrong!r}" in _complaint(toys, BadRowError)
+
+
+def test_published_counts_add_up_to_the_papers_totals():
+    totals = {name: sum(splits.values()) for name, splits in PUBLISHED_REFERENCES.items()}
+    assert totals == {
+        ("refcoco", "unc"): 50000,
+        ("refcoco+", "unc"): 49856,
+        ("refcocog", "umd"): 49822,
+        ("refcocog", "google"): 49822,
+    }
+
+
+# -- any data set comes back as it was written ------------------------------------------------------------------------
+
+
+def _coordinate(side):
+    """Within the frame, on its edge or a little outside."""
+    return st.floats(-0.3 * side, 1.3 * side)
+
+
+def _polygon(height, width):
+    points = st.lists(st.tuples(_coordinate(width), _coordinate(height)), min_size=3, max_size=8)
+    return points.map(lambda corners: [number for corner in corners for number in corner])
+
+
+@st.composite
+def _segmentations(draw, height, width):
+    """A polygon or several, or run lengths: plain (crowd), compressed as text or, as RefCLEF has it, in a list."""
+    kind = draw(st.sampled_from(["polygons", "plain", "text", "list"]))
+    if kind == "polygons":
+        return draw(st.lists(_polygon(height, width), min_size=1, max_size=3))
+    cuts = sorted(draw(st.lists(st.integers(0, height * width), min_size=1, max_size=9)))
+    runs = np.diff([0, *cuts, height * width]).tolist()
+    plain = {"size": [height, width], "counts": runs}
+    if kind == "plain":
+        return plain
+    rle = coco.frPyObjects(plain, height, width)
+    text = {"size": [height, width], "counts": rle["counts"].decode()}
+    return text if kind == "text" else [text]
+
+
+def _expected(segmentation, height, width):
+    """pycocotools' own reading; parts overlap, so their union is counted here."""
+    if isinstance(segmentation, dict):
+        rles = [segmentation]
+        if isinstance(segmentation["counts"], list):
+            rles = [coco.frPyObjects(segmentation, height, width)]
+    elif isinstance(segmentation[0], dict):
+        rles = segmentation
+    else:
+        rles = coco.frPyObjects(segmentation, height, width)
+    return np.any([coco.decode(rle) for rle in rles], axis=0).astype(np.uint8)
+
+
+_NAMES = st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="/"), min_size=1, max_size=20)
+_SENTENCES = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=30).filter(str.strip)
+
+
+@st.composite
+def _any_set(draw):
+    images, annotations, references, masks = [], [], [], {}
+    names = draw(st.lists(_NAMES, min_size=1, max_size=3, unique_by=str.casefold))
+    sent_ids = iter(draw(st.permutations(range(40))))
+    for image_id, name in enumerate(names):
+        height, width = draw(st.integers(1, 40)), draw(st.integers(1, 40))
+        images.append({"id": image_id, "file_name": f"{name}.jpg", "height": height, "width": width})
+        for _ in range(draw(st.integers(1, 3))):
+            ann_id, ref_id = 7 * len(annotations), len(references)
+            segmentation = draw(_segmentations(height, width))
+            crowd = isinstance(segmentation, dict)
+            annotations.append(
+                {"id": ann_id, "image_id": image_id, "segmentation": segmentation, "iscrowd": int(crowd)}
+            )
+            sentences = [
+                {"sent_id": next(sent_ids), "sent": text, "raw": text, "tokens": text.split()}
+                for text in draw(st.lists(_SENTENCES, min_size=1, max_size=3))
+            ]
+            masks[ref_id] = _expected(segmentation, height, width)
+            references.append(
+                {
+                    "ref_id": ref_id,
+                    "ann_id": ann_id,
+                    "image_id": image_id,
+                    "category_id": 1,
+                    "split": draw(st.sampled_from(["train", "val", "testA"])),
+                    "file_name": "ignored.jpg",
+                    "sent_ids": [sentence["sent_id"] for sentence in sentences],
+                    "sentences": sentences,
+                }
+            )
+    return images, annotations, draw(st.permutations(references)), masks, draw(st.sampled_from([0, 1, 2, 4]))
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(made=_any_set())
+def test_any_set_comes_back_as_it_was_written(tmp_path_factory, made):
+    """Masks equal pycocotools' own; no reference, sentence or picture is lost, doubled or out of order."""
+    images, annotations, references, masks, protocol = made
+    root = tmp_path_factory.mktemp("set")
+    toys = ReferSet(root)
+    toys.pictures.mkdir(parents=True)
+    toys.refs_file.parent.mkdir()
+    for image in images:
+        (toys.pictures / image["file_name"]).touch()
+    toys.refs_file.write_bytes(pickle.dumps(references, protocol))
+    toys.instances_file.write_text(json.dumps({"images": images, "annotations": annotations}))
+    for split in {reference["split"] for reference in references}:
+        bad_rows = BadRows()
+        rows = load_refer(root, "toys", "unc", split, bad_rows=bad_rows).remove_columns("image")
+        written = [reference for reference in references if reference["split"] == split]
+        seen = [reference for reference in written if masks[reference["ref_id"]].any()]
+        assert len(bad_rows) == len(written) - len(seen)  # only those that pycocotools too finds nothing in
+        assert {error.kind for error in bad_rows} <= {"mask_empty", "mask_out_of_frame"}
+        assert rows["ref_id"][:] == [reference["ref_id"] for reference in seen]
+        for row, reference in zip(rows, seen, strict=True):
+            np.testing.assert_array_equal(decode_mask(row["mask"]), masks[row["ref_id"]])
+            assert row["sentences"] == [sentence["sent"] for sentence in reference["sentences"]]
+            assert row["sent_ids"] == reference["sent_ids"]
+            assert (row["ann_id"], row["ann_ids"]) == (reference["ann_id"], [reference["ann_id"]])
+            assert row["file_name"] == images[reference["image_id"]]["file_name"]
+            assert (row["split"], row["dataset"], row["no_target"]) == (split, "toys", False)

@@ -1,0 +1,268 @@
+"""RefShapes: the sentences say one thing only, testB is new, masks fit what is drawn, and the seed decides all."""
+
+import itertools
+import json
+import pickle
+import re
+
+import numpy as np
+import pytest
+
+from detris_peft.data import decode_mask, decode_row, encode_mask, load_refer
+from detris_peft.data.refshapes.generate import SPLITS, main, write_refshapes
+from detris_peft.data.refshapes.scenes import CLASSES, COLOURS, HELD_OUT
+
+SMALL = {"train": 60, "val": 20, "test": 20}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("shapes")
+    write_refshapes(root, seed=3, **SMALL)
+    return root
+
+
+@pytest.fixture(scope="module")
+def instances(root):
+    return json.loads((root / "refshapes" / "instances.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def references(root):
+    return pickle.loads((root / "refshapes" / "refs(unc).p").read_bytes())
+
+
+@pytest.fixture(scope="module")
+def scenes(instances):
+    """Image id to its shapes' attributes, by annotation id."""
+    scenes = {}
+    for annotation in instances["annotations"]:
+        scenes.setdefault(annotation["image_id"], {})[annotation["id"]] = annotation["attributes"]
+    return scenes
+
+
+def _fitting(words, scene):
+    """Ids of the shapes that these attribute words fit, each word being a colour, a size or a class."""
+    return {
+        ann_id
+        for ann_id, shape in scene.items()
+        if all(word in (shape["kind"], shape["colour"], shape["size"]) for word in words.split())
+    }
+
+
+AXES = {
+    "left": ("x", -1),
+    "right": ("x", 1),
+    "top": ("y", -1),
+    "bottom": ("y", 1),
+    "above": ("y", -1),
+    "below": ("y", 1),
+}
+
+
+def _read(sentence, scene, half):
+    """Who is meant, read anew from the words alone.
+
+    A place is read as "in that half" or as "nearest that border", a relation as any displacement that way.
+    """
+    sentence = sentence.removeprefix("the ")
+    if match := re.fullmatch(r"(.+) (left of|right of|above|below) the (.+)", sentence):
+        subject, relation, anchor = match.groups()
+        (anchor_id,) = _fitting(anchor, scene)
+        axis, sign = AXES[relation.split()[0]]
+        return {i for i in _fitting(subject, scene) if sign * (scene[i][axis] - scene[anchor_id][axis]) > 0}
+    match = re.fullmatch(r"(.+) (?:on|at) the (\w+)", sentence) or re.fullmatch(
+        r"(left|right|top|bottom) (.+)", sentence
+    )
+    if match:
+        subject, word = match.groups() if match[2] in AXES else reversed(match.groups())
+        axis, sign = AXES[word]
+        candidates = _fitting(subject, scene)
+        if half:
+            return {i for i in candidates if sign * (scene[i][axis] - 0.5) > 0}
+        return {max(candidates, key=lambda i: sign * scene[i][axis])}
+    return _fitting(sentence, scene)
+
+
+def test_every_sentence_fits_its_target_alone(references, scenes):
+    for reference in references:
+        for sentence in reference["sentences"]:
+            for half in (True, False):
+                meant = _read(sentence["sent"], scenes[reference["image_id"]], half)
+                assert meant == {reference["ann_id"]}, sentence["sent"]
+
+
+def test_a_distractor_of_the_same_class_always_stands_by(references, scenes):
+    for reference in references:
+        scene = scenes[reference["image_id"]]
+        assert len(_fitting(scene[reference["ann_id"]]["kind"], scene)) >= 2
+
+
+def test_colour_size_class_and_place_are_each_needed(references, scenes):
+    """Without the words of one kind, a good share of the sentences would fit several shapes."""
+    words = {"colour": set(COLOURS), "size": {"small", "large"}, "kind": set(CLASSES)}
+    sentences = [
+        (s["sent"], scenes[r["image_id"]]) for r in references for s in r["sentences"] if r["split"] == "train"
+    ]
+    for name, dropped in words.items():
+        needed = 0
+        for sentence, scene in sentences:
+            subject = re.split(r" (?:left of|right of|above|below) ", sentence)[0]
+            kept = [word for word in subject.split() if word not in dropped]
+            meant = _read(" ".join(kept), scene, half=True) if kept != ["the"] and kept else scene
+            needed += subject.split() != kept and len(meant) > 1
+        assert needed / len(sentences) > 0.08, name
+    needed_place = sum(r["needs"] != "attributes" for r in references if r["split"] == "train")
+    assert 0.3 < needed_place / (2 * SMALL["train"]) < 0.7
+
+
+def test_test_a_needs_attributes_only(references):
+    assert {r["needs"] for r in references if r["split"] == "testA"} == {"attributes"}
+
+
+def test_test_b_is_never_met_in_training(references, scenes):
+    for reference in references:
+        scene = scenes[reference["image_id"]]
+        pairs = {(shape["colour"], shape["kind"]) for shape in scene.values()}
+        target = scene[reference["ann_id"]]
+        if reference["split"] == "testB":
+            assert (target["colour"], target["kind"]) in HELD_OUT
+            assert all(f"{target['colour']} {target['kind']}" in s["sent"] for s in reference["sentences"])
+        else:
+            assert not pairs & HELD_OUT
+            named = {pair for s in reference["sentences"] for pair in itertools.pairwise(s["tokens"])}
+            assert not named & HELD_OUT
+    trained = {
+        (shape["colour"], shape["kind"])
+        for reference in references
+        if reference["split"] == "train"
+        for shape in scenes[reference["image_id"]].values()
+    }
+    assert {colour for colour, _ in trained} == set(COLOURS)
+    assert {kind for _, kind in trained} == set(CLASSES)
+
+
+def test_each_picture_stands_in_one_split(references):
+    splits = {}
+    for reference in references:
+        splits.setdefault(reference["image_id"], set()).add(reference["split"])
+    assert all(len(found) == 1 for found in splits.values())
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_it_is_read_as_any_refer_set(root, split):
+    rows = load_refer(root, "refshapes", "unc", split)
+    assert len(rows) == 2 * SMALL.get(split, SMALL["test"])
+    assert len(set(rows["ref_id"])) == len(rows)
+    assert all(rows["sentences"])
+
+
+def _grown(mask, steps):
+    for _ in range(steps):
+        mask = mask | np.roll(mask, 1, 0) | np.roll(mask, -1, 0) | np.roll(mask, 1, 1) | np.roll(mask, -1, 1)
+    return mask
+
+
+def test_masks_are_what_is_drawn(root, scenes):
+    """Within the mask the picture has the target's colour, and beside it (JPEG blurs one pixel) it has not."""
+    rows = load_refer(root, "refshapes", "unc", "train")
+    for row in rows.select(range(30)):
+        image, mask = decode_row(row)
+        paint = np.array(COLOURS[scenes[row["image_id"]][row["ann_id"]]["colour"]])
+        distance = np.abs(np.asarray(image, dtype=float) - paint).max(axis=2)
+        inside = mask == 1
+        assert np.quantile(distance[inside], 0.95) < 45
+        assert np.quantile(distance[_grown(inside, 3) & ~_grown(inside, 1)], 0.05) > 45
+
+
+def test_annotations_hold_every_form_of_segmentation(instances):
+    forms = {
+        "polygon" if isinstance(found, list) else type(found["counts"]).__name__
+        for found in (annotation["segmentation"] for annotation in instances["annotations"])
+    }
+    assert forms == {"polygon", "list", "str"}
+    assert all(annotation["area"] > 0 for annotation in instances["annotations"])
+
+
+def test_shapes_do_not_overlap(instances):
+    side = instances["images"][0]["height"]
+    covered = {}
+    for annotation in instances["annotations"]:
+        mask = decode_mask(encode_mask(annotation["segmentation"], side, side))
+        covered[annotation["image_id"]] = covered.get(annotation["image_id"], 0) + mask
+    assert max(total.max() for total in covered.values()) == 1
+
+
+def _files(root):
+    return {str(file.relative_to(root)): file.read_bytes() for file in root.rglob("*") if file.is_file()}
+
+
+def test_the_seed_decides_every_byte(root, tmp_path):
+    write_refshapes(tmp_path / "again", seed=3, **SMALL)
+    assert _files(tmp_path / "again") == _files(root)
+    write_refshapes(tmp_path / "other", seed=4, train=1, val=0, test=0)
+    name = "images/train2014/refshapes_train_000000.jpg"
+    assert _files(tmp_path / "other")[name] != _files(root)[name]
+
+
+def test_a_picture_does_not_depend_on_how_many_there_are(root, tmp_path):
+    write_refshapes(tmp_path, seed=3, train=2, val=3, test=1)
+    fewer, more = _files(tmp_path / "images"), _files(root / "images")
+    assert len(fewer) == 7
+    assert all(more[name] == content for name, content in fewer.items())
+
+
+def test_it_overwrites_only_when_told_and_spares_other_pictures(tmp_path):
+    write_refshapes(tmp_path, train=3, val=0, test=0)
+    other = tmp_path / "images" / "train2014" / "COCO_train2014_000000000009.jpg"
+    other.write_bytes(b"someone's")
+    before = _files(tmp_path)
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        write_refshapes(tmp_path, train=1, val=0, test=0)
+    assert _files(tmp_path) == before
+    write_refshapes(tmp_path, train=1, val=0, test=0, overwrite=True)
+    assert sorted(file.name for file in other.parent.iterdir()) == [other.name, "refshapes_train_000000.jpg"]
+    assert other.read_bytes() == b"someone's"
+
+
+def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
+    def full(*_arguments):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("detris_peft.data.refshapes.generate._write_annotations", full)
+    with pytest.raises(OSError, match="No space"):
+        write_refshapes(tmp_path, train=1, val=0, test=0)
+    assert _files(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"train": -1},
+        {"image_size": 8},
+        {"min_objects": 5, "max_objects": 4},
+        {"references": 4},
+        {"place": 0.8, "relation": 0.3},
+    ],
+    ids=str,
+)
+def test_arguments_out_of_range_are_refused(tmp_path, wrong):
+    with pytest.raises(ValueError, match=r"needed|must be"):
+        write_refshapes(tmp_path, **{"train": 1, "val": 0, "test": 0, **wrong})
+    assert not (tmp_path / "refshapes").exists()
+
+
+def test_a_wish_that_no_scene_grants_ends_with_advice(tmp_path, monkeypatch):
+    monkeypatch.setattr("detris_peft.data.refshapes.generate.MAX_TRIES", 1)
+    with pytest.raises(ValueError, match="ask for fewer"):
+        write_refshapes(tmp_path, train=20, val=0, test=0, references=3, place=0, relation=1)
+    assert _files(tmp_path) == {}
+
+
+def test_the_command_line_writes_and_complains_in_one_line(tmp_path, capsys):
+    arguments = [str(tmp_path), "--train", "2", "--val", "1", "--test", "1", "--image_size", "64"]
+    main(arguments)
+    assert "refshapes" in capsys.readouterr().out
+    assert load_refer(tmp_path, "refshapes", "unc", "testB")[0]["image"].size == (64, 64)
+    with pytest.raises(SystemExit, match=r"^error: .*already"):
+        main(arguments)

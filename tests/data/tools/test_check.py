@@ -1,0 +1,253 @@
+"""check_data: every kind of fault is found, counted by row, and said with its file; what is sound passes."""
+
+import json
+import os
+import pickle
+from collections import Counter
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from detris_peft.data.masks import mask_area
+from detris_peft.data.sources import DataSource
+from detris_peft.data.tools import check
+from detris_peft.data.tools.check import check_data
+from detris_peft.data.tools.report import as_json
+
+HEIGHT, WIDTH = 30, 40
+POLYGON = [5.0, 5.0, 20.0, 5.0, 20.0, 15.0, 5.0, 15.0]
+SPLITS = ("train", "train", "train", "val", "testA", "testB")
+
+
+class Toys:
+    """A set in REFER's layout: six pictures with two references each, to be bent before it is written."""
+
+    def __init__(self, root, dataset="toys", split_by="unc"):
+        self.root, self.dataset, self.split_by = root, dataset, split_by
+        self.images = [
+            {"id": number, "file_name": f"bild {number} é.jpg", "height": HEIGHT, "width": WIDTH}
+            for number in range(len(SPLITS))
+        ]
+        self.annotations, self.references = [], []
+        for number in range(2 * len(SPLITS)):
+            self.annotations.append(
+                {"id": 100 + number, "image_id": number // 2, "category_id": 3, "segmentation": [POLYGON]}
+            )
+            self.references.append(
+                {
+                    "ref_id": number,
+                    "ann_id": 100 + number,
+                    "image_id": number // 2,
+                    "category_id": 3,
+                    "split": SPLITS[number // 2],
+                    "sent_ids": [number],
+                    "sentences": [{"sent": f"the apple {number}", "raw": "", "tokens": [], "sent_id": number}],
+                }
+            )
+
+    def picture(self, number):
+        return self.root / "images" / "train2014" / self.images[number]["file_name"]
+
+    def write(self):
+        folder = self.root / self.dataset
+        self.picture(0).parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir()
+        for number in range(len(self.images)):
+            Image.new("RGB", (WIDTH, HEIGHT), (10 * number, 30, 30)).save(self.picture(number))
+        (folder / f"refs({self.split_by}).p").write_bytes(pickle.dumps(self.references, 2))
+        (folder / "instances.json").write_text(json.dumps({"images": self.images, "annotations": self.annotations}))
+        return self
+
+    @property
+    def source(self):
+        return DataSource(self.dataset, str(self.root), self.split_by)
+
+    def check(self, splits=None, **options):
+        return {report.split: report for report in check_data(self.source, splits, progress=False, **options)}
+
+
+@pytest.fixture
+def toys(tmp_path):
+    return Toys(tmp_path)
+
+
+def test_a_sound_set_passes_and_is_counted(toys):
+    reports = toys.write().check()
+    assert list(reports) == ["train", "val", "testA", "testB"]
+    train = reports["train"]
+    assert (train.pictures, train.references, train.sentences, train.no_target) == (3, 6, 6, 0)
+    assert not any(report.errors or report.notices for report in reports.values())
+    assert as_json(toys.source, [*reports.values()])["ok"]
+
+
+def test_each_picture_is_opened_once_and_faults_count_by_row(toys, monkeypatch):
+    toys.write()
+    opened = Counter()
+    plain = check.open_image
+    monkeypatch.setattr(check, "open_image", lambda image: opened.update([image["path"]]) or plain(image))
+    toys.picture(0).unlink()
+    toys.picture(1).write_bytes(toys.picture(1).read_bytes()[:-40])  # whole header, half the pixels
+    Image.new("RGB", (HEIGHT, WIDTH)).save(toys.picture(2))
+    reports = toys.check()
+    assert reports["train"].bad == {"picture_missing": 2, "picture_damaged": 2, "mask_malformed": 2}
+    assert set(opened) == {str(toys.picture(number)) for number in range(1, 6)}
+    assert set(opened.values()) == {1}
+    messages = {finding.kind: finding.message for finding in reports["train"].errors}
+    assert toys.picture(0).name in messages["picture_missing"]
+    assert str(toys.picture(1)) in messages["picture_damaged"]
+    assert "reference 2 and 1 more" in messages["picture_damaged"]
+    assert (
+        f"{toys.picture(2).name}: the picture is 30x40 pixels, the mask of reference 5 40x30" in messages.popitem()[1]
+    )
+    assert not any("\n" in message for message in messages.values())
+    # Without opening them only what the reader itself sees is found.
+    assert toys.check(pictures=False)["train"].bad == {"picture_missing": 2}
+
+
+def test_every_kind_of_bad_row_is_listed(toys):
+    toys.annotations[0]["segmentation"] = [[1.0, 1.0, 1.0, 1.0, 1.0, 1.0]]
+    toys.annotations[1]["segmentation"] = [[x + 100 for x in POLYGON]]
+    toys.annotations[2]["segmentation"] = {"size": [HEIGHT, WIDTH], "counts": [5, 5]}
+    toys.references[3]["sentences"][0]["sent"] = " "
+    toys.references[5]["ref_id"] = toys.references[4]["ref_id"]
+    report = toys.write().check()["train"]
+    assert report.bad == {
+        "mask_empty": 1,
+        "mask_out_of_frame": 1,
+        "mask_malformed": 1,
+        "row_malformed": 1,
+        "duplicate_id": 1,
+    }
+    assert report.references == 1
+    for finding in report.errors:
+        assert str(toys.root / "toys") in finding.message
+
+
+def test_masks_that_vanish_at_the_models_size(toys):
+    toys.annotations[1]["segmentation"] = [[5.0, 5.0, 8.0, 5.0, 8.0, 7.0, 5.0, 7.0]]
+    report = toys.write().check(["train"], is_visible=lambda mask: mask_area(mask) > 6)["train"]
+    assert report.bad == {"mask_empty": 1}
+    assert report.errors[0].message.startswith(
+        f"{toys.picture(0).name}: the mask of reference 1 has 6 pixels, of which"
+    )
+
+
+def test_a_split_that_cannot_be_read_does_not_hide_the_others(toys):
+    toys.write()
+    reports = toys.check(["val", "none", "train"])
+    assert [finding.kind for finding in reports["none"].errors] == ["split_unreadable"]
+    assert "no split 'none'" in reports["none"].errors[0].message
+    assert reports["train"].references == 6
+    content = as_json(toys.source, [*reports.values()])
+    assert json.loads(json.dumps(content)) == content
+    assert not content["ok"]
+    assert content["splits"]["none"]["bad"] == {"split_unreadable": 1}
+
+
+def test_a_fault_that_every_split_meets_is_told_once(tmp_path):
+    line = {"file_name": "a.png", "sentence": "the apple", "mask": POLYGON}
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "a.png")
+    Image.new("L", (WIDTH, HEIGHT)).save(tmp_path / "b.png")
+    lines = [json.dumps(line), "{broken", json.dumps({**line, "file_name": "b.png", "split": "val"})]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    train, val = check_data(DataSource(str(tmp_path)), progress=False)
+    assert train.bad == {"row_malformed": 1}
+    assert not val.errors
+
+
+def test_counts_are_compared_with_the_published(tmp_path):
+    toys = Toys(tmp_path, "refcoco").write()
+    notice = toys.check(["val"])["val"].notices[0]
+    assert notice.kind == "count_differs"
+    assert "2 references, published are 3,811" in notice.message
+    toys.references[0]["sentences"][0]["sent"] = ""  # a bad row was read: it is not missing
+    (tmp_path / "refcoco" / "refs(unc).p").write_bytes(pickle.dumps(toys.references, 2))
+    report = toys.check(["train"])["train"]
+    assert report.references == 5
+    assert "6 references, published are 42,404" in report.notices[0].message
+
+
+def test_pictures_that_splits_share_are_errors(toys):
+    toys.references[6]["image_id"] = toys.annotations[6]["image_id"] = 0  # val's first, on train's first picture
+    toys.write()
+    toys.picture(5).write_bytes(toys.picture(1).read_bytes())  # testB's, under another name
+    reports = toys.check()
+    (val,), (test,) = reports["val"].errors, reports["testB"].errors
+    assert val.kind == test.kind == "shared_picture"
+    assert val.message.startswith(f"{toys.picture(0).name}: stands in train too (reference 0)")
+    assert f"{toys.picture(5).name}: stands in train too, as {toys.picture(1).name} (reference 2)" in test.message
+    # By name alone, the copy is not seen.
+    reports = toys.check(pictures=False)
+    assert reports["val"].errors
+    assert not reports["testB"].errors
+
+
+def test_sharing_by_design_is_a_notice(tmp_path):
+    toys = Toys(tmp_path, "refcocog", "google")
+    toys.references[6]["image_id"] = toys.annotations[6]["image_id"] = 0
+    reports = toys.write().check()
+    assert not any(report.errors for report in reports.values())
+    notice = next(one for one in reports["val"].notices if one.kind == "shared_picture")
+    assert "1 pictures stand in train too: by design, it was split by objects" in notice.message
+
+
+def test_two_test_splits_may_share(toys):
+    toys.references[10]["image_id"] = toys.annotations[10]["image_id"] = 4
+    report = toys.write().check()["testB"]
+    assert not report.errors
+    assert [notice.kind for notice in report.notices] == ["shared_picture"]
+
+
+def test_one_picture_under_two_names_in_a_split_is_a_notice(toys):
+    toys.write()
+    toys.picture(2).write_bytes(toys.picture(0).read_bytes())
+    report = toys.check()["train"]
+    assert not report.errors
+    (notice,) = report.notices
+    assert notice.kind == "same_picture"
+    assert toys.picture(0).name in notice.message
+    assert toys.picture(2).name in notice.message
+
+
+def test_long_sentences_by_words_and_by_tokens(toys):
+    toys.references[0]["sentences"][0]["sent"] = "the apple " * 8  # 16 words, start and end
+    toys.references[2]["sentences"][0]["sent"] = "x" * 15  # with start and end exactly what is read
+    toys.references[4]["sentences"][0]["sent"] = "y" * 16
+    toys.write()
+    (words,) = toys.check(["train"])["train"].notices
+    assert words.kind == "sentence_too_long"
+    assert words.message.startswith("reference 0: at least 18 tokens, the first 17 are read: 'the apple")
+    letters = toys.check(["train"], count_tokens=lambda texts: [len(text) + 2 for text in texts])["train"].notices
+    long = [notice.message for notice in letters if "yyy" in notice.message or "xxx" in notice.message]
+    assert long == [f"reference 4: 18 tokens, the first 17 are read: '{'y' * 16}'"]
+    assert not toys.check(["train"], max_text_length=18)["train"].notices
+
+
+def test_pictures_inside_the_rows_are_told_apart_by_content(tmp_path):
+    """Their names may be the same in every split, and say nothing."""
+    folder = tmp_path / "inside"
+    pictures = [Image.fromarray(np.full((HEIGHT, WIDTH, 3), value, np.uint8)) for value in (10, 20, 30)]
+    for split, chosen in (("train", [0, 0, 1]), ("val", [2, 1])):
+        rows = {
+            "image": [pictures[number] for number in chosen],
+            "sentences": ["a thing"] * len(chosen),
+            "mask": [[POLYGON]] * len(chosen),
+        }
+        features = {"image": datasets.Image(), "sentences": datasets.Value("string")}
+        features["mask"] = [[datasets.Value("float64")]]
+        made = datasets.Dataset.from_dict(rows, features=datasets.Features(features))
+        made.to_parquet(os.fspath(folder / f"{split}.parquet"))
+    source = DataSource(str(folder), columns="image=image,sentences=sentences,mask=mask")
+    train, val = check_data(source, progress=False)
+    assert (train.pictures, train.references, val.pictures) == (2, 3, 2)
+    assert not train.errors
+    assert [finding.kind for finding in val.errors] == ["shared_picture"]
+
+
+def test_a_stream_is_refused(toys):
+    source = toys.source
+    source.streaming = True
+    with pytest.raises(ValueError, match="cannot be checked"):
+        check_data(source)

@@ -1,0 +1,162 @@
+"""A run small enough to be started dozens of times: made-up data, tiny random backbones."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
+from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor
+from transformers import CLIPTextModelWithProjection, Dinov2WithRegistersModel
+
+from detris_peft import (
+    DenseAlignerConfig,
+    DetrisForReferringSegmentation,
+    DetrisProcessor,
+    TextAdapterConfig,
+    atomic,
+    presets,
+)
+from detris_peft.data import load_refer
+from detris_peft.data.refshapes import write_refshapes
+from detris_peft.tokenization_detris import train_tokenizer
+from detris_peft.training import TrainingArguments, TrainingInterrupted, train, trainer
+
+ADAM_STEP = torch.optim.Adam.step
+
+
+def write_toys(root: Path) -> Path:
+    """Data and backbones below `root`."""
+    write_refshapes(root, train=10, val=4, test=1, image_size=48)
+    presets.random_backbones(presets.get("tiny"), root / "backbones")
+    return root
+
+
+def load_rows(root: Path):
+    return tuple(load_refer(root, "refshapes", "unc", split) for split in ("train", "val"))
+
+
+def load_model(root: Path, dropout: float = 0.0) -> DetrisForReferringSegmentation:
+    """The same at each call: the head and the adapters are drawn from one seed."""
+    torch.manual_seed(0)
+    config = presets.random_backbones(presets.get("tiny"), root / "backbones")
+    config.image_size = 48
+    config.dropout = dropout
+    config.vision_adapter = DenseAlignerConfig(
+        dim=16,
+        layers_to_transform=[1],
+        text_dim=64,
+        cross_attention_dim=16,
+        cross_attention_heads=2,
+        cross_attention_dropout=dropout,
+    )
+    config.text_adapter = TextAdapterConfig(dim=16, layers_to_transform=[0])
+    vision = Dinov2WithRegistersModel.from_pretrained(config.vision_name_or_path)
+    text = CLIPTextModelWithProjection.from_pretrained(config.text_name_or_path)
+    return DetrisForReferringSegmentation.from_backbones(vision, text, config)
+
+
+def load_processor(config, rows) -> DetrisProcessor:
+    words = [sentence for sentences in rows["sentences"] for sentence in sentences]
+    return DetrisProcessor.from_config(config, train_tokenizer(words, 160))
+
+
+def arguments(folder: Path, **changes: Any) -> TrainingArguments:
+    fields = {"output_dir": str(folder), "epochs": 2, "batch_size": 5, "learning_rate": 1e-3, "milestones": [1]}
+    return TrainingArguments(**{**fields, "num_workers": 0, **changes})
+
+
+def run(
+    root: Path,
+    folder: Path,
+    die_at_sync: int = 0,
+    gradients: str = "",
+    dropout: float = 0.1,
+    own_group: bool = False,
+    double: bool = False,
+    **changes: Any,
+) -> None:
+    """Train in this process.
+
+    Args:
+        root: of `write_toys`.
+        folder: the run's output_dir.
+        die_at_sync: kill the process at the so-manieth file that is written to the disk, in the middle of a save.
+        gradients: file for the first step's gradients, by the order of the weights; of the main process.
+        own_group: lead a process group of one's own, and leave with the code of a command that was stopped.
+        double: train in float64, where rounding cannot move a ReLU's input across zero.
+        changes: of the training arguments.
+    """
+    if own_group:
+        os.setpgrp()
+    torch.set_num_threads(1)
+    if die_at_sync:
+        calls = iter(range(1, die_at_sync + 1))
+        real = atomic._sync
+
+        def sync(path: Path) -> None:
+            if next(calls) == die_at_sync:
+                os.kill(os.getpid(), signal.SIGKILL)
+            real(path)
+
+        atomic._sync = sync
+    trainer.plot_curves = trainer.plot_predictions = lambda *_: None  # most of the time of so small a run
+    rows = load_rows(root)
+    model = load_model(root, dropout)
+    if double:
+        model.double()
+    if gradients:
+        _note_gradients(gradients)
+    try:
+        train(model, load_processor(model.config, rows[0]), *rows, arguments(folder, **changes))
+    except TrainingInterrupted as stop:
+        if own_group:
+            sys.exit(128 + stop.signum)
+        raise
+
+
+def _note_gradients(file: str) -> None:
+    real = torch.optim.Adam.step
+
+    def step(optimizer, *args, **kwargs):
+        if not os.path.exists(file):
+            weights = [p for group in optimizer.param_groups for p in group["params"]]
+            # Sharded ones are put together by all processes.
+            whole = [p.grad.full_tensor() if isinstance(p.grad, DTensor) else p.grad for p in weights]
+            PartialState().wait_for_everyone()
+            if PartialState().is_main_process:
+                save_file({str(i): gradient.clone() for i, gradient in enumerate(whole)}, file)
+            PartialState().wait_for_everyone()
+        return real(optimizer, *args, **kwargs)
+
+    torch.optim.Adam.step = step
+
+
+def _let_fsdp_run_on_cpu() -> None:
+    """accelerate (1.15) offers FSDP on accelerators only, PyTorch also here: call the CPU processes GPU ones."""
+    state = PartialState(cpu=True)
+    state._shared_state.update(distributed_type=DistributedType.MULTI_GPU, device=torch.device("cpu"))
+
+
+def main() -> None:
+    """`toy_run.py ROOT CASES.json`: each case is the keywords of a `run`, one after the other, in this launch."""
+    root, cases = sys.argv[1:]
+    for case in json.loads(Path(cases).read_text()):
+        if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+            _let_fsdp_run_on_cpu()
+        run(Path(root), **{**case, "folder": Path(case["folder"])})
+        AcceleratorState._reset_state()
+        torch.optim.Adam.step = ADAM_STEP
+    PartialState().destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

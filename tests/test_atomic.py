@@ -1,0 +1,84 @@
+"""Whole or not at all."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from detris_peft import atomic as files
+from detris_peft.atomic import fault, new_folder, restore, retire, write_manifest, write_text
+
+
+def written(folder, text):
+    with new_folder(folder) as aside:
+        (aside / "deep").mkdir()
+        (aside / "deep/file").write_text(text)
+    return folder
+
+
+def test_a_folder_takes_its_place_only_when_it_is_whole(tmp_path):
+    folder = written(tmp_path / "best", "old")
+    (folder / "stale").touch()
+    with pytest.raises(FileNotFoundError), new_folder(folder) as aside:
+        (aside / "deep/file").write_text("half")  # "deep" was not made
+    assert (folder / "deep/file").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["best"]
+    written(folder, "new")
+    assert [str(p.relative_to(folder)) for p in sorted(folder.rglob("*"))] == ["deep", "deep/file"]
+    assert (folder / "deep/file").read_text() == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["best"]
+
+
+@pytest.mark.parametrize("moment", range(1, 6))
+def test_the_old_or_the_new_is_there_after_any_failure(tmp_path, monkeypatch, moment):
+    """Renaming and removing fail at each moment in turn; `restore` then gives one of the two, whole."""
+    folder = written(tmp_path / "best", "old")
+    calls = []
+
+    def failing(real):
+        def call(*args, **kwargs):
+            calls.append(args)
+            if len(calls) >= moment:
+                raise KeyboardInterrupt  # as good as dead: nothing is cleaned up
+            return real(*args, **kwargs)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for owner, name in ((files.Path, "rename"), (files.shutil, "rmtree"), (files.os, "fsync")):
+            patch.setattr(owner, name, failing(getattr(owner, name)))
+        with pytest.raises(KeyboardInterrupt):
+            written(folder, "new")
+    restore(folder)
+    assert (folder / "deep/file").read_text() in ("old", "new")
+    assert [p.name for p in tmp_path.iterdir()] == ["best"]
+
+
+def test_texts_are_replaced_in_one_piece(tmp_path, monkeypatch):
+    write_text(tmp_path / "metrics.json", "old")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.raises(OSError, match="No space"):
+            write_text(tmp_path / "metrics.json", "new")
+    assert (tmp_path / "metrics.json").read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_manifest_finds_whatever_was_changed(tmp_path):
+    folder = written(tmp_path / "step", "content")
+    write_manifest(folder)
+    assert fault(folder) is None
+    (folder / "deep/file").write_text("contend")
+    assert fault(folder) == "deep/file is not as it was written"
+    (folder / "deep/file").write_text("cont")
+    assert fault(folder) == "deep/file has 4 bytes, not 7"
+    (folder / "deep/file").unlink()
+    assert fault(folder) == "deep/file is missing"
+    (folder / "manifest.json").write_text('{"a')
+    assert fault(folder).startswith("manifest.json cannot be read")
+
+
+def test_a_retired_folder_is_gone(tmp_path):
+    retire(written(tmp_path / "step", "content"))
+    assert not list(tmp_path.iterdir())
