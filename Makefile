@@ -4,7 +4,7 @@ VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 OUT ?= quickstart
-# What to look for in the first picture of RefShapes' testA.
+# What to look for in the first image of RefShapes' testA.
 TEXT ?= the small purple circle
 
 .PHONY: quickstart test test-slow test-minimum lint clean

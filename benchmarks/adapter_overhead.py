@@ -63,7 +63,7 @@ def run(encoder, pixels, keywords, backward: bool) -> None:
         with torch.no_grad():
             encoder(pixel_values=pixels, **keywords)
         return
-    # Gradients flow down to the picture in both, so that the two do the same work besides the adapters'.
+    # Gradients flow down to the image in both, so that the two do the same work besides the adapters'.
     pixels = pixels.detach().requires_grad_()
     encoder(pixel_values=pixels, **keywords).last_hidden_state.float().sum().backward()
 

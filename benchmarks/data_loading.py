@@ -1,15 +1,15 @@
 """How fast one process makes training samples, against the plain way, and what it keeps in memory.
 
     python benchmarks/data_loading.py
-    python benchmarks/data_loading.py --height 1536 --width 2048 --pictures 32      # where JPEGs are decoded smaller
+    python benchmarks/data_loading.py --height 1536 --width 2048 --images 32      # where JPEGs are decoded smaller
     python benchmarks/data_loading.py --memory_references 40000 --curve memory.png  # memory over an epoch
 
-Needs `pip install lmdb`, and matplotlib for the curve. Pictures, polygons and sentences are made up: smooth colours,
+Needs `pip install lmdb`, and matplotlib for the curve. Images, polygons and sentences are made up: smooth colors,
 filled outlines and noise, so that a JPEG of 640×480 has about 125 KB, as COCO's do.
 
 Both ways end in the same tensors, batch by batch, on one thread: in this process ("made"), and in the worker of a
 DataLoader, which also sends them to this process through shared memory. The plain way is what earlier systems do: a
-pickle a reference in LMDB with the JPEG inside, decoded whole, the mask as a PNG of its own, both warped, normalised
+pickle a reference in LMDB with the JPEG inside, decoded whole, the mask as a PNG of its own, both warped, normalized
 in floats, tokenized and stacked sample by sample. Rounds of the two alternate, and the best of each counts; CPU time
 is what a core needs whoever else uses it.
 """
@@ -50,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--height", type=int, default=480)
     parser.add_argument("--width", type=int, default=640)
-    parser.add_argument("--pictures", type=int, default=192)
+    parser.add_argument("--images", type=int, default=192)
     parser.add_argument("--image_size", type=int, default=448)
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=7)
@@ -63,7 +63,7 @@ def main() -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as name:
-        rows = write_pictures(Path(name), arguments.pictures, arguments.height, arguments.width)
+        rows = write_images(Path(name), arguments.images, arguments.height, arguments.width)
         processor = DetrisProcessor(train_tokenizer(SENTENCES, 160), image_size=arguments.image_size)
         if arguments.memory_references:
             measure_memory(repeated(rows, arguments.memory_references), processor, arguments)
@@ -71,13 +71,13 @@ def main() -> None:
             compare(Path(name), rows, processor, arguments)
 
 
-def write_pictures(folder: Path, count: int, height: int, width: int) -> list[dict]:
+def write_images(folder: Path, count: int, height: int, width: int) -> list[dict]:
     """`count` JPEGs with a reference each: a polygon of 40 corners."""
     rng = np.random.default_rng(0)
     rows, size = [], 0
     for index in range(count):
-        colours = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
-        pixels = cv2.resize(colours, (width, height), interpolation=cv2.INTER_CUBIC)
+        colors = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        pixels = cv2.resize(colors, (width, height), interpolation=cv2.INTER_CUBIC)
         outlines = [_outline(rng, height, width) for _ in range(12)]
         for outline in outlines:
             cv2.fillPoly(pixels, [outline.astype(np.int32)], rng.integers(0, 256, 3).tolist())
@@ -89,15 +89,15 @@ def write_pictures(folder: Path, count: int, height: int, width: int) -> list[di
         row |= {"mask": encode_mask([outlines[-1].ravel().tolist()], height, width), "no_target": False}
         row |= {"ann_ids": [index], "image_id": index, "sent_ids": [3 * index + i for i in range(3)]}
         rows.append(row | {"category_id": 1, "split": "train", "dataset": "made up", "file_name": path.name})
-    print(f"{count} pictures of {width}x{height}, {size / count / 1000:.0f} KB each")
+    print(f"{count} images of {width}x{height}, {size / count / 1000:.0f} KB each")
     return rows
 
 
 def _outline(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     angles = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     radius = height * rng.uniform(0.05, 0.25) * rng.uniform(0.7, 1, 40)
-    centre = rng.uniform(0.25, 0.75, 2) * [width, height]
-    return centre + np.stack([radius * np.cos(angles), radius * np.sin(angles)], axis=1)
+    center = rng.uniform(0.25, 0.75, 2) * [width, height]
+    return center + np.stack([radius * np.cos(angles), radius * np.sin(angles)], axis=1)
 
 
 # -- speed ------------------------------------------------------------------------------------------------------------
@@ -163,8 +163,8 @@ class PlainSamples(Dataset):
         with lmdb.open(str(folder / "lmdb"), map_size=2**32) as base, base.begin(write=True) as transaction:
             for index, row in enumerate(rows):
                 cv2.imwrite(str(folder / f"{index}.png"), 255 * decode_mask(row["mask"]))
-                picture = Path(row["image"]["path"]).read_bytes()
-                content = {"picture": picture, "sentences": row["sentences"], "number": index}
+                image = Path(row["image"]["path"]).read_bytes()
+                content = {"image": image, "sentences": row["sentences"], "number": index}
                 transaction.put(str(index).encode(), pickle.dumps(content))
 
     def __len__(self) -> int:
@@ -175,15 +175,15 @@ class PlainSamples(Dataset):
             self.base = lmdb.open(str(self.folder / "lmdb"), readonly=True, lock=False, readahead=False, meminit=False)
         with self.base.begin() as transaction:
             reference = pickle.loads(transaction.get(str(index).encode()))
-        picture = cv2.imdecode(np.frombuffer(reference["picture"], np.uint8), cv2.IMREAD_COLOR)
-        picture = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+        image = cv2.imdecode(np.frombuffer(reference["image"], np.uint8), cv2.IMREAD_COLOR)
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
         mask = cv2.imread(str(self.folder / f"{reference['number']}.png"), cv2.IMREAD_GRAYSCALE)
         side = self.processor.image_size
-        matrix = self.processor._letterbox(picture.shape[:2], (side, side))
+        matrix = self.processor._letterbox(image.shape[:2], (side, side))
         border = [255 * channel for channel in CLIP_MEAN]
-        picture = cv2.warpAffine(picture, matrix, (side, side), flags=cv2.INTER_CUBIC, borderValue=border)
+        image = cv2.warpAffine(image, matrix, (side, side), flags=cv2.INTER_CUBIC, borderValue=border)
         mask = cv2.warpAffine(mask, matrix, (side, side), flags=cv2.INTER_LINEAR, borderValue=0)
-        pixels = torch.from_numpy(picture.transpose(2, 0, 1)).float().div_(255).sub_(self.mean).div_(self.std)
+        pixels = torch.from_numpy(image.transpose(2, 0, 1)).float().div_(255).sub_(self.mean).div_(self.std)
         sentence = reference["sentences"][np.random.randint(len(reference["sentences"]))]
         ids = self.processor(text=sentence)["input_ids"][0]
         return {"pixel_values": pixels, "labels": torch.from_numpy(mask / 255.0).float(), "input_ids": ids}
@@ -193,7 +193,7 @@ class PlainSamples(Dataset):
 
 
 def repeated(rows: list[dict], references: int) -> datasets.Dataset:
-    """So many references, each a row of its own, to the same few picture files."""
+    """So many references, each a row of its own, to the same few image files."""
     numbers = range(references)
     return datasets.Dataset.from_list(
         [rows[i % len(rows)] | {"ref_id": i, "sent_ids": [3 * i, 3 * i + 1, 3 * i + 2]} for i in numbers],

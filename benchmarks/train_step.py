@@ -3,7 +3,7 @@
     python benchmarks/train_step.py                       # DETRIS-B at 448 pixels, on a GPU if there is one
     python benchmarks/train_step.py --only float32,bfloat16 --batch_size 4
 
-A step is forward, loss, backward and Adam, on random weights and pictures. Each row is measured in a process of its
+A step is forward, loss, backward and Adam, on random weights and images. Each row is measured in a process of its
 own, so that its peak memory is its own: allocated bytes on a GPU, the process' resident set on a CPU (the libraries
 and the weights included). `ratio` is samples a second over those of the first row; `matmul share` is the rate of the
 step's floating point operations over the rate of one large matrix product in the same precision, measured beside it: 1

@@ -1,4 +1,4 @@
-"""Score a saved checkpoint on any split of a data set in REFER's layout.
+"""Score a saved checkpoint on any split of a dataset in REFER's layout.
 
     python examples/evaluate.py --checkpoint runs/detris/best --data_root DATA --dataset refcoco --split testA
 

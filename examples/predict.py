@@ -1,8 +1,8 @@
-"""Segment what a sentence refers to in one picture.
+"""Segment what a sentence refers to in one image.
 
     python examples/predict.py --checkpoint runs/detris/best --image photo.jpg --text "the man with the glass"
 
-Writes the picture with the mask laid over it, and the mask itself (255 inside, 0 outside), both as PNG.
+Writes the image with the mask laid over it, and the mask itself (255 inside, 0 outside), both as PNG.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Train DETRIS on a data set in REFER's layout (RefCOCO, RefCOCO+, G-Ref, RefShapes).
+"""Train DETRIS on a dataset in REFER's layout (RefCOCO, RefCOCO+, G-Ref, RefShapes).
 
     accelerate launch examples/train_refcoco.py --preset detris-b --data_root DATA --dataset refcoco --split_by unc
     python examples/train_refcoco.py --config examples/configs/tiny.yaml

@@ -6,12 +6,19 @@ import os
 
 import pytest
 
-from detris_peft import atomic as files
-from detris_peft.atomic import fault, new_folder, restore, retire, write_manifest, write_text
+from detris_peft import atomic
+from detris_peft.atomic import (
+    atomic_write_dir,
+    manifest_problem,
+    recover,
+    remove_atomically,
+    write_manifest,
+    write_text,
+)
 
 
 def written(folder, text):
-    with new_folder(folder) as aside:
+    with atomic_write_dir(folder) as aside:
         (aside / "deep").mkdir()
         (aside / "deep/file").write_text(text)
     return folder
@@ -20,7 +27,7 @@ def written(folder, text):
 def test_a_folder_takes_its_place_only_when_it_is_whole(tmp_path):
     folder = written(tmp_path / "best", "old")
     (folder / "stale").touch()
-    with pytest.raises(FileNotFoundError), new_folder(folder) as aside:
+    with pytest.raises(FileNotFoundError), atomic_write_dir(folder) as aside:
         (aside / "deep/file").write_text("half")  # "deep" was not made
     assert (folder / "deep/file").read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["best"]
@@ -46,11 +53,11 @@ def test_the_old_or_the_new_is_there_after_any_failure(tmp_path, monkeypatch, mo
         return call
 
     with monkeypatch.context() as patch:
-        for owner, name in ((files.Path, "rename"), (files.shutil, "rmtree"), (files.os, "fsync")):
+        for owner, name in ((atomic.Path, "rename"), (atomic.shutil, "rmtree"), (atomic.os, "fsync")):
             patch.setattr(owner, name, failing(getattr(owner, name)))
         with pytest.raises(KeyboardInterrupt):
             written(folder, "new")
-    restore(folder)
+    recover(folder)
     assert (folder / "deep/file").read_text() in ("old", "new")
     assert [p.name for p in tmp_path.iterdir()] == ["best"]
 
@@ -68,17 +75,17 @@ def test_texts_are_replaced_in_one_piece(tmp_path, monkeypatch):
 def test_a_manifest_finds_whatever_was_changed(tmp_path):
     folder = written(tmp_path / "step", "content")
     write_manifest(folder)
-    assert fault(folder) is None
+    assert manifest_problem(folder) is None
     (folder / "deep/file").write_text("contend")
-    assert fault(folder) == "deep/file is not as it was written"
+    assert manifest_problem(folder) == "deep/file is not as it was written"
     (folder / "deep/file").write_text("cont")
-    assert fault(folder) == "deep/file has 4 bytes, not 7"
+    assert manifest_problem(folder) == "deep/file has 4 bytes, not 7"
     (folder / "deep/file").unlink()
-    assert fault(folder) == "deep/file is missing"
+    assert manifest_problem(folder) == "deep/file is missing"
     (folder / "manifest.json").write_text('{"a')
-    assert fault(folder).startswith("manifest.json cannot be read")
+    assert manifest_problem(folder).startswith("manifest.json cannot be read")
 
 
 def test_a_retired_folder_is_gone(tmp_path):
-    retire(written(tmp_path / "step", "content"))
+    remove_atomically(written(tmp_path / "step", "content"))
     assert not list(tmp_path.iterdir())

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from detris_peft import DetrisForReferringSegmentation, DetrisProcessor
 from detris_peft.data import Collator, Sample
-from detris_peft.data.errors import BadRowError, BadRows, MissingPictureError
+from detris_peft.data.errors import BadRowError, BadRows, MissingImageError
 from detris_peft.evaluation import evaluate
 from detris_peft.metrics import METRIC_NAMES, NO_TARGET_METRIC_NAMES, ReferringSegmentationMetrics
 from detris_peft.modeling.losses import segmentation_loss
@@ -118,8 +118,8 @@ def test_a_stream_of_samples_gives_the_same(tiny, num_workers):
 
 BAD = {
     1: BadRowError("refs.p: reference 1: the mask is empty", "mask_empty"),
-    4: MissingPictureError("4.jpg: the picture is missing"),
-    6: BadRowError("6.jpg: cannot be decoded", "picture_damaged"),  # alone in its batch of 2
+    4: MissingImageError("4.jpg: the image is missing"),
+    6: BadRowError("6.jpg: cannot be decoded", "image_damaged"),  # alone in its batch of 2
 }
 
 
@@ -159,7 +159,7 @@ def test_rows_that_a_stream_passed_over_are_named_too(tiny):
 
 def test_nothing_to_score_is_said(tiny):
     for samples in (Samples(numbers=()), Stream(Samples(numbers=()))):
-        with pytest.raises(ValueError, match="the data set is empty"):
+        with pytest.raises(ValueError, match="the dataset is empty"):
             evaluate(*tiny, samples, progress=False)
     with pytest.raises(ValueError, match="every row is bad"):
         evaluate(*tiny, Samples(BAD, numbers=(1, 4)), progress=False, bad_rows=BadRows())

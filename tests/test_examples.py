@@ -84,7 +84,7 @@ def test_evaluation_with_shuffled_sentences_says_so(trained, data):
     assert printed.startswith("refshapes testB (")
 
 
-def test_prediction_writes_overlay_and_mask_of_the_pictures_own_size(trained, tmp_path):
+def test_prediction_writes_overlay_and_mask_of_the_images_own_size(trained, tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 90, 3), np.uint8)).save(tmp_path / "photo.jpg")
     common = ["--checkpoint", trained[0] / "best", "--image", tmp_path / "photo.jpg", "--threshold", "0.0"]
     run("predict.py", *common, "--text", "the red circle", "--output", tmp_path / "out/overlay.png")
@@ -109,15 +109,15 @@ def test_prediction_writes_overlay_and_mask_of_the_pictures_own_size(trained, tm
             ["--checkpoint", "x", "--data_root", "{data}", "--dataset", "refshapes", "--split", "tset"],
             "val",
         ),
-        ("predict.py", ["--checkpoint", "{run}", "--image", "none.jpg", "--text", "a"], "no picture none.jpg"),
+        ("predict.py", ["--checkpoint", "{run}", "--image", "none.jpg", "--text", "a"], "no image none.jpg"),
         ("predict.py", ["--checkpoint", "{run}", "--image", "{data}/bad.yaml", "--text", "a"], "cannot be decoded"),
-        ("predict.py", ["--checkpoint", "{run}", "--image", "{picture}", "--text", "  "], "only spaces"),
+        ("predict.py", ["--checkpoint", "{run}", "--image", "{image}", "--text", "  "], "only spaces"),
     ],
 )
 def test_what_goes_wrong_is_one_line(script, arguments, says, data, trained):
     (data / "bad.yaml").write_text("learning_rat: 1\n")
-    picture = next((data / "images/train2014").glob("*.jpg"))
-    places = {"data": data, "run": trained[0] / "best", "picture": picture}
+    image = next((data / "images/train2014").glob("*.jpg"))
+    places = {"data": data, "run": trained[0] / "best", "image": image}
     error = run(script, *[a.format(**places) for a in arguments], succeeds=False)
     last = error.strip().splitlines()[-1]
     assert last.startswith("error: ")

@@ -1,4 +1,4 @@
-"""The processor against the reference numbers, every kind of picture, and the sentences CLIP's own tokenizer mends."""
+"""The processor against the reference numbers, every kind of image, and the sentences CLIP's own tokenizer mends."""
 
 import gzip
 import importlib.metadata
@@ -62,12 +62,12 @@ def clip_tokenizer():
 
 
 def to_levels(pixel_values):
-    """Normalised (3,h,w) → (3,h,w) in 0 … 255."""
+    """Normalized (3,h,w) → (3,h,w) in 0 … 255."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
     return (pixel_values * std + mean) * 255
 
 
-def picture(height=40, width=60, seed=0):
+def random_image(height=40, width=60, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -117,7 +117,7 @@ def test_sentences_are_mended_as_by_clip(clip_tokenizer, odd, plain):
     assert processor.tokenizer.unk_token_id not in processor(text=plain).input_ids[0, 1 : len(plain.split()) + 1]
 
 
-# --- Pictures --------------------------------------------------------------------------------------------------------
+# --- Images --------------------------------------------------------------------------------------------------------
 
 
 def assert_seen_as(processor, image, expected):
@@ -134,7 +134,7 @@ def as_rgb(grey):
 
 
 def test_arrays_of_every_layout(processor):
-    rgb = picture()
+    rgb = random_image()
     grey = rgb[..., 0]
     wide = grey.astype(np.uint16) * 257
     for array in (grey, grey[..., None], wide, wide.astype(">u2"), wide[..., None]):
@@ -147,26 +147,26 @@ def test_arrays_of_every_layout(processor):
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "LA", "RGBA", "P", "1", "CMYK", "YCbCr", "PA"])
 def test_pil_modes(processor, mode):
-    image = Image.fromarray(picture()).convert("P" if mode == "PA" else mode).convert(mode)
+    image = Image.fromarray(random_image()).convert("P" if mode == "PA" else mode).convert(mode)
     assert_seen_as(processor, image, np.asarray(image.convert("RGB")))
 
 
 def test_alpha_is_dropped_not_composited(processor):
-    rgb = picture()
+    rgb = random_image()
     transparent = np.dstack([rgb, np.zeros(rgb.shape[:2], np.uint8)])
     assert_seen_as(processor, Image.fromarray(transparent), rgb)
 
 
 @pytest.mark.parametrize("transparency", [3, bytes(range(256))])
-def test_palette_with_transparency_keeps_its_colours(processor, transparency, tmp_path):
-    image = Image.fromarray(picture()).convert("P")
+def test_palette_with_transparency_keeps_its_colors(processor, transparency, tmp_path):
+    image = Image.fromarray(random_image()).convert("P")
     expected = np.asarray(image.convert("RGB"))
     image.save(tmp_path / "palette.png", transparency=transparency)
     assert_seen_as(processor, Image.open(tmp_path / "palette.png"), expected)
 
 
 def test_sixteen_bit_png_is_scaled_not_clipped(processor, tmp_path):
-    grey = picture()[..., 0]
+    grey = random_image()[..., 0]
     Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "wide.png")
     with Image.open(tmp_path / "wide.png") as image:
         assert_seen_as(processor, image, as_rgb(grey))
@@ -185,21 +185,19 @@ def test_sixteen_bit_png_is_scaled_not_clipped(processor, tmp_path):
 def test_exif_rotation(processor, orientation, turn, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(picture()).save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(random_image()).save(tmp_path / "turned.png", exif=exif)
     with Image.open(tmp_path / "turned.png") as image:
-        expected = turn(picture())
+        expected = turn(random_image())
         assert_seen_as(processor, image, expected)
-        processor(images=image, masks=np.zeros(expected.shape[:2], bool))  # the mask is the rotated picture's
-        if expected.shape != picture().shape:
-            with pytest.raises(
-                ValueError, match=r"masks\[0\] has shape \(40, 60\), its picture \(60, 40\) after EXIF"
-            ):
+        processor(images=image, masks=np.zeros(expected.shape[:2], bool))  # the mask is the rotated image's
+        if expected.shape != random_image().shape:
+            with pytest.raises(ValueError, match=r"masks\[0\] has shape \(40, 60\), its image \(60, 40\) after EXIF"):
                 processor(images=image, masks=np.zeros((40, 60), bool))
 
 
 def test_border_is_the_mean_and_label_zero(processor):
     inputs = processor(images=np.full((10, 100, 3), 255, np.uint8), masks=np.ones((10, 100), bool))
-    assert inputs.pixel_values[0, :, 0].abs().max() < 0.01  # the mean, normalised, but for its rounding to 8 bits
+    assert inputs.pixel_values[0, :, 0].abs().max() < 0.01  # the mean, normalized, but for its rounding to 8 bits
     assert inputs.labels[0, 0].max() == 0
     assert inputs.labels[0, 56, :-1].min() == 1  # the last column is soft: the method leaves out half a pixel
 
@@ -213,15 +211,15 @@ def test_border_is_the_mean_and_label_zero(processor):
         np.zeros(4, np.uint8),
     ],
 )
-def test_arrays_that_are_no_picture_are_refused(processor, image):
+def test_arrays_that_are_no_image_are_refused(processor, image):
     with pytest.raises(ValueError, match=r"images\[1\]"):
-        processor(images=[picture(), image])
+        processor(images=[random_image(), image])
 
 
 @pytest.mark.parametrize("image", ["photo.jpg", torch.zeros(3, 4, 4), None, 7])
-def test_things_that_are_no_picture_are_refused(processor, image):
+def test_things_that_are_no_image_are_refused(processor, image):
     with pytest.raises(TypeError, match=r"images\[1\] is of type"):
-        processor(images=[picture(), image])
+        processor(images=[random_image(), image])
 
 
 def test_float_pil_is_refused(processor):
@@ -234,13 +232,13 @@ def test_float_pil_is_refused(processor):
 
 
 def test_masks_of_every_kind_give_the_same_labels(processor):
-    mask = picture()[..., 0] > 128
-    expected = processor(images=picture(), masks=mask).labels
+    mask = random_image()[..., 0] > 128
+    expected = processor(images=random_image(), masks=mask).labels
     assert ((expected > 0) & (expected < 1)).any()  # soft at warped edges
     index = Image.fromarray(mask.astype(np.uint8), mode="P")
     same = [mask.astype(np.uint8), mask * 255, mask.astype(np.float32), torch.from_numpy(mask), Image.fromarray(mask)]
     for other in [*same, Image.fromarray(mask.astype(np.uint8) * 7), index]:
-        assert torch.equal(processor(images=picture(), masks=other).labels, expected)
+        assert torch.equal(processor(images=random_image(), masks=other).labels, expected)
 
 
 @pytest.mark.parametrize("keep_aspect_ratio", [False, True])
@@ -276,13 +274,13 @@ def test_half_precision_logits(processor):
 def test_keep_aspect_ratio_trims_the_border_only(tokenizer):
     letterbox = DetrisProcessor(tokenizer, image_size=112)
     trimmed = DetrisProcessor(tokenizer, image_size=112, keep_aspect_ratio=True, patch_size=14)
-    image = picture(56, 112)
+    image = random_image(56, 112)
     pixels = trimmed(images=image).pixel_values
     assert pixels.shape == (1, 3, 56, 112)
     assert torch.equal(pixels, letterbox(images=image).pixel_values[:, :, 28:84])
-    assert trimmed(images=[image, picture(112, 50)]).pixel_values.shape == (2, 3, 112, 112)
-    assert trimmed(images=[image, picture(60, 112)]).pixel_values.shape == (2, 3, 70, 112)
-    assert trimmed(images=picture(426, 640)).pixel_values.shape == (1, 3, 84, 112)
+    assert trimmed(images=[image, random_image(112, 50)]).pixel_values.shape == (2, 3, 112, 112)
+    assert trimmed(images=[image, random_image(60, 112)]).pixel_values.shape == (2, 3, 70, 112)
+    assert trimmed(images=random_image(426, 640)).pixel_values.shape == (1, 3, 84, 112)
     assert trimmed.canvas_size([(25, 50)]) == (56, 112)  # 25 · 2.24 is 56.00000000000001 in floating point
 
 
@@ -309,15 +307,15 @@ def test_sentences_of_another_type_are_refused(processor):
 
 
 def test_single_items_and_lists_agree(processor):
-    single = processor(images=Image.fromarray(picture()), text="red", masks=np.ones((40, 60), bool))
-    batch = processor(images=[picture()] * 2, text=("red", "red"), masks=[np.ones((40, 60), bool)] * 2)
+    single = processor(images=Image.fromarray(random_image()), text="red", masks=np.ones((40, 60), bool))
+    batch = processor(images=[random_image()] * 2, text=("red", "red"), masks=[np.ones((40, 60), bool)] * 2)
     assert set(single) == {"pixel_values", "input_ids", "labels", "target_sizes"}
     for name, value in single.items():
         assert torch.equal(batch[name], value.expand_as(batch[name]))
 
 
 def test_parts_may_be_left_out(processor):
-    assert set(processor(images=picture())) == {"pixel_values", "target_sizes"}
+    assert set(processor(images=random_image())) == {"pixel_values", "target_sizes"}
     assert set(processor(text="red")) == {"input_ids"}
     assert isinstance(processor(text="red", return_tensors="np")["input_ids"], np.ndarray)
 
@@ -327,12 +325,12 @@ def test_parts_may_be_left_out(processor):
     [
         {},
         {"images": []},
-        {"images": [picture()], "text": ["red", "blue"]},
-        {"images": [picture()] * 2, "text": "red"},
-        {"images": [picture()] * 2, "masks": np.ones((40, 60))},
+        {"images": [random_image()], "text": ["red", "blue"]},
+        {"images": [random_image()] * 2, "text": "red"},
+        {"images": [random_image()] * 2, "masks": np.ones((40, 60))},
         {"text": "red", "masks": np.ones((40, 60))},
-        {"images": picture(), "masks": np.ones((60, 40))},
-        {"images": picture(), "masks": np.ones((40, 60, 1))},
+        {"images": random_image(), "masks": np.ones((60, 40))},
+        {"images": random_image(), "masks": np.ones((40, 60, 1))},
     ],
 )
 def test_parts_that_do_not_match_are_refused(processor, inputs):
@@ -348,12 +346,12 @@ def test_round_trip_through_a_folder(tokenizer, tmp_path):
     fields |= {"keep_aspect_ratio": True, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.1, 0.2, 0.3]}
     saved = DetrisProcessor(tokenizer, **fields)
     saved.save_pretrained(tmp_path)
-    expected = saved(images=picture(), text=SENTENCES[0])
+    expected = saved(images=random_image(), text=SENTENCES[0])
     for loader in (DetrisProcessor, AutoProcessor):
         loaded = loader.from_pretrained(tmp_path)
         assert type(loaded) is DetrisProcessor
         assert {name: getattr(loaded, name) for name in fields} == fields
-        for name, value in loaded(images=picture(), text=SENTENCES[0]).items():
+        for name, value in loaded(images=random_image(), text=SENTENCES[0]).items():
             assert torch.equal(value, expected[name])
     assert json.loads((tmp_path / "processor_config.json").read_text())["processor_class"] == "DetrisProcessor"
     assert DetrisProcessor.from_pretrained(tmp_path, image_size=84).image_size == 84
@@ -391,17 +389,17 @@ def test_tokenizer_of_few_words_still_ends_at_the_highest_id():
 
 @pytest.mark.parametrize("lacking", ["processor_config.json", "tokenizer.json"])
 def test_a_folder_that_lacks_a_file_is_refused(tmp_path, lacking):
-    """transformers would fill in: a picture size that the model was not trained with."""
+    """transformers would fill in: a image size that the model was not trained with."""
     DetrisProcessor(train_tokenizer(["the red circle"], 60), image_size=56).save_pretrained(tmp_path)
     (tmp_path / lacking).unlink()
     with pytest.raises(FileNotFoundError, match=lacking):
         DetrisProcessor.from_pretrained(tmp_path)
 
 
-# --- Pictures that a JPEG decoder made smaller -----------------------------------------------------------------------
+# --- Images that a JPEG decoder made smaller -----------------------------------------------------------------------
 
 
-def test_an_original_size_puts_a_smaller_picture_in_the_whole_ones_place(processor):
+def test_an_original_size_puts_a_smaller_image_in_the_whole_ones_place(processor):
     """A pixel of the smaller one stands for a square of pixels, in whose middle it lies: a ramp shows a shift."""
     ramp = np.broadcast_to(np.arange(240, dtype=np.uint8)[None, :, None], (120, 240, 3))
     half = np.broadcast_to(np.arange(120, dtype=np.uint8)[None, :, None] * 2, (60, 120, 3)).copy()  # 0.5 too dark
@@ -415,15 +413,15 @@ def test_an_original_size_puts_a_smaller_picture_in_the_whole_ones_place(process
 
 def test_an_original_size_that_no_decoder_could_have_made_is_refused(processor):
     with pytest.raises(ValueError, match=r"images\[0\] has shape \(40, 60\), which is neither its original size"):
-        processor(images=picture(), original_sizes=[(100, 60)])
+        processor(images=random_image(), original_sizes=[(100, 60)])
     with pytest.raises(ValueError, match="original_sizes came without images"):
         processor(text=["the red circle"], original_sizes=[(40, 60)])
-    with pytest.raises(ValueError, match="one mask per picture"):
-        processor(images=[picture(), picture()], original_sizes=[(40, 60)])
+    with pytest.raises(ValueError, match="one mask per image"):
+        processor(images=[random_image(), random_image()], original_sizes=[(40, 60)])
 
 
-def test_whole_pictures_do_not_depend_on_their_original_size_being_said(processor):
-    images = [picture(40, 60), picture(300, 200), picture(7, 90)]
+def test_whole_images_do_not_depend_on_their_original_size_being_said(processor):
+    images = [random_image(40, 60), random_image(300, 200), random_image(7, 90)]
     sizes = [image.shape[:2] for image in images]
     batch = processor(images=images, original_sizes=sizes, masks=[image[..., 0] > 128 for image in images])
     assert torch.equal(batch.pixel_values, processor(images=images).pixel_values)

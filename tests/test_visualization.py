@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detris_peft.visualization import MASK_COLOUR, overlay, plot_curves
+from detris_peft.visualization import MASK_COLOR, overlay, plot_curves
 
 
 def test_overlay_tints_inside_draws_the_border_and_leaves_the_rest():
@@ -16,16 +16,16 @@ def test_overlay_tints_inside_draws_the_border_and_leaves_the_rest():
     pixels = np.asarray(overlay(image, mask, opacity=0.5))
     assert pixels.shape == (5, 6, 3)
     assert (pixels[~mask] == 100).all()
-    assert (pixels[1, 1:5] == MASK_COLOUR).all()
-    np.testing.assert_array_equal(pixels[2, 2], np.round((100 + np.array(MASK_COLOUR)) / 2))
+    assert (pixels[1, 1:5] == MASK_COLOR).all()
+    np.testing.assert_array_equal(pixels[2, 2], np.round((100 + np.array(MASK_COLOR)) / 2))
 
 
 def test_a_mask_that_reaches_the_frame_is_bordered_there():
-    assert (np.asarray(overlay(Image.new("RGB", (4, 4)), np.ones((4, 4))))[0] == MASK_COLOUR).all()
+    assert (np.asarray(overlay(Image.new("RGB", (4, 4)), np.ones((4, 4))))[0] == MASK_COLOR).all()
 
 
 def test_overlay_of_another_size_says_both():
-    with pytest.raises(ValueError, match=r"mask is \(3, 3\), the picture \(5, 6\)"):
+    with pytest.raises(ValueError, match=r"mask is \(3, 3\), the image \(5, 6\)"):
         overlay(Image.new("RGB", (6, 5)), np.ones((3, 3)))
 
 
@@ -35,7 +35,7 @@ def test_curves_of_a_single_epoch(tmp_path):
     assert Image.open(tmp_path / "curves.png").size[0] > 1000
 
 
-def test_a_16_bit_picture_looks_like_its_8_bits():
+def test_a_16_bit_image_looks_like_its_8_bits():
     levels = np.arange(30, dtype=np.uint8).reshape(5, 6) * 8
     deep = Image.fromarray(levels.astype(np.uint16) * 257)
-    np.testing.assert_array_equal(*(overlay(picture, np.zeros((5, 6))) for picture in (deep, Image.fromarray(levels))))
+    np.testing.assert_array_equal(*(overlay(image, np.zeros((5, 6))) for image in (deep, Image.fromarray(levels))))

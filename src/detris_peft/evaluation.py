@@ -1,4 +1,4 @@
-"""Scoring a model on a split: masks at the pictures' own size, each sample counted exactly once."""
+"""Scoring a model on a split: masks at the images' own size, each sample counted exactly once."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def evaluate(
         accelerator: of the training run; a new one by default. Over several processes the samples are shared out,
             and every process gets the whole result.
         batch_size: samples a process and step.
-        num_workers: processes that read pictures.
+        num_workers: processes that read images.
         progress: show a bar.
         bad_rows: collects the rows that cannot be scored, in their order, on every process; they count nowhere.
             None stops at the first.
@@ -104,7 +104,7 @@ def _score(model: nn.Module, processor: DetrisProcessor, accelerator: Accelerato
 
 def _summary(results: list[Any]) -> dict[str, float]:
     if not results:
-        raise ValueError("there is no sample to score: the data set is empty")
+        raise ValueError("there is no sample to score: the dataset is empty")
     counts, losses = (np.concatenate([part.cpu().numpy() for part in parts]) for parts in zip(*results, strict=True))
     # Processes go in step, so the last batches are filled up with samples that had their turn.
     numbers, first = np.unique(counts[:, 0], return_index=True)

@@ -131,7 +131,7 @@ def intersection_and_union(prediction, reference) -> tuple[int, int]:
 
 
 def format_metrics(metrics: dict[str, float]) -> str:
-    """One line, in per cent, each number under its name: "mIoU 61.20  oIoU 60.08  Pr@0.5 70.00 …"."""
+    """One line, in percent, each number under its name: "mIoU 61.20  oIoU 60.08  Pr@0.5 70.00 …"."""
     return "  ".join(f"{name} {100 * value:.2f}" for name, value in metrics.items())
 
 

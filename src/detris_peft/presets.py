@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from .adapters import DenseAlignerConfig, TextAdapterConfig
+from .atomic import atomic_update_dir
 from .modeling import DetrisConfig, build_backbone
-from .modeling.checkpoint import written_aside
 
 _BASE: dict[str, Any] = {"vision_name_or_path": "facebook/dinov2-with-registers-base"}
 _LARGE: dict[str, Any] = {"vision_name_or_path": "facebook/dinov2-with-registers-large"}
@@ -114,9 +114,9 @@ def random_backbones(config: DetrisConfig, folder: str | os.PathLike, seed: int 
             continue
         target = Path(folder) / f"{kind}-{seed}"
         if not target.is_dir():
-            with torch.random.fork_rng(devices=[]), written_aside(target) as aside:
+            with torch.random.fork_rng(devices=[]), atomic_update_dir(target) as staging:
                 torch.manual_seed(seed)
-                build_backbone(getattr(config, f"{kind}_config")).save_pretrained(aside)
+                build_backbone(getattr(config, f"{kind}_config")).save_pretrained(staging)
         setattr(config, f"{kind}_name_or_path", str(target))
     return config
 

@@ -1,7 +1,7 @@
-"""Pictures, sentences and masks in; tensors out; and predicted masks back at the pictures' own sizes.
+"""Images, sentences and masks in; tensors out; and predicted masks back at the images' own sizes.
 
-The only owner of pixel geometry. The letterbox: a picture of H×W pixels is scaled by min(s/H, s/W), s being
-`image_size`, and centred on a canvas; what it leaves free is filled with CLIP's mean colour. One affine matrix says
+The only owner of pixel geometry. The letterbox: a image of H×W pixels is scaled by min(s/H, s/W), s being
+`image_size`, and centered on a canvas; what it leaves free is filled with CLIP's mean color. One affine matrix says
 so; images and masks go through it forwards, predictions backwards.
 """
 
@@ -30,15 +30,15 @@ class DetrisProcessor(ProcessorMixin):
 
     Args:
         tokenizer: tokenizer of the text encoder. Its own padding is not used: see `pad_token_id`.
-        image_size: s, the longer side of a picture after scaling, in pixels.
+        image_size: s, the longer side of a image after scaling, in pixels.
         max_text_length: L, tokens of a sentence with start and end; longer ones are cut and keep the end token.
         mask_threshold: a pixel is foreground if its probability is above this.
         pad_token_id: id that fills a sentence up to L. 0 for CLIP, whose Hugging Face tokenizer would pad with the
             end token and so hide where the sentence ends.
         keep_aspect_ratio: False is the paper's s×s canvas; True trims it to the smallest h×w, multiples of
-            `patch_size`, that holds every picture of the batch.
+            `patch_size`, that holds every image of the batch.
         patch_size: side of the image encoder's patches, in pixels; only used with `keep_aspect_ratio`.
-        image_mean, image_std: per channel, of values in [0, 1]; the mean also colours the border.
+        image_mean, image_std: per channel, of values in [0, 1]; the mean also colors the border.
     """
 
     def __init__(
@@ -98,24 +98,24 @@ class DetrisProcessor(ProcessorMixin):
     def __call__(
         self, images=None, text=None, masks=None, return_tensors: str | None = "pt", original_sizes=None
     ) -> BatchFeature:
-        """Prepares one picture and sentence, or B of each; either may be left out.
+        """Prepares one image and sentence, or B of each; either may be left out.
 
         Args:
-            images: PIL picture of any mode (EXIF rotation is applied, alpha is dropped, 16 bits become 8), or an
+            images: PIL image of any mode (EXIF rotation is applied, alpha is dropped, 16 bits become 8), or an
                 array (H,W), (H,W,1), (H,W,3) or (H,W,4) of uint8, uint16 or bool; or a list of them.
-            text: sentence or list of sentences, one per picture.
-            masks: (H,W) array, tensor or PIL picture, foreground > 0, as the picture stands after EXIF rotation.
+            text: sentence or list of sentences, one per image.
+            masks: (H,W) array, tensor or PIL image, foreground > 0, as the image stands after EXIF rotation.
             return_tensors: "pt" or "np".
             original_sizes: (B,2), the (H,W) of the files whose JPEG decoder gave a half, a quarter or an eighth of it;
-                None where the pictures came whole. Masks and results are of these sizes.
+                None where the images came whole. Masks and results are of these sizes.
 
         Returns:
-            `pixel_values` (B,3,h,w) float32, `target_sizes` (B,2) the pictures' own (H,W), `labels` (B,h,w) float32
+            `pixel_values` (B,3,h,w) float32, `target_sizes` (B,2) the images' own (H,W), `labels` (B,h,w) float32
             in [0,1], soft at warped edges, and `input_ids` (B,L); h = w = `image_size` unless `keep_aspect_ratio`.
 
         Raises:
-            ValueError: numbers of pictures, sentences and masks differ; a mask is not of its picture's size; a
-                picture is not what a decoder makes of its original size; a sentence is empty; an array is no picture.
+            ValueError: numbers of images, sentences and masks differ; a mask is not of its image's size; a
+                image is not what a decoder makes of its original size; a sentence is empty; an array is no image.
             TypeError: an item is of another type than listed above.
         """
         images, text, masks = _as_list(images), _as_list(text), _as_list(masks)
@@ -126,25 +126,23 @@ class DetrisProcessor(ProcessorMixin):
         counts = {name: len(items) for name, items in given.items() if items is not None}
         for name in ("masks", "original_sizes"):
             if given[name] is not None and images is None:
-                raise ValueError(f"{name} came without images: pass the pictures they belong to")
+                raise ValueError(f"{name} came without images: pass the images they belong to")
         if len(set(counts.values())) != 1 or 0 in counts.values():
-            raise ValueError(
-                f"got {counts or 'nothing'}: pass pictures or text, one sentence and one mask per picture"
-            )
+            raise ValueError(f"got {counts or 'nothing'}: pass images or text, one sentence and one mask per image")
 
         data: dict[str, Any] = {}
         if images is not None:
-            pictures: Iterable[np.ndarray] = (to_rgb(image, f"images[{i}]") for i, image in enumerate(images))
-            # Where sizes are known, one picture's pixels after the other pass through the same piece of memory.
+            arrays: Iterable[np.ndarray] = (to_rgb(image, f"images[{i}]") for i, image in enumerate(images))
+            # Where sizes are known, one image's pixels after the other pass through the same piece of memory.
             if (sizes := original_sizes) is None:
-                pictures = list(pictures)
-                sizes = [picture.shape[:2] for picture in pictures]
+                arrays = list(arrays)
+                sizes = [pixels.shape[:2] for pixels in arrays]
             canvas = self.canvas_size(sizes)
             # Written into place: to copy a batch's megabytes once more takes about as long as to warp them.
             data["pixel_values"] = np.empty((len(sizes), 3, *canvas), dtype=np.float32)
-            for i, (picture, size) in enumerate(zip(pictures, sizes, strict=True)):
-                reduction = _reduction(picture.shape[:2], size, f"images[{i}]")
-                self._warp_image(picture, size, reduction, out=data["pixel_values"][i])
+            for i, (pixels, size) in enumerate(zip(arrays, sizes, strict=True)):
+                reduction = _reduction(pixels.shape[:2], size, f"images[{i}]")
+                self._warp_image(pixels, size, reduction, out=data["pixel_values"][i])
             data["target_sizes"] = np.array(sizes, dtype=np.int64)
             if masks is not None:
                 data["labels"] = np.empty((len(sizes), *canvas), dtype=np.float32)
@@ -157,7 +155,7 @@ class DetrisProcessor(ProcessorMixin):
     def post_process_referring_segmentation(
         self, outputs, target_sizes, threshold: float | None = None, return_probabilities: bool = False
     ) -> list[torch.Tensor]:
-        """Logits to masks at the pictures' own sizes: sigmoid, bicubic to the canvas, letterbox backwards, threshold.
+        """Logits to masks at the images' own sizes: sigmoid, bicubic to the canvas, letterbox backwards, threshold.
 
         Args:
             outputs: the model's output, or its logits (B,1,h',w') alone.
@@ -199,7 +197,7 @@ class DetrisProcessor(ProcessorMixin):
         return bool(label.any())
 
     def canvas_size(self, sizes) -> tuple[int, int]:
-        """(h, w) of `pixel_values` for a batch of pictures of these (H, W)."""
+        """(h, w) of `pixel_values` for a batch of images of these (H, W)."""
         if not self.keep_aspect_ratio:
             return self.image_size, self.image_size
         longest = np.max([np.multiply(size, self._scale(*size)) for size in sizes], axis=0)
@@ -211,9 +209,9 @@ class DetrisProcessor(ProcessorMixin):
         return min(self.image_size / height, self.image_size / width)
 
     def _letterbox(self, size: tuple[int, int], canvas: tuple[int, int]) -> np.ndarray:
-        """(2,3) matrix from a picture's (x, y) to the canvas'.
+        """(2,3) matrix from a image's (x, y) to the canvas'.
 
-        It maps corner to corner without the half pixel between a pixel's corner and its centre, and goes through
+        It maps corner to corner without the half pixel between a pixel's corner and its center, and goes through
         three points in float32, because the released implementation, and so its weights, did both.
         """
         (height, width), (canvas_height, canvas_width) = size, canvas
@@ -224,23 +222,23 @@ class DetrisProcessor(ProcessorMixin):
         placed = np.array([[left, top], [left + new_width, top], [left, top + new_height]], dtype=np.float32)
         return cv2.getAffineTransform(corners, placed)
 
-    def _warp_image(self, picture: np.ndarray, size: tuple[int, int], reduction: int, out: np.ndarray) -> None:
-        """uint8 (H,W,3), decoded at 1 / reduction of its size → normalised float32 (3,h,w) in `out`."""
+    def _warp_image(self, image: np.ndarray, size: tuple[int, int], reduction: int, out: np.ndarray) -> None:
+        """uint8 (H,W,3), decoded at 1 / reduction of its size → normalized float32 (3,h,w) in `out`."""
         border = [255 * channel for channel in self.image_mean]
         matrix = self._letterbox(size, out.shape[1:])
         if reduction > 1:
             # A decoder's pixel stands for a square of them, in whose middle it lies.
             middle = (reduction - 1) / 2
             matrix = matrix @ np.array([[reduction, 0, middle], [0, reduction, middle], [0, 0, 1]])
-        warped = cv2.warpAffine(picture, matrix, out.shape[:0:-1], flags=cv2.INTER_CUBIC, borderValue=border)
-        # A pixel has 256 values a channel: they are normalised once and looked up, which is exact and much faster.
+        warped = cv2.warpAffine(image, matrix, out.shape[:0:-1], flags=cv2.INTER_CUBIC, borderValue=border)
+        # A pixel has 256 values a channel: they are normalized once and looked up, which is exact and much faster.
         mean, std = np.array(self.image_mean, np.float32), np.array(self.image_std, np.float32)
         levels = (np.arange(256, dtype=np.float32) / np.float32(255) - mean[:, None]) / std[:, None]
-        for plane, level, normalised in zip(cv2.split(warped), levels, out, strict=True):
-            cv2.LUT(plane, level, dst=normalised)
+        for plane, level, normalized in zip(cv2.split(warped), levels, out, strict=True):
+            cv2.LUT(plane, level, dst=normalized)
 
     def _warp_mask(self, foreground: np.ndarray, out: np.ndarray) -> None:
-        """bool (H,W) → float32 (h,w) in [0,1] in `out`; warped as 8 bits, like the pictures."""
+        """bool (H,W) → float32 (h,w) in [0,1] in `out`; warped as 8 bits, like the images."""
         pixels = np.ascontiguousarray(foreground).view(np.uint8) * np.uint8(255)
         matrix = self._letterbox(foreground.shape, out.shape)
         warped = cv2.warpAffine(pixels, matrix, out.shape[::-1], flags=cv2.INTER_LINEAR, borderValue=0)
@@ -265,7 +263,7 @@ def _as_list(items) -> list | None:
 
 
 def to_rgb(image, name: str = "image") -> np.ndarray:
-    """PIL picture of any mode, or array (H,W), (H,W,1), (H,W,3), (H,W,4) → uint8 (H,W,3), as the model sees it."""
+    """PIL image of any mode, or array (H,W), (H,W,1), (H,W,3), (H,W,4) → uint8 (H,W,3), as the model sees it."""
     if isinstance(image, Image.Image):
         if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # else it would be copied
             image = ImageOps.exif_transpose(image)
@@ -274,12 +272,12 @@ def to_rgb(image, name: str = "image") -> np.ndarray:
             if image.dtype == np.int32 and image.min() >= 0 and image.max() < 1 << 16:
                 image = image.astype(np.uint16)  # mode "I": how older Pillows open 16-bit grey
         else:
-            # Straight from a palette with transparency Pillow warns, hence RGBA. Colours under alpha stay as they are.
+            # Straight from a palette with transparency Pillow warns, hence RGBA. Colors under alpha stay as they are.
             if image.mode != "RGB":
                 image = image.convert("RGBA" if image.mode == "P" else "RGB")
             image = np.asarray(image)
     if not isinstance(image, np.ndarray):
-        raise TypeError(f"{name} is of type {type(image).__name__}: pass a PIL picture or an (H, W, C) array")
+        raise TypeError(f"{name} is of type {type(image).__name__}: pass a PIL image or an (H, W, C) array")
     if image.ndim == 2:
         image = image[..., None]
     if image.ndim != 3 or image.size == 0 or image.shape[2] not in (1, 3, 4):
@@ -295,7 +293,7 @@ def to_rgb(image, name: str = "image") -> np.ndarray:
 
 
 def _reduction(shown: tuple[int, ...], size: tuple[int, ...], name: str) -> int:
-    """By what a JPEG decoder divided a picture of this (H, W) to make one of the shown (H, W)."""
+    """By what a JPEG decoder divided a image of this (H, W) to make one of the shown (H, W)."""
     for factor in (1, 2, 4, 8):
         if tuple(shown) == tuple(-(-side // factor) for side in size):
             return factor
@@ -306,12 +304,12 @@ def _reduction(shown: tuple[int, ...], size: tuple[int, ...], name: str) -> int:
 
 
 def _to_foreground(mask, size: tuple[int, int], name: str) -> np.ndarray:
-    """Mask of a picture of this (H, W) → bool (H,W)."""
+    """Mask of a image of this (H, W) → bool (H,W)."""
     if not isinstance(mask, (Image.Image, np.ndarray, torch.Tensor)):
-        raise TypeError(f"{name} is of type {type(mask).__name__}: pass an (H, W) array, tensor or PIL picture")
+        raise TypeError(f"{name} is of type {type(mask).__name__}: pass an (H, W) array, tensor or PIL image")
     pixels = mask.cpu().numpy() if isinstance(mask, torch.Tensor) else np.asarray(mask)
     if pixels.shape != tuple(size):
         raise ValueError(
-            f"{name} has shape {pixels.shape}, its picture {tuple(size)} after EXIF rotation: pass a mask of that size"
+            f"{name} has shape {pixels.shape}, its image {tuple(size)} after EXIF rotation: pass a mask of that size"
         )
     return pixels > 0

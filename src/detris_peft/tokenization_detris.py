@@ -25,7 +25,7 @@ def clean_sentence(sentence: str, name: str) -> str:
     plain = html.unescape(html.unescape(sentence)).translate(_PLAIN_CHARACTERS)
     cleaned = " ".join(plain.split())
     if not cleaned:
-        raise ValueError(f"{name} is empty or only spaces: pass a sentence that names something in the picture")
+        raise ValueError(f"{name} is empty or only spaces: pass a sentence that names something in the image")
     return cleaned
 
 

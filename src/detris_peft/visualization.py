@@ -1,4 +1,4 @@
-"""Pictures of results: an overlay, training curves, and a grid of predictions."""
+"""Images of results: an overlay, training curves, and a grid of predictions."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
     from .modeling import DetrisForReferringSegmentation
     from .processing_detris import DetrisProcessor
 
-MASK_COLOUR = (0, 215, 255)  # cyan: rare in photographs, and none of RefShapes' colours
+MASK_COLOR = (0, 215, 255)  # cyan: rare in photographs, and none of RefShapes' colors
 
 
 def overlay(
-    image: Image.Image, mask: Any, colour: tuple[int, int, int] = MASK_COLOUR, opacity: float = 0.55
+    image: Image.Image, mask: Any, color: tuple[int, int, int] = MASK_COLOR, opacity: float = 0.55
 ) -> Image.Image:
-    """The picture in RGB with a mask (H, W) laid over it: tinted inside, a full-coloured line around."""
+    """The image in RGB with a mask (H, W) laid over it: tinted inside, a full-colored line around."""
     pixels = to_rgb(image).astype(np.float32)
     inside = np.asarray(mask) > 0
     if inside.shape != pixels.shape[:2]:
-        raise ValueError(f"The mask is {inside.shape}, the picture {pixels.shape[:2]}: give a mask of its size.")
-    pixels[inside] = (1 - opacity) * pixels[inside] + opacity * np.array(colour, np.float32)
-    pixels[_border(inside)] = colour
+        raise ValueError(f"The mask is {inside.shape}, the image {pixels.shape[:2]}: give a mask of its size.")
+    pixels[inside] = (1 - opacity) * pixels[inside] + opacity * np.array(color, np.float32)
+    pixels[_border(inside)] = color
     return Image.fromarray(pixels.round().astype(np.uint8))
 
 
 def _border(inside: np.ndarray) -> np.ndarray:
-    """Foreground pixels with a background neighbour."""
+    """Foreground pixels with a background neighbor."""
     padded = np.pad(inside, 1)
     interior = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return inside & ~interior
@@ -82,9 +82,9 @@ def plot_predictions(
     file: str | Path | IO[bytes],
     count: int = 6,
 ) -> None:
-    """A grid in the manner of the paper's Figure 2: picture with its sentence, ground truth, prediction.
+    """A grid in the manner of the paper's Figure 2: image with its sentence, ground truth, prediction.
 
-    Bad rows are left out; where all that would be shown are bad, no picture is made.
+    Bad rows are left out; where all that would be shown are bad, no image is made.
     """
     plt = _pyplot()
     places = np.linspace(0, len(samples) - 1, min(count, len(samples))).astype(int)
@@ -105,7 +105,7 @@ def plot_predictions(
             axes[row][column].imshow(panel)
             axes[row][column].set(xticks=[], yticks=[])
         axes[0][column].set_title(_wrapped(sample.sentence), fontsize=8, parse_math=False)
-    for row, name in enumerate(("picture", "ground truth", "prediction")):
+    for row, name in enumerate(("image", "ground truth", "prediction")):
         axes[row][0].set_ylabel(name)
     figure.savefig(file, dpi=120)
     plt.close(figure)
@@ -114,7 +114,7 @@ def plot_predictions(
 def plot_samples(
     samples: Sequence[tuple[Image.Image, Any, str, str]], file: str | os.PathLike, columns: int = 4
 ) -> None:
-    """A grid of pictures with their masks (H, W) laid over them; above each, a caption and below that its sentence."""
+    """A grid of images with their masks (H, W) laid over them; above each, a caption and below that its sentence."""
     plt = _pyplot()
     lines = max(math.ceil(len(samples) / columns), 1)
     figure, axes = plt.subplots(
@@ -124,11 +124,11 @@ def plot_samples(
         place.axis("off")
     for place, (image, mask, caption, sentence) in zip(axes.flat, samples, strict=False):
         # Shrunk before the line is drawn, which would be too thin to see otherwise.
-        picture = Image.fromarray(to_rgb(image))
-        picture.thumbnail((480, 480), reducing_gap=2.0)
+        pixels = Image.fromarray(to_rgb(image))
+        pixels.thumbnail((480, 480), reducing_gap=2.0)
         foreground = Image.fromarray((np.asarray(mask) > 0).astype(np.uint8))
-        foreground = foreground.resize(picture.size, Image.Resampling.NEAREST)
-        place.imshow(overlay(picture, foreground, opacity=0.35))  # the object's own colour stays to be judged
+        foreground = foreground.resize(pixels.size, Image.Resampling.NEAREST)
+        place.imshow(overlay(pixels, foreground, opacity=0.35))  # the object's own color stays to be judged
         # Dollar signs in a sentence are no formula.
         place.set_title(f"{caption}\n{_wrapped(sentence, 36)}", fontsize=8, parse_math=False)
     with warnings.catch_warnings():

@@ -64,8 +64,8 @@ def test_layers_beyond_the_depth(case: Case):
 @every_image_case
 def test_text_states(case: Case):
     model = case.adapted()
-    pictures = case.inputs()
-    good = pictures.pop("text_states")
+    images = case.inputs()
+    good = images.pop("text_states")
     for bad, message in [
         (None, r"text_states is missing: pass the text encoder's last hidden states \(B, L, T\).*disable_adapter"),
         (good[:2], r"text_states has shape \(2, 5, 24\), needed is \(3, L, T\): one sentence for each of the 3"),
@@ -74,12 +74,12 @@ def test_text_states(case: Case):
         (good.to("meta"), "text_states is on meta, the image encoder on cpu: move one"),
     ]:
         with pytest.raises(ValueError, match=message):
-            model(**pictures, text_states=bad)
+            model(**images, text_states=bad)
     with pytest.raises(ValueError, match="text_states is missing"):
-        model(**pictures)
+        model(**images)
     with torch.no_grad(), model.disable_adapter():
-        model(**pictures)  # the plain backbone needs no text
-    model(**pictures, text_states=good)
+        model(**images)  # the plain backbone needs no text
+    model(**images, text_states=good)
 
 
 @every_image_case
@@ -111,7 +111,7 @@ def test_an_adapter_of_another_width_or_backbone(case: Case, tmp_path: Path):
     shallow.num_hidden_layers = 2
     with pytest.raises(ValueError, match=r"names block 2, but .* has blocks 0 to 1"):
         PeftModel.from_pretrained(case.model_cls(shallow), tmp_path)
-    other = (IMAGE_CASES if case.takes_pictures else TEXT_CASES)[3]
+    other = (IMAGE_CASES if case.takes_images else TEXT_CASES)[3]
     with pytest.raises(ValueError, match=r"do not belong|input_module|not found"):
         PeftModel.from_pretrained(other.backbone(), tmp_path)
 

@@ -47,7 +47,7 @@ def test_eager_and_sdpa_attention_agree(case: Case):
 
 @every_image_case
 @torch.no_grad()
-def test_each_picture_and_sentence_alone(case: Case):
+def test_each_image_and_sentence_alone(case: Case):
     """Batch order changes nothing, and text counts."""
     model = case.adapted()
     inputs, whole = case.inputs(), case.states(model)
@@ -59,7 +59,7 @@ def test_each_picture_and_sentence_alone(case: Case):
 @every_image_case
 @pytest.mark.parametrize("sides", [(28, 28), (14, 42), (56, 28)], ids=str)
 @torch.no_grad()
-def test_pictures_of_any_shape(case: Case, sides: tuple[int, int]):
+def test_images_of_any_shape(case: Case, sides: tuple[int, int]):
     """Turned on its side, another grid: not the same tokens in another order."""
     model = case.adapted()
     grids: list[tuple] = []
@@ -224,7 +224,7 @@ def test_the_second_input_is_not_kept(case: Case):
 
 @each_tuner
 def test_dropout_of_the_cross_attention_is_reproducible_under_checkpointing(case: Case):
-    if not case.takes_pictures:
+    if not case.takes_images:
         pytest.skip("only the Dense Aligner has dropout")
     plain = get_peft_model(case.backbone(), case.config(cross_attention_dropout=0.5))
     checkpointed = copy.deepcopy(plain)

@@ -202,7 +202,7 @@ def test_auto_peft_model_and_config(case: Case, tmp_path: Path):
     assert type(config) is type(case.config())
     assert config.dim == DIM
     assert config.layers_to_transform == [0, 2]
-    assert config.peft_type.value == ("DENSE_ALIGNER" if case.takes_pictures else "TEXT_ADAPTER")
+    assert config.peft_type.value == ("DENSE_ALIGNER" if case.takes_images else "TEXT_ADAPTER")
     again = type(config).from_pretrained(tmp_path / "adapter")
     assert again.to_dict() == config.to_dict()
 
@@ -243,7 +243,7 @@ def test_status_and_repr(case: Case, capsys: pytest.CaptureFixture):
 @each_tuner
 def test_modules_to_save(case: Case, tmp_path: Path):
     """A further module of the backbone, trained and saved whole."""
-    name = "layernorm" if case.takes_pictures else "final_layer_norm"
+    name = "layernorm" if case.takes_images else "final_layer_norm"
     model = case.adapted(modules_to_save=[name])
     trained = [key for key, p in model.named_parameters() if p.requires_grad and name in key]
     assert trained

@@ -82,7 +82,7 @@ def test_default_layers(case: Case):
     """DETRIS-B's: every other block of twelve."""
     backbone_config = case.backbone_config()
     backbone_config.num_hidden_layers = 12
-    config = DenseAlignerConfig(text_dim=24) if case.takes_pictures else TextAdapterConfig()
+    config = DenseAlignerConfig(text_dim=24) if case.takes_images else TextAdapterConfig()
     model = get_peft_model(case.model_cls(backbone_config), config)
     assert adapted_modules(model) == [f"{case.blocks}.{i}.mlp" for i in (1, 3, 5, 7, 9, 11)]
     # Whoever names the blocks in target_modules need not name them again.

@@ -62,7 +62,7 @@ def test_a_sound_set(garden, capsys, tmp_path):
     assert code == 0
     assert out.splitlines()[1:6] == [
         "",
-        "split  pictures  references  sentences  no target  errors  notices",
+        "split  images  references  sentences  no target  errors  notices",
         "train         2           3          3          1       0        0",
         "val           1           1          1          0       0        0",
         "",
@@ -70,7 +70,7 @@ def test_a_sound_set(garden, capsys, tmp_path):
     content = json.loads(report.read_text(encoding="utf-8"))
     assert content["ok"]
     assert content["splits"]["train"] == {
-        "pictures": 2,
+        "images": 2,
         "references": 3,
         "sentences": 3,
         "no_target": 1,
@@ -103,8 +103,8 @@ def test_errors_are_counted_listed_and_give_exit_code_1(garden, capsys, tmp_path
     assert f"{folder}/train/metadata.jsonl line 1: " in out
     assert "line 4: " not in out
     assert "... and 2 more" in out
-    assert "val shared_picture: 1" in out
-    order = ("\nerrors\n", "  val shared_picture", "\nnotices\n", "at least 32 tokens")
+    assert "val shared_image: 1" in out
+    order = ("\nerrors\n", "  val shared_image", "\nnotices\n", "at least 32 tokens")
     assert [out.index(text) for text in order] == sorted(out.index(text) for text in order)
     assert preview.exists()  # of the good rows
     content = json.loads(report.read_text(encoding="utf-8"))
@@ -129,16 +129,16 @@ def test_tokens_are_counted_with_a_tokenizer(garden, capsys, tmp_path):
 
 
 def test_a_mask_of_which_the_model_would_see_nothing(garden, capsys):
-    """The processor samples every 40th pixel of this picture: between them there is room for one."""
+    """The processor samples every 40th pixel of this image: between them there is room for one."""
     folder = garden(train=[line("a.png")])
     Image.new("RGB", (2000, 1000)).save(folder / "train" / "a.png")
     lines = [line("a.png", mask=[x, 333, x + 2, 333, x + 2, 335, x, 335]) for x in range(1000, 1040)]
     (folder / "train" / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    code, out, _ = run(capsys, "check", "--dataset", folder, "--image_size", "50", "--no_pictures")
+    code, out, _ = run(capsys, "check", "--dataset", folder, "--image_size", "50", "--no_images")
     assert code == 1
     assert "mask_empty" in out
     assert "a.png: the mask of reference 1 has 4 pixels, of which none is left" in out
-    code, _, _ = run(capsys, "check", "--dataset", folder, "--image_size", "1200", "--no_pictures")
+    code, _, _ = run(capsys, "check", "--dataset", folder, "--image_size", "1200", "--no_images")
     assert code == 0
 
 
@@ -233,5 +233,5 @@ def test_help_lists_what_there_is(capsys):
     assert "check" in out
     assert "convert" in out
     code, out, _ = run(capsys, "check", "--help")
-    for option in ("--dataset", "--splits", "--tokenizer", "--report", "--preview", "--no_pictures"):
+    for option in ("--dataset", "--splits", "--tokenizer", "--report", "--preview", "--no_images"):
         assert option in out

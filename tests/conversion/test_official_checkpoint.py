@@ -58,7 +58,7 @@ def other_config(**changes) -> DetrisConfig:
             dim=48, layers_to_transform=[0, 2, 5], text_dim=128, cross_attention_dim=24, cross_attention_heads=3
         ),
         "text_adapter": TextAdapterConfig(dim=32, layers_to_transform=[3]),
-        "tap_layers": [0, 3],
+        "extract_layers": [0, 3],
         "hidden_dim": 128,
         "neck_heads": 2,
         "decoder_layers": 1,

@@ -1,4 +1,4 @@
-"""A changed sample is still a true one: picture, mask and sentence say the same."""
+"""A changed sample is still a true one: image, mask and sentence say the same."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from detris_peft.data.augmentation import RandomAugmentation, can_be_flipped, sw
 from detris_peft.data.refshapes import write_refshapes
 from detris_peft.data.samples import Sample
 
-FLIP = RandomAugmentation(flip=1.0, scale=(1.0, 1.0), colour=0.0)
+FLIP = RandomAugmentation(flip=1.0, scale=(1.0, 1.0), color=0.0)
 
 
 def sample(mask=None, sentence="the cup", side=32, image=None):
     mask = np.zeros((side, side), np.uint8) if mask is None else mask
-    picture = np.random.default_rng(0).integers(0, 255, (side, side, 3), np.uint8)
-    return Sample(Image.fromarray(picture) if image is None else image, sentence, mask, 7)
+    original = np.random.default_rng(0).integers(0, 255, (side, side, 3), np.uint8)
+    return Sample(Image.fromarray(original) if image is None else image, sentence, mask, 7)
 
 
 def changed(augmentation, one, seed=0):
@@ -80,7 +80,7 @@ def shapes(tmp_path_factory):
 
 
 def test_what_stands_on_the_left_does_so_after_the_flip(shapes):
-    """RefShapes says "on the left" of shapes in the left part of the picture: so it must be of flipped ones."""
+    """RefShapes says "on the left" of shapes in the left part of the image: so it must be of flipped ones."""
     _, rows = shapes
     sides = Counter()
     samples = EvaluationSamples(rows, "all")
@@ -91,8 +91,8 @@ def test_what_stands_on_the_left_does_so_after_the_flip(shapes):
         assert np.abs(after - before[:, ::-1]).max() <= 1
         for words, left in (("on the left", True), ("on the right", False)):
             if words in flipped.sentence:
-                centre = np.nonzero(flipped.mask)[1].mean()
-                assert (centre < flipped.mask.shape[1] / 2) == left, (one.sentence, flipped.sentence)
+                center = np.nonzero(flipped.mask)[1].mean()
+                assert (center < flipped.mask.shape[1] / 2) == left, (one.sentence, flipped.sentence)
                 sides[words] += 1
     assert min(sides["on the left"], sides["on the right"]) >= 3
 
@@ -107,33 +107,33 @@ def test_it_follows_from_its_generator_alone_and_leaves_pytorchs(shapes):
     np.testing.assert_array_equal(first.mask, again.mask)
     # In an epoch: by seed, epoch and row, whichever is read first.
     samples, backwards = (TrainingSamples(shapes[1], 5, augment=augmentation) for _ in range(2))
-    pictures = [samples[i].image.tobytes() for i in range(6)]
-    assert [backwards[i].image.tobytes() for i in reversed(range(6))] == pictures[::-1]
+    images = [samples[i].image.tobytes() for i in range(6)]
+    assert [backwards[i].image.tobytes() for i in reversed(range(6))] == images[::-1]
     backwards.set_epoch(1)
     places = [backwards.order.tolist().index(row) for row in samples.order[:6]]
-    assert [backwards[place].image.tobytes() for place in places] != pictures
+    assert [backwards[place].image.tobytes() for place in places] != images
 
 
-def test_picture_and_mask_are_scaled_alike_and_what_becomes_free_is_the_mean():
+def test_image_and_mask_are_scaled_alike_and_what_becomes_free_is_the_mean():
     mask = np.zeros((41, 61), np.uint8)
     mask[10:30, 20:40] = 1
-    picture = np.where(mask[..., None] == 1, 255, 0).astype(np.uint8).repeat(3, axis=2)
+    image = np.where(mask[..., None] == 1, 255, 0).astype(np.uint8).repeat(3, axis=2)
     for factor in (0.5, 2.0):
-        one = changed(RandomAugmentation(0.0, (factor, factor), 0.0), sample(mask, image=Image.fromarray(picture)))
+        one = changed(RandomAugmentation(0.0, (factor, factor), 0.0), sample(mask, image=Image.fromarray(image)))
         assert one.mask.sum() == pytest.approx(mask.sum() * factor**2, rel=0.1)
         disagreeing = (np.asarray(one.image)[..., 0] > 127) != (one.mask == 1)
         assert not disagreeing[5:-5, 5:-5][10:21, 15:36].any()
         if factor < 1:
             np.testing.assert_array_equal(np.asarray(one.image)[0, 0], [123, 117, 104])
-    # Of a large JPEG the picture may be a half of its mask, which comes down to it.
-    half = Image.fromarray(picture[::2, ::2])
+    # Of a large JPEG the image may be a half of its mask, which comes down to it.
+    half = Image.fromarray(image[::2, ::2])
     one = changed(RandomAugmentation(0.0, (0.5, 0.5), 0.0), sample(mask, image=half))
     assert (one.image.size, one.mask.shape) == ((31, 21), (21, 31))
     assert one.mask.sum() == pytest.approx(mask.sum() / 16, rel=0.2)
     assert ((np.asarray(one.image)[..., 0] > 200) <= (one.mask == 1)).all()
 
 
-def test_the_target_never_leaves_the_picture():
+def test_the_target_never_leaves_the_image():
     mask = np.zeros((32, 32), np.uint8)
     mask[0, 0] = 1  # out of the frame as soon as it grows, gone as soon as it shrinks
     augmentation = RandomAugmentation(flip=0.5, scale=(0.4, 3.0))
@@ -146,7 +146,7 @@ def test_the_target_never_leaves_the_picture():
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "RGBA", "CMYK"])
-def test_pictures_of_any_mode_become_rgb(mode):
+def test_images_of_any_mode_become_rgb(mode):
     ramp = np.linspace(0, 255, 32 * 32).reshape(32, 32).astype(np.uint8)
     image = Image.fromarray(ramp).convert(mode)
     assert image.mode == mode
@@ -156,13 +156,13 @@ def test_pictures_of_any_mode_become_rgb(mode):
     assert np.abs(np.asarray(one.image.convert("L"), np.int16) - expected).max() <= 1
 
 
-def test_pictures_of_16_bits_stay_with_their_sentences():
+def test_images_of_16_bits_stay_with_their_sentences():
     deep = Image.fromarray(np.full((32, 32), 40_000, np.uint16))
     one = changed(RandomAugmentation(flip=1.0), sample(image=deep, sentence="on the left"))
     assert (one.image, one.sentence) == (deep, "on the left")
 
 
-def test_colours_change_by_no_more_than_they_may():
+def test_colors_change_by_no_more_than_they_may():
     for value in (0, 255):
         flat = Image.new("RGB", (8, 8), (value,) * 3)
         for seed in range(5):
@@ -180,7 +180,7 @@ def test_colours_change_by_no_more_than_they_may():
 
 
 def test_what_is_out_of_range_and_a_missing_kornia_are_said(monkeypatch):
-    for fields in ({"flip": 1.5}, {"scale": (0.0, 1.0)}, {"scale": (1.2, 1.0)}, {"colour": 1.0}):
+    for fields in ({"flip": 1.5}, {"scale": (0.0, 1.0)}, {"scale": (1.2, 1.0)}, {"color": 1.0}):
         with pytest.raises(ValueError, match=f"{next(iter(fields))}=.* is out of range"):
             RandomAugmentation(**fields)
     real = importlib.util.find_spec

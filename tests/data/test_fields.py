@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from detris_peft.data.errors import BAD_KINDS, BadRowError, MissingPictureError
+from detris_peft.data.errors import BAD_KINDS, BadRowError, MissingImageError
 from detris_peft.data.fields import read_box, read_id, read_mask, read_sentences, sentence_ids, text_id, upright_size
 from detris_peft.data.masks import decode_mask
 
@@ -78,7 +78,7 @@ def header(size=(WIDTH, HEIGHT), kind="JPEG", turn=None):
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("turn", [None, 1, 3, 6, 8])
-def test_sizes_are_those_of_the_picture_that_datasets_decodes(kind, turn):
+def test_sizes_are_those_of_the_image_that_datasets_decodes(kind, turn):
     decoded = datasets.Image().decode_example(header(kind=kind, turn=turn))
     assert upright_size(header(kind=kind, turn=turn), "") == (decoded.height, decoded.width)
 
@@ -87,15 +87,15 @@ def test_sizes_come_from_the_header_alone():
     whole = header((2000, 1500))
     cut = {"bytes": whole["bytes"][:700], "path": None}
     assert upright_size(cut, "") == (1500, 2000)
-    with pytest.raises(MissingPictureError, match=r"here: none\.jpg is missing"):
+    with pytest.raises(MissingImageError, match=r"here: none\.jpg is missing"):
         upright_size({"path": "none.jpg", "bytes": None}, "here")
     for broken in ({"bytes": b"x", "path": "x.jpg"}, {"bytes": None, "path": None}, {"bytes": b"", "path": "."}):
         with pytest.raises(BadRowError) as caught:
             upright_size(broken, "here")
-        assert caught.value.kind == "picture_damaged"
+        assert caught.value.kind == "image_damaged"
 
 
-def test_boxes_are_rectangles_within_the_picture():
+def test_boxes_are_rectangles_within_the_image():
     expected = np.zeros((HEIGHT, WIDTH), np.uint8)
     expected[1:4, 2:6] = 1
     for box, corners in (([2, 1, 4, 3], False), ([2, 1, 6, 4], True)):

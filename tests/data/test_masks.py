@@ -25,7 +25,7 @@ def test_pixels_and_run_lengths_are_pycocotools_own(size, share):
 @pytest.mark.parametrize(
     ("size", "counts"),
     [
-        ([29, 55], "ka1l"),  # fills the picture, but a further number begins: pycocotools overruns its buffer
+        ([29, 55], "ka1l"),  # fills the image, but a further number begins: pycocotools overruns its buffer
         ([2, 2], "o"),
         ([2, 2], "P" * 40 + "0"),
         ([2, 2], "oooooooooooo0"),

@@ -10,7 +10,7 @@ import pytest
 
 from detris_peft.data import decode_mask, decode_row, encode_mask, load_refer
 from detris_peft.data.refshapes.generate import SPLITS, main, write_refshapes
-from detris_peft.data.refshapes.scenes import CLASSES, COLOURS, HELD_OUT
+from detris_peft.data.refshapes.scenes import CLASSES, COLORS, HELD_OUT
 
 SMALL = {"train": 60, "val": 20, "test": 20}
 
@@ -42,11 +42,11 @@ def scenes(instances):
 
 
 def _fitting(words, scene):
-    """Ids of the shapes that these attribute words fit, each word being a colour, a size or a class."""
+    """Ids of the shapes that these attribute words fit, each word being a color, a size or a class."""
     return {
         ann_id
         for ann_id, shape in scene.items()
-        if all(word in (shape["kind"], shape["colour"], shape["size"]) for word in words.split())
+        if all(word in (shape["kind"], shape["color"], shape["size"]) for word in words.split())
     }
 
 
@@ -98,9 +98,9 @@ def test_a_distractor_of_the_same_class_always_stands_by(references, scenes):
         assert len(_fitting(scene[reference["ann_id"]]["kind"], scene)) >= 2
 
 
-def test_colour_size_class_and_place_are_each_needed(references, scenes):
+def test_color_size_class_and_place_are_each_needed(references, scenes):
     """Without the words of one kind, a good share of the sentences would fit several shapes."""
-    words = {"colour": set(COLOURS), "size": {"small", "large"}, "kind": set(CLASSES)}
+    words = {"color": set(COLORS), "size": {"small", "large"}, "kind": set(CLASSES)}
     sentences = [
         (s["sent"], scenes[r["image_id"]]) for r in references for s in r["sentences"] if r["split"] == "train"
     ]
@@ -123,26 +123,26 @@ def test_test_a_needs_attributes_only(references):
 def test_test_b_is_never_met_in_training(references, scenes):
     for reference in references:
         scene = scenes[reference["image_id"]]
-        pairs = {(shape["colour"], shape["kind"]) for shape in scene.values()}
+        pairs = {(shape["color"], shape["kind"]) for shape in scene.values()}
         target = scene[reference["ann_id"]]
         if reference["split"] == "testB":
-            assert (target["colour"], target["kind"]) in HELD_OUT
-            assert all(f"{target['colour']} {target['kind']}" in s["sent"] for s in reference["sentences"])
+            assert (target["color"], target["kind"]) in HELD_OUT
+            assert all(f"{target['color']} {target['kind']}" in s["sent"] for s in reference["sentences"])
         else:
             assert not pairs & HELD_OUT
             named = {pair for s in reference["sentences"] for pair in itertools.pairwise(s["tokens"])}
             assert not named & HELD_OUT
     trained = {
-        (shape["colour"], shape["kind"])
+        (shape["color"], shape["kind"])
         for reference in references
         if reference["split"] == "train"
         for shape in scenes[reference["image_id"]].values()
     }
-    assert {colour for colour, _ in trained} == set(COLOURS)
+    assert {color for color, _ in trained} == set(COLORS)
     assert {kind for _, kind in trained} == set(CLASSES)
 
 
-def test_each_picture_stands_in_one_split(references):
+def test_each_image_stands_in_one_split(references):
     splits = {}
     for reference in references:
         splits.setdefault(reference["image_id"], set()).add(reference["split"])
@@ -164,11 +164,11 @@ def _grown(mask, steps):
 
 
 def test_masks_are_what_is_drawn(root, scenes):
-    """Within the mask the picture has the target's colour, and beside it (JPEG blurs one pixel) it has not."""
+    """Within the mask the image has the target's color, and beside it (JPEG blurs one pixel) it has not."""
     rows = load_refer(root, "refshapes", "unc", "train")
     for row in rows.select(range(30)):
         image, mask = decode_row(row)
-        paint = np.array(COLOURS[scenes[row["image_id"]][row["ann_id"]]["colour"]])
+        paint = np.array(COLORS[scenes[row["image_id"]][row["ann_id"]]["color"]])
         distance = np.abs(np.asarray(image, dtype=float) - paint).max(axis=2)
         inside = mask == 1
         assert np.quantile(distance[inside], 0.95) < 45
@@ -205,14 +205,14 @@ def test_the_seed_decides_every_byte(root, tmp_path):
     assert _files(tmp_path / "other")[name] != _files(root)[name]
 
 
-def test_a_picture_does_not_depend_on_how_many_there_are(root, tmp_path):
+def test_a_image_does_not_depend_on_how_many_there_are(root, tmp_path):
     write_refshapes(tmp_path, seed=3, train=2, val=3, test=1)
     fewer, more = _files(tmp_path / "images"), _files(root / "images")
     assert len(fewer) == 7
     assert all(more[name] == content for name, content in fewer.items())
 
 
-def test_it_overwrites_only_when_told_and_spares_other_pictures(tmp_path):
+def test_it_overwrites_only_when_told_and_spares_other_images(tmp_path):
     write_refshapes(tmp_path, train=3, val=0, test=0)
     other = tmp_path / "images" / "train2014" / "COCO_train2014_000000000009.jpg"
     other.write_bytes(b"someone's")

@@ -17,7 +17,7 @@ from detris_peft.data import (
     BadRows,
     Collator,
     EvaluationSamples,
-    MissingPictureError,
+    MissingImageError,
     StreamedSamples,
     TrainingSamples,
     batches,
@@ -81,29 +81,29 @@ def test_validation_takes_first_sentences_and_a_test_split_all(rows):
         EvaluationSamples(rows, "some")
 
 
-def test_shuffled_sentences_come_from_another_picture(rows):
+def test_shuffled_sentences_come_from_another_image(rows):
     plain, shuffled = EvaluationSamples(rows, "all"), EvaluationSamples(rows, "all", shuffle_expressions=True)
     image_of = dict(zip(rows["ref_id"], rows["image_id"], strict=True))
-    pictures_of = {}
+    images_of = {}
     for ref_id, sentence in visits(plain):
-        pictures_of.setdefault(sentence, set()).add(image_of[ref_id])
+        images_of.setdefault(sentence, set()).add(image_of[ref_id])
     for ref_id, sentence in visits(shuffled):
-        assert pictures_of[sentence] - {image_of[ref_id]}
+        assert images_of[sentence] - {image_of[ref_id]}
     assert [r for r, _ in visits(shuffled)] == [r for r, _ in visits(plain)]
     assert visits(shuffled) == visits(EvaluationSamples(rows, "all", shuffle_expressions=True))
 
 
-def test_one_picture_may_have_most_of_the_sentences(rows):
-    """Nobody can exchange sentences one for one here; each still gets another picture's."""
+def test_one_image_may_have_most_of_the_sentences(rows):
+    """Nobody can exchange sentences one for one here; each still gets another image's."""
     most = rows.select(
         [i for i, image_id in enumerate(rows["image_id"]) if image_id in rows["image_id"][:1]] * 3 + [5]
     )
     assert len(EvaluationSamples(most, "all", shuffle_expressions=True)) == sum(map(len, most["sentences"]))
 
 
-def test_one_picture_cannot_be_shuffled(rows):
+def test_one_image_cannot_be_shuffled(rows):
     one = rows.filter(lambda image_id: image_id == rows[0]["image_id"], input_columns="image_id")
-    with pytest.raises(ValueError, match="at least two pictures"):
+    with pytest.raises(ValueError, match="at least two images"):
         EvaluationSamples(one, shuffle_expressions=True)
 
 
@@ -118,14 +118,14 @@ def test_a_batch_holds_the_tensors_and_the_masks_to_score(rows, processor):
         np.testing.assert_array_equal(mask, decode_mask(row["mask"]))
 
 
-def test_a_corrupt_picture_is_named_the_same_with_and_without_workers(rows, tmp_path):
+def test_a_corrupt_image_is_named_the_same_with_and_without_workers(rows, tmp_path):
     broken = tmp_path / "broken.jpg"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     bad = rows.select([0, 1]).map(lambda row: {"image": {"path": str(broken), "bytes": None}})
     messages = []
     for workers in (0, 1):
         loader = DataLoader(EvaluationSamples(bad), 1, num_workers=workers, collate_fn=lambda samples: {})
-        with pytest.raises(ValueError, match=r"broken\.jpg: the picture cannot be decoded") as caught:
+        with pytest.raises(ValueError, match=r"broken\.jpg: the image cannot be decoded") as caught:
             list(batches(loader))
         messages.append(str(caught.value))
     assert messages[0] == messages[1]
@@ -180,8 +180,8 @@ def test_samples_hold_no_list_of_a_data_sets_length(rows):
             assert not isinstance(value, (list, tuple, dict, set)), name
 
 
-def without_pictures(rows, numbers, tmp_path):
-    """The rows, of which some have no picture: rows of kind picture_missing."""
+def without_images(rows, numbers, tmp_path):
+    """The rows, of which some have no image: rows of kind image_missing."""
     gone = set(numbers)
     return rows.cast_column("image", datasets.Image(decode=False)).map(
         lambda row, i: {"image": {"path": str(tmp_path / f"gone {i}.jpg"), "bytes": None}} if i in gone else {},
@@ -193,7 +193,7 @@ def without_pictures(rows, numbers, tmp_path):
 def test_a_bad_rows_place_is_taken_by_the_next_good_one_and_told_once(rows, tmp_path):
     samples = TrainingSamples(rows, 3)
     places = (4, 7, 8, len(rows) - 1)  # one alone, two in a row, and the last, which the first follows
-    bad = without_pictures(rows, samples.order[list(places)].tolist(), tmp_path)
+    bad = without_images(rows, samples.order[list(places)].tolist(), tmp_path)
     whole = visits(samples)
     expected = list(whole)
     for place, by in zip(places, (5, 9, 9, 0), strict=True):
@@ -202,16 +202,16 @@ def test_a_bad_rows_place_is_taken_by_the_next_good_one_and_told_once(rows, tmp_
     for workers in (0, 2):
         got, told_of = told(TrainingSamples(bad, 3, skip_bad_rows=True), GlobalBatches(len(rows), 5), workers=workers)
         assert got == expected
-        assert [kind for kind, _ in told_of] == ["picture_missing"] * 4
+        assert [kind for kind, _ in told_of] == ["image_missing"] * 4
         names = [message.split(": ")[0] for _, message in told_of]
         assert names == [str(tmp_path / f"gone {samples.order[place]}.jpg") for place in places]
 
 
 def test_without_skipping_the_first_bad_row_is_raised_with_its_kind(rows, tmp_path):
-    gone = without_pictures(rows, range(len(rows)), tmp_path)
+    gone = without_images(rows, range(len(rows)), tmp_path)
     empty = rows.map(lambda row: {"mask": encode_mask(np.zeros((48, 48)), 48, 48)}, features=FEATURES)
     for bad, error, kind in (
-        (gone, MissingPictureError, "picture_missing"),
+        (gone, MissingImageError, "image_missing"),
         (empty, BadRowError, "mask_empty"),
     ):
         messages = set()
@@ -262,7 +262,7 @@ def test_a_mask_of_which_nothing_is_left_is_a_bad_row(rows):
 
 
 def test_an_evaluation_marks_bad_rows_which_are_scored_by_nobody_and_listed_once(rows, tmp_path):
-    bad = without_pictures(rows, [0, 3], tmp_path)
+    bad = without_images(rows, [0, 3], tmp_path)
     samples = EvaluationSamples(bad, "all", skip_bad_rows=True)
     marked = [i for i in range(len(samples)) if samples[i].bad is not None]
     assert {samples[i].ref_id for i in marked} == {rows["ref_id"][0], rows["ref_id"][3]}
@@ -282,7 +282,7 @@ def test_an_evaluation_marks_bad_rows_which_are_scored_by_nobody_and_listed_once
     scores = evaluate(model, processor, samples, batch_size=5, bad_rows=collected, progress=False)
     assert scores == pytest.approx(expected, abs=1e-6)
     assert [str(error).split(": ")[0] for error in collected] == [str(tmp_path / f"gone {i}.jpg") for i in (0, 3)]
-    assert {type(error) for error in collected} == {MissingPictureError}
+    assert {type(error) for error in collected} == {MissingImageError}
 
 
 # -- streams --------------------
@@ -290,7 +290,7 @@ def test_an_evaluation_marks_bad_rows_which_are_scored_by_nobody_and_listed_once
 
 @pytest.fixture(scope="module")
 def stream(rows, tmp_path_factory):
-    """The rows as parquet files with pictures within, and how to stream them."""
+    """The rows as parquet files with images within, and how to stream them."""
     folder = tmp_path_factory.mktemp("stream")
     for part in range(3):
         rows.shard(3, part).to_parquet(folder / f"train-{part:05d}-of-00003.parquet")
@@ -318,7 +318,7 @@ def test_a_stream_gives_every_row_once_an_epoch_in_an_order_of_its_own(rows, str
 
 def test_a_streams_bad_rows_are_raised_or_left_out_and_each_told_of(rows, tmp_path):
     numbers = [0, 5, len(rows) - 1]
-    bad = without_pictures(rows, numbers, tmp_path)
+    bad = without_images(rows, numbers, tmp_path)
     ids = [rows["ref_id"][number] for number in numbers]
     for buffer_size in (1, 100):
         samples = StreamedSamples(bad.to_iterable_dataset(), buffer_size=buffer_size, skip_bad_rows=True)
@@ -326,9 +326,9 @@ def test_a_streams_bad_rows_are_raised_or_left_out_and_each_told_of(rows, tmp_pa
         assert sorted(ref_id for ref_id, _ in got) == sorted(set(rows["ref_id"]) - set(ids))
         names = [message.split(": ")[0] for _, message in told_of]
         assert sorted(names) == sorted(str(tmp_path / f"gone {number}.jpg") for number in numbers)
-    with pytest.raises(MissingPictureError, match=r"gone \d+\.jpg: the picture is missing"):
+    with pytest.raises(MissingImageError, match=r"gone \d+\.jpg: the image is missing"):
         told(StreamedSamples(bad.to_iterable_dataset()), batch_size=4)
-    nothing = without_pictures(rows, range(len(rows)), tmp_path).to_iterable_dataset()
+    nothing = without_images(rows, range(len(rows)), tmp_path).to_iterable_dataset()
     with pytest.raises(ValueError, match=rf"Every one of the {len(rows)} rows is bad, the first for: .*gone"):
         told(StreamedSamples(nothing, skip_bad_rows=True), batch_size=4)
 

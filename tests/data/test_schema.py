@@ -17,7 +17,7 @@ def processor():
 
 
 def photograph(folder, width, height, orientation=1):
-    """A row for a smooth picture, in which a shift by a part of a pixel shows, and a mask of an ellipse."""
+    """A row for a smooth image, in which a shift by a part of a pixel shows, and a mask of an ellipse."""
     x, y = np.meshgrid(np.arange(width) / 60, np.arange(height) / 45)
     pixels = np.stack([np.sin(x + y), np.cos(x), np.sin(y) * np.cos(x)], axis=-1) * 100 + 128
     exif = Image.Exif()
@@ -52,10 +52,10 @@ def test_the_decoder_gives_no_less_than_the_model_needs(tmp_path, size, image_si
 
 @pytest.mark.parametrize("size", [(640, 480), (1003, 757)])
 @pytest.mark.parametrize("orientation", [1, 2, 3, 6, 8])
-def test_a_smaller_picture_lies_where_the_whole_one_does(processor, tmp_path, size, orientation):
+def test_a_smaller_image_lies_where_the_whole_one_does(processor, tmp_path, size, orientation):
     row = photograph(tmp_path, *size, orientation)
     whole, small = (decode_row(row, image_size) for image_size in (None, 56))
-    # A turned picture whose size does not divide would come to lie a part of a pixel off, and stays whole.
+    # A turned image whose size does not divide would come to lie a part of a pixel off, and stays whole.
     divides = orientation == 1 or size == (640, 480)
     assert small[0].size == tuple(-(-side // 8) if divides else side for side in whole[0].size)
     first, second = Collator(processor)([Sample(image, "the red circle", mask, 1) for image, mask in (whole, small)])[
@@ -80,7 +80,7 @@ def samples(row):
         yield image, "the red circle", mask, 1
 
 
-def test_pictures_that_are_no_jpeg_stay_whole(tmp_path):
+def test_images_that_are_no_jpeg_stay_whole(tmp_path):
     row = photograph(tmp_path, 640, 480)
     path = tmp_path / "photograph.png"
     Image.open(row["image"]["path"]).save(path)
@@ -88,13 +88,13 @@ def test_pictures_that_are_no_jpeg_stay_whole(tmp_path):
     assert decode_row(row, 56)[0].size == (640, 480)
 
 
-def test_faults_are_named_also_where_a_picture_is_decoded_smaller(tmp_path):
+def test_faults_are_named_also_where_a_image_is_decoded_smaller(tmp_path):
     row = photograph(tmp_path, 640, 480)
     content = (tmp_path / "photograph.jpg").read_bytes()
     cut = {**row, "image": {"path": None, "bytes": content[: len(content) // 2]}}
     gone = {**row, "image": {"path": str(tmp_path / "gone.jpg"), "bytes": None}}
     other = {**row, "mask": encode_mask(np.ones((60, 80)), 60, 80)}  # the size as decoded, not the file's
-    for bad, kind in ((cut, "picture_damaged"), (gone, "picture_missing"), (other, "mask_malformed")):
+    for bad, kind in ((cut, "image_damaged"), (gone, "image_missing"), (other, "mask_malformed")):
         with pytest.raises(BadRowError) as caught:
             decode_row(bad, 56)
         assert caught.value.kind == kind

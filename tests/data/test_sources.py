@@ -26,7 +26,7 @@ OUTLINE = [2, 1, 6, 1, 6, 4, 2, 4]
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):
-    """A working folder whose `data` holds one data set of each kind."""
+    """A working folder whose `data` holds one dataset of each kind."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     root = tmp_path / "data"
@@ -38,10 +38,10 @@ def data(tmp_path, monkeypatch):
     (root / "grefcoco" / "refs(unc).p").unlink()
     references = [reference | {"ann_id": [reference["ann_id"]]} for reference in references]
     (root / "grefcoco" / "grefs(unc).json").write_text(json.dumps(references))
-    picture = Image.new("RGB", (8, 6))
+    image = Image.new("RGB", (8, 6))
     for split in ("train", "val"):
         (root / "flowers" / split).mkdir(parents=True)
-        picture.save(root / "flowers" / split / "a.png")
+        image.save(root / "flowers" / split / "a.png")
         line = {"file_name": "a.png", "sentence": split, "mask": OUTLINE}
         (root / "flowers" / split / "metadata.jsonl").write_text(json.dumps(line))
         (root / "coco").mkdir(exist_ok=True)
@@ -49,11 +49,11 @@ def data(tmp_path, monkeypatch):
         content = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [annotation]}
         (root / "coco" / f"{split}.json").write_text(json.dumps(content))
         (root / "table" / "data").mkdir(parents=True, exist_ok=True)
-        rows = datasets.Dataset.from_dict({"img": [picture], "says": [split], "box": [[0, 0, 3, 3]]})
+        rows = datasets.Dataset.from_dict({"img": [image], "says": [split], "box": [[0, 0, 3, 3]]})
         rows.cast_column("img", datasets.Image()).to_parquet(
             root / "table" / "data" / f"{split}-00000-of-00001.parquet"
         )
-    picture.save(root / "coco" / "a.png")
+    image.save(root / "coco" / "a.png")
     return root
 
 
@@ -68,7 +68,7 @@ SOURCES = {
     "coco": ({"dataset": "coco/{split}.json"}, ["train", "val"]),
     "coco by path": ({"dataset": "data/coco/{split}.json", "data_root": "elsewhere"}, ["train", "val"]),
     "one coco file": ({"dataset": "coco/val.json"}, ["train"]),
-    "coco pictures": ({"dataset": "coco/{split}.json", "image_folder": "flowers/val"}, ["train", "val"]),
+    "coco images": ({"dataset": "coco/{split}.json", "image_folder": "flowers/val"}, ["train", "val"]),
     "parquet": ({"dataset": "table", "columns": COLUMNS}, ["train", "val"]),
     "stream": ({"dataset": "table", "columns": COLUMNS, "streaming": True}, ["train", "val"]),
 }
@@ -90,13 +90,13 @@ def test_every_layout_is_recognised(data, fields, splits):
 
 def test_leaks_are_dropped_unless_it_is_said_otherwise(data):
     references = load_plain_pickle(data / "refcoco" / "refs(unc).p")
-    pictures = {reference["image_id"] for reference in references if reference["split"] == "train"}
-    leaking = min(pictures)  # refcoco validates on a picture that the two others train on
+    images = {reference["image_id"] for reference in references if reference["split"] == "train"}
+    leaking = min(images)  # refcoco validates on a image that the two others train on
     changed = [one | {"split": "val"} if one["image_id"] == leaking else one for one in references]
     (data / "refcoco" / "refs(unc).p").write_bytes(pickle.dumps(changed))
     kept, dropped = (DataSource("mixed", leak=leak).load("train") for leak in ("keep", None))
-    assert set(kept["image_id"]) == pictures
-    assert set(dropped["image_id"]) == pictures - {leaking}
+    assert set(kept["image_id"]) == images
+    assert set(dropped["image_id"]) == images - {leaking}
 
 
 def test_bad_rows_are_handed_to_the_reader(data):
@@ -104,23 +104,23 @@ def test_bad_rows_are_handed_to_the_reader(data):
         file.write('\n{"file_name": "gone.png", "sentence": "x", "mask": [1, 2]}\n')
     bad_rows = BadRows()
     assert len(DataSource("flowers").load("train", bad_rows)) == 1
-    assert bad_rows.counts() == {"picture_missing": 1}
+    assert bad_rows.counts() == {"image_missing": 1}
 
 
 WRONG = {
     "no root": ({"data_root": "nowhere"}, "nowhere: the data root is missing: pass the folder that holds 'refcoco'"),
     "no set": (
         {"dataset": "refclef"},
-        "data/refclef: the data set's folder is missing: in data there are coco, empty, flowers, gref",
+        "data/refclef: the dataset's folder is missing: in data there are coco, empty, flowers, gref",
     ),
-    "empty": ({"dataset": "empty"}, "data/empty: no data set there, but notes.txt: accepted are a folder with refs"),
+    "empty": ({"dataset": "empty"}, "data/empty: no dataset there, but notes.txt: accepted are a folder with refs"),
     "a file": ({"dataset": "empty/notes.txt"}, r"notes\.txt: is a file: accepted are"),
     "no json": ({"dataset": "none.json"}, r"none\.json: no such file, nor below data"),
     "no jsons": ({"dataset": "none/{split}.json"}, r"no such file, nor below data"),
     "split_by": ({"dataset": "refshapes", "split_by": "umd"}, r"refs\(umd\)\.p: the file is missing.*refs\(unc\)\.p"),
     "leak": ({"dataset": "flowers", "leak": "drop"}, "--leak drop: keep is known, and drop for --dataset mixed"),
-    "columns": ({"dataset": "flowers", "columns": COLUMNS}, "--columns is for parquet and Hub data sets"),
-    "streaming": ({"dataset": "refshapes", "streaming": True}, "--streaming is for parquet and Hub data sets"),
+    "columns": ({"dataset": "flowers", "columns": COLUMNS}, "--columns is for parquet and Hub datasets"),
+    "streaming": ({"dataset": "refshapes", "streaming": True}, "--streaming is for parquet and Hub datasets"),
     "no columns": ({"dataset": "table"}, "data/table: has the columns img, says, box: say which is which"),
     "no mapping": ({"dataset": "table", "columns": "mine"}, "mine: no such column mapping"),
 }

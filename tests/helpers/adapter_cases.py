@@ -57,7 +57,7 @@ class Case:
     call: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def takes_pictures(self) -> bool:
+    def takes_images(self) -> bool:
         return "image_size" in self.backbone_config().to_dict()
 
     def backbone(self, **kwargs: Any) -> PreTrainedModel:
@@ -70,7 +70,7 @@ class Case:
 
     def config(self, **changes: Any) -> Any:
         fields: dict[str, Any] = {"dim": DIM, "layers_to_transform": [0, 2]}
-        if not self.takes_pictures:
+        if not self.takes_images:
             return TextAdapterConfig(**{**fields, **changes})
         fields |= {"text_dim": TEXT_DIM, "cross_attention_dim": 8, "cross_attention_heads": 2}
         return DenseAlignerConfig(**{**fields, "cross_attention_dropout": 0.0, **changes})
@@ -82,10 +82,10 @@ class Case:
 
     def inputs(self, batch: int = BATCH, seed: int = 0) -> dict[str, Any]:
         generator = torch.Generator().manual_seed(seed)
-        if self.takes_pictures:
-            pictures = torch.randn(batch, 3, 28, 42, generator=generator)  # not a square
+        if self.takes_images:
+            images = torch.randn(batch, 3, 28, 42, generator=generator)  # not a square
             text = torch.randn(batch, 5, TEXT_DIM, generator=generator)
-            return {"pixel_values": pictures, "text_states": text, **self.call}
+            return {"pixel_values": images, "text_states": text, **self.call}
         return {"input_ids": torch.randint(5, 90, (batch, 7), generator=generator), **self.call}
 
     @torch.no_grad()
@@ -164,7 +164,7 @@ TEXT_CASES = [
 ]
 
 CASES = IMAGE_CASES + TEXT_CASES
-# One backbone a tuner, for behaviour that does not depend on the backbone.
+# One backbone a tuner, for behavior that does not depend on the backbone.
 DINOV2, CLIP_TEXT = IMAGE_CASES[0], TEXT_CASES[0]
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -42,7 +42,7 @@ def reference_config(**changes) -> DetrisConfig:
             cross_attention_dropout=0.0,
         ),
         "text_adapter": TextAdapterConfig(dim=16, layers_to_transform=[0, 2]),
-        "tap_layers": [1, 2],
+        "extract_layers": [1, 2],
         "hidden_dim": 64,
         "neck_heads": 4,
         "decoder_layers": 2,

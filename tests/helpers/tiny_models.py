@@ -87,7 +87,7 @@ def tiny_config(**changes) -> DetrisConfig:
 
 
 def inputs(batch: int = 2, height: int = 48, width: int = 48, pad: int = 0) -> dict[str, torch.Tensor]:
-    """Pictures, sentences of different lengths, and soft masks, from a seed of their own."""
+    """Images, sentences of different lengths, and soft masks, from a seed of their own."""
     generator = torch.Generator().manual_seed(7)
     input_ids = torch.randint(2, 58, (batch, 7), generator=generator)
     input_ids[:, 0], input_ids[:, -1] = 58, 59

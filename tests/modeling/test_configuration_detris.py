@@ -18,14 +18,14 @@ def test_defaults_are_detris_b():
     assert text.architectures == ["CLIPTextModelWithProjection"]
     assert isinstance(config.vision_adapter, DenseAlignerConfig)
     assert isinstance(config.text_adapter, TextAdapterConfig)
-    assert (config.tap_layers, config.hidden_dim, config.sentence_dim) == ([4, 8], 512, 512)
+    assert (config.extract_layers, config.hidden_dim, config.sentence_dim) == ([4, 8], 512, 512)
     assert (config.image_size, config.max_text_length, config.mask_threshold) == (448, 17, 0.35)
     assert (config.pad_token_id, config.position_interpolation) == (0, "backbone")
 
 
 def test_taps_stand_at_thirds_of_the_depth():
     large = {"model_type": "dinov2_with_registers", "num_hidden_layers": 24}
-    assert DetrisConfig(vision_config=large).tap_layers == [8, 16]
+    assert DetrisConfig(vision_config=large).extract_layers == [8, 16]
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_taps_stand_at_thirds_of_the_depth():
         {"vision_adapter": None},
         {"text_adapter": None},
         {"vision_adapter": None, "text_adapter": None},
-        {"position_interpolation": "official", "tap_layers": [0, 1], "mask_threshold": 0.5, "pad_token_id": 3},
+        {"position_interpolation": "official", "extract_layers": [0, 1], "mask_threshold": 0.5, "pad_token_id": 3},
         {"vision_name_or_path": "user/dino", "vision_revision": "abc", "text_name_or_path": "user/clip"},
         {"text_adapter": TextAdapterConfig(dim=32, target_modules=["mlp"], init_weights="identity")},
     ],
@@ -91,8 +91,8 @@ def test_chosen_padding_stays_with_the_same_encoder():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tap_layers": [1, 3]}, r"tap_layers=\[1, 3\]: the image encoder has blocks 0 to 2"),
-        ({"tap_layers": [-1]}, r"tap_layers=\[-1\]"),
+        ({"extract_layers": [1, 3]}, r"extract_layers=\[1, 3\]: the image encoder has blocks 0 to 2"),
+        ({"extract_layers": [-1]}, r"extract_layers=\[-1\]"),
         ({"hidden_dim": 42}, "hidden_dim=42 must be a multiple of 4, of neck_heads=4"),
         ({"neck_heads": 3}, "neck_heads=3"),
         ({"decoder_heads": 16}, "decoder_heads=16"),

@@ -37,7 +37,7 @@ def test_from_backbones(image, text):
         mask = (batch["input_ids"] != config.pad_token_id).long() if text in ("bert", "xlm_roberta") else None
         said = plain_words(input_ids=batch["input_ids"], attention_mask=mask)
     expected = [reference.hidden_states[2], reference.hidden_states[3], reference.last_hidden_state]
-    assert config.tap_layers == [1, 2]
+    assert config.extract_layers == [1, 2]
     for tap, tokens in zip(taps, expected, strict=True):
         torch.testing.assert_close(tap.flatten(2).transpose(1, 2), tokens[:, -35:])
     torch.testing.assert_close(states, said.last_hidden_state)

@@ -54,7 +54,7 @@ def test_loss_by_hand():
     for sample in range(2):
         for row in range(4):
             for column in range(6):
-                # The released code's nearest neighbour: the pixel at floor(i · scale).
+                # The released code's nearest neighbor: the pixel at floor(i · scale).
                 y, x = labels[sample, row * 3, column * 4].double(), logits[sample, 0, row, column].double()
                 total += -(y * torch.log(torch.sigmoid(x)) + (1 - y) * torch.log(1 - torch.sigmoid(x)))
     expected = total / logits.numel()
@@ -79,7 +79,7 @@ def test_sides_that_are_multiples_of_the_patch(height, width):
 
 
 def test_transposed_grids_are_not_confused():
-    """A patch grid read as w×h would give a picture's taps in another order."""
+    """A patch grid read as w×h would give a image's taps in another order."""
     model = make().eval()
     wide = inputs(height=40, width=64)
     with torch.no_grad():

@@ -29,7 +29,7 @@ def sound(tmp_path_factory):
 
 
 class Toys:
-    """A copy of RefShapes to be damaged: each fault in a picture, or a reference, of its own."""
+    """A copy of RefShapes to be damaged: each fault in a image, or a reference, of its own."""
 
     def __init__(self, sound, root):
         self.root = root
@@ -38,20 +38,20 @@ class Toys:
         self.references = pickle.loads(self.refs_file.read_bytes())
         self.instances = json.loads(self.instances_file.read_text())
         self.annotations = {one["id"]: one for one in self.instances["annotations"]}
-        self.pictures = {one["id"]: one for one in self.instances["images"]}
+        self.images = {one["id"]: one for one in self.instances["images"]}
 
-    def reference(self, picture, number=0):
-        """Of the so-manieth training picture, which has two."""
-        return self.references[2 * picture + number]
+    def reference(self, image, number=0):
+        """Of the so-manieth training image, which has two."""
+        return self.references[2 * image + number]
 
-    def annotation(self, picture, number=0):
-        return self.annotations[self.reference(picture, number)["ann_id"]]
+    def annotation(self, image, number=0):
+        return self.annotations[self.reference(image, number)["ann_id"]]
 
-    def picture(self, picture):
-        return self.pictures[self.reference(picture)["image_id"]]
+    def image(self, image):
+        return self.images[self.reference(image)["image_id"]]
 
-    def file(self, picture):
-        return self.root / "images/train2014" / self.picture(picture)["file_name"]
+    def file(self, image):
+        return self.root / "images/train2014" / self.image(image)["file_name"]
 
     def write(self):
         self.refs_file.write_bytes(pickle.dumps(self.references, 2))
@@ -66,18 +66,18 @@ class Toys:
 
 def missing(toys):
     toys.file(0).unlink()
-    return "picture_missing", [toys.file(0).name], 2
+    return "image_missing", [toys.file(0).name], 2
 
 
 def corrupt(toys):
-    toys.file(1).write_bytes(b"no picture")
-    return "picture_damaged", [str(toys.file(1)), "reference"], 2
+    toys.file(1).write_bytes(b"no image")
+    return "image_damaged", [str(toys.file(1)), "reference"], 2
 
 
 def truncated(toys):
     data = toys.file(2).read_bytes()
     toys.file(2).write_bytes(data[: len(data) // 2])
-    return "picture_damaged", [str(toys.file(2)), "reference"], 2
+    return "image_damaged", [str(toys.file(2)), "reference"], 2
 
 
 def empty(toys):
@@ -116,9 +116,9 @@ def blank(toys):
 
 
 def vanishing(toys):
-    """One pixel of a picture twenty times as large as the model's."""
+    """One pixel of a image twenty times as large as the model's."""
     Image.new("RGB", (SIDE * 20, SIDE * 20)).save(toys.file(9), quality=10)
-    toys.picture(9).update(height=SIDE * 20, width=SIDE * 20)
+    toys.image(9).update(height=SIDE * 20, width=SIDE * 20)
     for number in (0, 1):
         toys.annotation(9, number)["segmentation"] = SPECK
     return "mask_empty", [toys.file(9).name, "reference", "none is left at the model's image_size"], 2
@@ -193,28 +193,28 @@ def test_a_bad_row_of_the_validation_too(sound, tmp_path, labels, capsys):
         toys = Toys(sound, tmp_path / name)
         file = toys.file(10)
         assert toys.reference(10)["split"] == "val"
-        file.write_bytes(b"no picture")
+        file.write_bytes(b"no image")
         return toys, file
 
     toys, file = damaged("stops")
-    with pytest.raises(BadRowError, match=re.escape(f"{file}: the picture cannot be decoded")):
+    with pytest.raises(BadRowError, match=re.escape(f"{file}: the image cannot be decoded")):
         toys.train()
     toys, file = damaged("goes on")
     toys.train("--skip_bad_rows")
     printed = capsys.readouterr().out
-    assert "\n2 bad rows were left out:\n  picture_damaged: " in printed
+    assert "\n2 bad rows were left out:\n  image_damaged: " in printed
     assert [line for line in printed.splitlines() if str(file) in line] == printed.splitlines()[-2:]
     assert len(labels) == 2 * 20
 
 
-def test_pictures_that_are_shared_by_training_and_validation_stop_it(sound, tmp_path, labels):
+def test_images_that_are_shared_by_training_and_validation_stop_it(sound, tmp_path, labels):
     toys = Toys(sound, tmp_path / "toys")
     moved = toys.reference(3, 1)
     moved["split"] = "val"
     toys.write()
-    name = re.escape(toys.picture(3)["file_name"])
+    name = re.escape(toys.image(3)["file_name"])
     for options in ((), ("--skip_bad_rows",)):  # it is no matter of one row
-        with pytest.raises(ValueError, match=rf"^1 pictures to train on .*{name} among them.*--leak keep\.$"):
+        with pytest.raises(ValueError, match=rf"^1 images to train on .*{name} among them.*--leak keep\.$"):
             toys.train(*options)
     assert not labels
     toys.train("--leak", "keep")
@@ -223,8 +223,8 @@ def test_pictures_that_are_shared_by_training_and_validation_stop_it(sound, tmp_
 
 def test_where_every_row_is_bad_that_is_said(sound, tmp_path, labels):
     toys = Toys(sound, tmp_path / "toys")
-    for picture in range(10):
-        toys.file(picture).write_bytes(b"no picture")
+    for image in range(10):
+        toys.file(image).write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"Every one of the 20 rows is bad, the first for: .*cannot be decoded") as e:
         toys.train("--skip_bad_rows")
     assert "\n" not in str(e.value)

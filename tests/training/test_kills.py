@@ -87,7 +87,7 @@ def test_killed_twenty_times_the_run_ends_with_the_same_bits(start, root, tmp_pa
 
 
 def test_a_signal_to_the_whole_group_saves_though_readers_get_it_too(start, root, tmp_path):
-    """As a launcher or Slurm sends it: the processes that read pictures must not die of it."""
+    """As a launcher or Slurm sends it: the processes that read images must not die of it."""
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     options = {**OPTIONS, "num_workers": 2, "epochs": 2}
     process = start(root, whole, **options)

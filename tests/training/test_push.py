@@ -169,14 +169,14 @@ def loads(folder, place):
 
 
 def test_the_name_alone_predicts_as_the_folder_does(trained, detris, place):
-    picture, text = min((place / "data/images/train2014").glob("*_val_*.jpg")), "the red circle"
-    inputs = DetrisProcessor.from_pretrained(place / "run/best")(images=Image.open(picture), text=text)
+    image, text = min((place / "data/images/train2014").glob("*_val_*.jpg")), "the red circle"
+    inputs = DetrisProcessor.from_pretrained(place / "run/best")(images=Image.open(image), text=text)
     with torch.no_grad():
         logits = loads(place / "run/best", place)(inputs["pixel_values"], inputs["input_ids"]).logits
     middle = logits.sigmoid().median().item()
     masks = []
     for checkpoint in ("user/shapes", "run/best"):
-        predict = ["predict", "--checkpoint", checkpoint, "--image", picture, "--text", text, "--threshold", middle]
+        predict = ["predict", "--checkpoint", checkpoint, "--image", image, "--text", text, "--threshold", middle]
         code, printed = detris(*predict, "--output", "out.png")
         assert code == 0, printed
         masks.append(np.asarray(Image.open(place / "out_mask.png")))

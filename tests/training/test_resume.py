@@ -38,14 +38,14 @@ def stop_after(monkeypatch, steps, number=signal.SIGTERM):
 
 
 @pytest.fixture(scope="module")
-def _pictureless():
+def _imageless():
     with pytest.MonkeyPatch.context() as patch:
         for name in ("plot_curves", "plot_predictions"):
             patch.setattr(trainer, name, lambda *_: None)
         yield
 
 
-pytestmark = pytest.mark.usefixtures("_pictureless")
+pytestmark = pytest.mark.usefixtures("_imageless")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

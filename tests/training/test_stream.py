@@ -17,7 +17,7 @@ from tests.training.test_resume import stop_after
 
 @pytest.fixture(scope="module")
 def stream(root, tmp_path_factory):
-    """The toys' training rows as parquet files with pictures within, streamed."""
+    """The toys' training rows as parquet files with images within, streamed."""
     folder = tmp_path_factory.mktemp("stream")
     rows = toy_run.load_rows(root)[0]
     for part in range(2):

@@ -1,4 +1,4 @@
-"""How trackers other than TensorBoard, which tests/training/test_loop.py runs, get their pictures."""
+"""How trackers other than TensorBoard, which tests/training/test_loop.py runs, get their images."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ class Recorder(GeneralTracker):
         self.calls.append(("finish",))
 
 
-def test_each_gets_options_numbers_pictures_and_an_end(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "trackio", types.SimpleNamespace(Image=lambda picture: ("trackio", picture.size)))
+def test_each_gets_options_numbers_images_and_an_end(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "trackio", types.SimpleNamespace(Image=lambda image: ("trackio", image.size)))
     Image.new("RGBA", (6, 4)).save(tmp_path / "grid.png")
     recorders = [Recorder("wandb"), Recorder("trackio")]
     trackers = Trackers(Accelerator(cpu=True, log_with=recorders))
     trackers.start({"epochs": 2, "milestones": [1], "resume": None})
     trackers.log({"train/loss": 0.5}, 3)
-    trackers.log_picture("predictions", tmp_path / "grid.png", 4)
+    trackers.log_image("predictions", tmp_path / "grid.png", 4)
     trackers.end()
     for recorder in recorders:
         assert recorder.calls[0] == ("options", {"epochs": 2, "milestones": "[1]", "resume": "None"})
@@ -52,7 +52,7 @@ def test_each_gets_options_numbers_pictures_and_an_end(tmp_path, monkeypatch):
         assert recorder.calls[3] == ("finish",)
     kind, values, step = recorders[0].calls[2]
     assert (kind, step) == ("images", 4)
-    assert [(picture.size, picture.mode) for picture in values["predictions"]] == [((6, 4), "RGB")]
+    assert [(image.size, image.mode) for image in values["predictions"]] == [((6, 4), "RGB")]
     assert recorders[1].calls[2] == ("log", {"predictions": ("trackio", (6, 4))}, 4)
 
 
@@ -60,5 +60,5 @@ def test_with_none_nothing_happens(tmp_path):
     trackers = Trackers(Accelerator(cpu=True))
     trackers.start({})
     trackers.log({"train/loss": 0.5}, 1)
-    trackers.log_picture("predictions", tmp_path / "none.png", 1)
+    trackers.log_image("predictions", tmp_path / "none.png", 1)
     trackers.end()

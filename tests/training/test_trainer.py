@@ -21,7 +21,7 @@ from tests.helpers.toy_run import arguments
 NAMES = ["mIoU", "oIoU", "Pr@0.5", "Pr@0.6", "Pr@0.7", "Pr@0.8", "Pr@0.9"]
 
 
-def test_a_run_leaves_checkpoints_metrics_and_pictures(model, processor, rows, tmp_path, capsys):
+def test_a_run_leaves_checkpoints_metrics_and_images(model, processor, rows, tmp_path, capsys):
     frozen = {name: p.clone() for name, p in model.named_parameters() if not p.requires_grad}
     trained = {name: p.clone() for name, p in model.named_parameters() if p.requires_grad}
     history = train(model, processor, *rows, arguments(tmp_path / "run"), {"dataset": "refshapes"})
@@ -38,8 +38,8 @@ def test_a_run_leaves_checkpoints_metrics_and_pictures(model, processor, rows, t
     written = json.loads((tmp_path / "run/metrics.json").read_text())
     assert written["history"] == history
     assert written["best"] == max(history, key=lambda record: record["mIoU"])
-    for picture in ("curves.png", "predictions.png"):
-        assert (tmp_path / "run" / picture).stat().st_size > 10_000
+    for image in ("curves.png", "predictions.png"):
+        assert (tmp_path / "run" / image).stat().st_size > 10_000
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
         "best",
         "checkpoints",
@@ -180,7 +180,7 @@ def test_what_is_saved_is_the_average_and_what_is_trained_is_not(model, processo
     assert any(not torch.equal(saved[name], weights[name]) for name in start)
 
 
-def test_tensorboard_gets_losses_metrics_and_pictures(model, processor, rows, tmp_path):
+def test_tensorboard_gets_losses_metrics_and_images(model, processor, rows, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     options = arguments(tmp_path / "run", report_to=["tensorboard"], logging_steps=2)
@@ -249,7 +249,7 @@ def test_nothing_to_train_on(model, processor, rows, tmp_path):
         train(model, processor, rows[0].select([]), rows[1], arguments(tmp_path))
 
 
-def test_pictures_of_any_shape_train_and_score(model, processor, tmp_path):
+def test_images_of_any_shape_train_and_score(model, processor, tmp_path):
     """`keep_aspect_ratio`: each batch on the smallest canvas of whole patches; masks come back at their own size."""
     rng = np.random.default_rng(0)
     records = []
@@ -269,9 +269,9 @@ def test_pictures_of_any_shape_train_and_score(model, processor, tmp_path):
         sizes.append(tuple(kwargs["pixel_values"].shape[-2:]))
 
     handle = model.register_forward_pre_hook(note_size, with_kwargs=True)
-    # Batches in the rows' own order for the scores: two wide pictures share a canvas, a wide and a tall one fill it.
+    # Batches in the rows' own order for the scores: two wide images share a canvas, a wide and a tall one fill it.
     scores = evaluate(model, processor, EvaluationSamples(rows), batch_size=2, progress=False)
-    handle.remove()  # the pictures at the end are passed by position
+    handle.remove()  # the images at the end are passed by position
     assert sizes == [(24, 48), (48, 48)]
     assert set(scores) == {*NAMES, "loss"}
     history = train(model, processor, rows, rows, arguments(tmp_path / "run", batch_size=2, epochs=1))

@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 _COMMANDS = {
-    "train": "train on a data set in REFER's layout",
+    "train": "train on a dataset in REFER's layout",
     "evaluate": "score a checkpoint on a split",
-    "predict": "segment what a sentence refers to in one picture",
+    "predict": "segment what a sentence refers to in one image",
     "convert": "the authors' released checkpoints to ours and back",
-    "data": "check a data set before training on it, or convert it to parquet",
+    "data": "check a dataset before training on it, or convert it to parquet",
 }
 
 

@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from .. import DetrisConfig
+from ..atomic import atomic_update_dir
 from ..conversion.original_backbones import load_original_clip_text, load_original_dinov2
-from ..modeling.checkpoint import written_aside
 
 
 @dataclass
@@ -45,8 +45,8 @@ def name_backbones(config: DetrisConfig, arguments: BackboneArguments, folder: P
                 if want != got:
                     raise ValueError(f"{file} has {field_name}={got}, needed is {want}: take another file or preset.")
             name = str(folder / option)
-            with written_aside(Path(name)) as aside:
-                model.save_pretrained(aside)
+            with atomic_update_dir(Path(name)) as staging:
+                model.save_pretrained(staging)
         config.name_backbone(kind, name)
 
 

@@ -1,4 +1,4 @@
-"""Check a data set before training on it, or convert it to parquet."""
+"""Check a dataset before training on it, or convert it to parquet."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ from ..tokenization_detris import count_tokens
 from ..visualization import plot_samples
 
 _SHOWN = 3  # findings of a kind and split
-_PREVIEW = 12  # samples in the picture
+_PREVIEW = 12  # samples in the image
 _COMMANDS = {
-    "check": "count, decode every picture, and list what cannot be trained on; exit code 1 if there is any",
-    "convert": "write parquet shards with pictures and masks inside, ready for the Hub",
+    "check": "count, decode every image, and list what cannot be trained on; exit code 1 if there is any",
+    "convert": "write parquet shards with images and masks inside, ready for the Hub",
 }
 
 
@@ -54,8 +54,8 @@ class CheckArguments:
     )
     report: str | None = field(default=None, metadata={"help": "JSON file for counts and everything found"})
     preview: str | None = field(default=None, metadata={"help": "PNG file for a grid of samples with their masks"})
-    no_pictures: bool = field(default=False, metadata={"help": "do not open pictures: quicker, and finds less"})
-    num_workers: int = field(default=min(os.cpu_count() or 1, 8), metadata={"help": "threads that decode pictures"})
+    no_images: bool = field(default=False, metadata={"help": "do not open images: quicker, and finds less"})
+    num_workers: int = field(default=min(os.cpu_count() or 1, 8), metadata={"help": "threads that decode images"})
     seed: int = field(default=0, metadata={"help": "of the preview's samples"})
 
 
@@ -65,8 +65,8 @@ class ConvertArguments:
     splits: list[str] | None = field(default=None, metadata={"help": "which splits; by default all"})
     max_shard_size: str = field(default="500MB", metadata={"help": "of a parquet file, in KB, MB or GB"})
     skip_bad_rows: bool = field(default=False, metadata={"help": "leave out what cannot be trained on, and list it"})
-    push_to_hub: str | None = field(default=None, metadata={"help": "upload it as this data set: user/name"})
-    private: bool = field(default=False, metadata={"help": "with --push_to_hub: a new data set is private"})
+    push_to_hub: str | None = field(default=None, metadata={"help": "upload it as this dataset: user/name"})
+    private: bool = field(default=False, metadata={"help": "with --push_to_hub: a new dataset is private"})
     overwrite: bool = field(default=False, metadata={"help": "replace what an earlier conversion wrote to --output"})
 
 
@@ -102,7 +102,7 @@ def check(options: CheckArguments, source: DataSource) -> None:
         count_tokens=_token_counter(options.tokenizer) if options.tokenizer else None,
         max_text_length=options.max_text_length,
         is_visible=_visibility(options.image_size),
-        pictures=not options.no_pictures,
+        images=not options.no_images,
         num_workers=options.num_workers,
     )
     print(format_reports(source, reports))
@@ -149,14 +149,14 @@ def convert(options: ConvertArguments, source: DataSource) -> None:
 
 def format_reports(source: DataSource, reports: Sequence[SplitReport]) -> str:
     """Counts by split as a table, then errors and notices: how many of each kind, and the first few."""
-    heads = ["split", "pictures", "references", "published", "sentences", "no target", "errors", "notices"]
+    heads = ["split", "images", "references", "published", "sentences", "no target", "errors", "notices"]
     published = any(report.published for report in reports)
     table = [heads]
     for report in reports:
         due = "-" if report.published is None else f"{report.published:,}"
         errors, notices = sum(report.bad.values()), len(report.notices)
         numbers = (report.no_target, errors, notices)
-        counts = (f"{number:,}" for number in (report.pictures, report.references))
+        counts = (f"{number:,}" for number in (report.images, report.references))
         table.append([report.split, *counts, due, f"{report.sentences:,}", *(f"{number:,}" for number in numbers)])
     hidden = set() if published else {"published"}
     if not any(report.no_target for report in reports):
@@ -177,7 +177,7 @@ def format_reports(source: DataSource, reports: Sequence[SplitReport]) -> str:
 
 
 def draw_samples(reports: Sequence[SplitReport], count: int, seed: int) -> list[tuple[Any, Any, str, str]]:
-    """Random rows that can be decoded, about as many of each split: picture, mask, caption, one of the sentences."""
+    """Random rows that can be decoded, about as many of each split: image, mask, caption, one of the sentences."""
     rng = np.random.default_rng(seed)
     drawn = []
     readable = [report.rows for report in reports if report.rows]

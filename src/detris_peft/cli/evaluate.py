@@ -1,4 +1,4 @@
-"""Score a saved checkpoint on any split of a data set."""
+"""Score a saved checkpoint on any split of a dataset."""
 
 import json
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from ..data.sources import DataSource
 from ..evaluation import evaluate
 from ..metrics import format_metrics
 
-_TITLE = "Score a saved checkpoint on any split of a data set."
+_TITLE = "Score a saved checkpoint on any split of a dataset."
 
 
 @dataclass
@@ -28,14 +28,14 @@ class EvaluationArguments:
         default=None, metadata={"help": "first or all; by default first for train and val, all for the others"}
     )
     shuffle_expressions: bool = field(
-        default=False, metadata={"help": "give each picture another one's sentence: how much does language matter?"}
+        default=False, metadata={"help": "give each image another one's sentence: how much does language matter?"}
     )
     skip_bad_rows: bool = field(
         default=False,
         metadata={"help": "score the rows that can be read, and list the others; else stop at the first"},
     )
     batch_size: int = field(default=32, metadata={"help": "samples of a step and process"})
-    num_workers: int = field(default=2, metadata={"help": "processes that read pictures"})
+    num_workers: int = field(default=2, metadata={"help": "processes that read images"})
     mixed_precision: str = field(default="no", metadata={"help": "no, bf16 or fp16"})
     seed: int = field(default=0, metadata={"help": "of the shuffle"})
     output: str | None = field(default=None, metadata={"help": "JSON file for the metrics"})

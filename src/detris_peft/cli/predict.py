@@ -1,4 +1,4 @@
-"""Segment what a sentence refers to in one picture."""
+"""Segment what a sentence refers to in one image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,13 +13,13 @@ from transformers import HfArgumentParser
 from .. import DetrisForReferringSegmentation, DetrisProcessor
 from ..visualization import overlay
 
-_TITLE = "Segment what a sentence refers to in one picture."
+_TITLE = "Segment what a sentence refers to in one image."
 
 
 @dataclass
 class PredictionArguments:
     checkpoint: str = field(metadata={"help": "folder or Hub repository of a trained model"})
-    image: str = field(metadata={"help": "the picture"})
+    image: str = field(metadata={"help": "the image"})
     text: str = field(metadata={"help": "the sentence"})
     output: str = field(
         default="prediction.png", metadata={"help": "overlay PNG; the mask goes beside it, as *_mask.png"}
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     if arguments.threshold is not None and not 0 <= arguments.threshold < 1:
         raise ValueError(f"--threshold {arguments.threshold} must be a probability, at least 0 and below 1.")
     device = usable_device(arguments.device)
-    image = open_picture(arguments.image)
+    image = open_image(arguments.image)
     model = DetrisForReferringSegmentation.from_pretrained(arguments.checkpoint)
     processor = DetrisProcessor.from_pretrained(arguments.checkpoint)
     model.to(device)  # type: ignore[arg-type]  transformers hides nn.Module.to's own type
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     mask_file = output.with_name(f"{output.stem}_mask.png")
     overlay(image, mask).save(output, format="PNG")
     Image.fromarray(mask.numpy().astype(np.uint8) * 255).save(mask_file, format="PNG")
-    print(f"{100 * mask.float().mean():.1f} % of the picture is in the mask; wrote {output} and {mask_file}")
+    print(f"{100 * mask.float().mean():.1f} % of the image is in the mask; wrote {output} and {mask_file}")
 
 
 def usable_device(name: str | None) -> torch.device:
@@ -63,12 +63,12 @@ def usable_device(name: str | None) -> torch.device:
     return device
 
 
-def open_picture(file: str) -> Image.Image:
+def open_image(file: str) -> Image.Image:
     try:
         image = Image.open(file)
         image.load()
     except FileNotFoundError:
-        raise FileNotFoundError(f"There is no picture {file}: give the path of a file.") from None
+        raise FileNotFoundError(f"There is no image {file}: give the path of a file.") from None
     except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{file} cannot be decoded as a picture: {error}") from None
+        raise ValueError(f"{file} cannot be decoded as a image: {error}") from None
     return ImageOps.exif_transpose(image)  # as the eye sees it, so that the overlay fits

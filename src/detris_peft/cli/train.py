@@ -1,4 +1,4 @@
-"""Train DETRIS on any data set: RefCOCO, RefCOCO+, G-Ref, mixed, gRefCOCO, RefShapes, your own, or the Hub's."""
+"""Train DETRIS on any dataset: RefCOCO, RefCOCO+, G-Ref, mixed, gRefCOCO, RefShapes, your own, or the Hub's."""
 
 import os
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from ..tokenization_detris import count_tokens, train_tokenizer
 from ..training import TrainingArguments, TrainingInterrupted, train
 from .backbone_options import BackboneArguments, load_backbone, name_backbones
 
-_TITLE = "Train DETRIS on any data set: RefCOCO's family, your own, or the Hub's."
+_TITLE = "Train DETRIS on any dataset: RefCOCO's family, your own, or the Hub's."
 
 
 @dataclass
@@ -97,11 +97,11 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
 
 
 def check_leaks(train_rows: datasets.Dataset, val_rows: datasets.Dataset, source: DataSource) -> None:
-    """Raise a ValueError if pictures of the training stand in the validation, unless they may."""
+    """Raise a ValueError if images of the training stand in the validation, unless they may."""
     shared = sorted(set(train_rows["file_name"]) & set(val_rows["file_name"]))
     if shared and source.may_leak() is None:
         raise ValueError(
-            f"{len(shared)} pictures to train on are validated on too, {shared[0]} among them, so the scores would be "
+            f"{len(shared)} images to train on are validated on too, {shared[0]} among them, so the scores would be "
             "too good: take them out of one split (`detris data check` lists them), or give --leak keep."
         )
 

@@ -207,10 +207,12 @@ def _head_block(official: str, ours: str, transposed: bool = False) -> Iterator[
 
 
 def _neck(config: DetrisConfig) -> Iterator[Row]:
-    for i in range(len(config.tap_layers) + 1):
+    for i in range(len(config.extract_layers) + 1):
         yield from _attention(f"neck.fusion{i + 3}.multihead_attn", f"neck.gates.{i}.attention")
         # The last is stored as a transposed convolution; with a 1×1 kernel that is the same map.
-        yield from _head_block(f"neck.f{i + 3}_proj", f"neck.tap_projs.{i}", transposed=i == len(config.tap_layers))
+        yield from _head_block(
+            f"neck.f{i + 3}_proj", f"neck.tap_projs.{i}", transposed=i == len(config.extract_layers)
+        )
     yield from _pair("neck.txt_proj", "neck.sentence_proj")
     yield from _head_block("neck.aggr", "neck.fuse")
     yield from _head_block("neck.coordconv.0.conv1", "neck.locate.0")

@@ -1,7 +1,7 @@
-"""Data sets of pictures, referring sentences and masks, all with the same columns (`FEATURES`)."""
+"""Datasets of images, referring sentences and masks, all with the same columns (`FEATURES`)."""
 
 from .collator import Collator
-from .errors import BAD_KINDS, BadRowError, BadRows, MissingPictureError
+from .errors import BAD_KINDS, BadRowError, BadRows, MissingImageError
 from .masks import decode_mask, encode_mask
 from .readers.coco import load_coco
 from .readers.column_mapping import ColumnMapping
@@ -27,7 +27,7 @@ __all__ = [
     "ColumnMapping",
     "DataSource",
     "EvaluationSamples",
-    "MissingPictureError",
+    "MissingImageError",
     "Sample",
     "StreamedSamples",
     "TrainingSamples",

@@ -1,6 +1,6 @@
-"""Random changes of a picture, its mask and its sentence, off by default as in the paper.
+"""Random changes of a image, its mask and its sentence, off by default as in the paper.
 
-A mirrored picture of "the cup on the left" shows it on the right: the sentence is mirrored too. Picture and mask are
+A mirrored image of "the cup on the left" shows it on the right: the sentence is mirrored too. Image and mask are
 moved by kornia: `pip install 'detris-peft[augment]'`.
 """
 
@@ -32,7 +32,7 @@ _OTHER = {
     "l": "r",
     "r": "l",
 }
-# Where "right" is no side, or a mirrored picture is described by other words yet.
+# Where "right" is no side, or a mirrored image is described by other words yet.
 _FIXED = re.compile(
     r"\bo\W?\s?clock\b|\bright[- ](?:angle|side[- ]up)|\ball right\b"
     # "right behind it": just there; but "on the right behind it".
@@ -57,7 +57,7 @@ def swap_sides(sentence: str) -> str:
 
 
 def can_be_flipped(sentence: str) -> bool:
-    """Whether `swap_sides` says of the mirrored picture what the sentence says of the picture.
+    """Whether `swap_sides` says of the mirrored image what the sentence says of the image.
 
     Not so of "the cup right behind it", where "right" is no side, and of "the plate at 3 o'clock".
     """
@@ -66,16 +66,16 @@ def can_be_flipped(sentence: str) -> bool:
 
 @dataclass
 class RandomAugmentation:
-    """Flip, scale and colour, each sample by the random numbers that it is given.
+    """Flip, scale and color, each sample by the random numbers that it is given.
 
-    What is written in a picture is mirrored with it. Pictures of 16 or 32 bits are left as they are.
+    What is written in a image is mirrored with it. Images of 16 or 32 bits are left as they are.
 
     Args:
-        flip: probability of a horizontal flip, with which "left" and "right" in the sentence change places. A picture
+        flip: probability of a horizontal flip, with which "left" and "right" in the sentence change places. A image
             whose sentence cannot be flipped is not: see `can_be_flipped`.
-        scale: range of the factor by which the picture is scaled about its centre; its size in pixels stays, what
-            becomes free is CLIP's mean colour. A sample whose target would leave the picture wholly is not scaled.
-        colour: largest relative change of brightness, contrast and saturation.
+        scale: range of the factor by which the image is scaled about its center; its size in pixels stays, what
+            becomes free is CLIP's mean color. A sample whose target would leave the image wholly is not scaled.
+        color: largest relative change of brightness, contrast and saturation.
 
     Raises:
         ValueError: kornia is not installed, or a value is out of its range.
@@ -83,11 +83,11 @@ class RandomAugmentation:
 
     flip: float = 0.5
     scale: tuple[float, float] = (0.8, 1.25)
-    colour: float = 0.2
+    color: float = 0.2
 
     def __post_init__(self) -> None:
-        if not 0 <= self.flip <= 1 or not 0 < self.scale[0] <= self.scale[1] or not 0 <= self.colour < 1:
-            raise ValueError(f"{self} is out of range: flip in [0, 1], 0 < scale[0] <= scale[1], colour in [0, 1).")
+        if not 0 <= self.flip <= 1 or not 0 < self.scale[0] <= self.scale[1] or not 0 <= self.color < 1:
+            raise ValueError(f"{self} is out of range: flip in [0, 1], 0 < scale[0] <= scale[1], color in [0, 1).")
         if find_spec("kornia") is None:
             raise ValueError("Augmentation needs kornia: pip install 'detris-peft[augment]'.")
 
@@ -96,12 +96,12 @@ class RandomAugmentation:
 
         # All are drawn whatever becomes of them: a sample's numbers do not depend on the settings.
         flipped, scale = rng.random() < self.flip and can_be_flipped(sample.sentence), rng.uniform(*self.scale)
-        colours = rng.uniform(1 - self.colour, 1 + self.colour, 3)
+        colors = rng.uniform(1 - self.color, 1 + self.color, 3)
         if sample.image.mode[0] in "IF":
             return sample
-        picture = np.array(sample.image.convert("RGBA" if sample.image.mode == "P" else "RGB"))[..., :3]
-        mask = torch.from_numpy(_reduced(sample.mask, picture.shape[:2]))[None, None].float()
-        image = _recoloured(picture, *colours)
+        original = np.array(sample.image.convert("RGBA" if sample.image.mode == "P" else "RGB"))[..., :3]
+        mask = torch.from_numpy(_reduced(sample.mask, original.shape[:2]))[None, None].float()
+        image = _recolored(original, *colors)
         if flipped:
             image, mask = hflip(image), hflip(mask)
         image, mask = _scaled(image, mask, scale)
@@ -124,11 +124,11 @@ def _reduced(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return (covered >= min(0.5, covered.max() or 1)).astype(np.uint8)
 
 
-def _recoloured(picture: np.ndarray, brightness: float, contrast: float, saturation: float) -> torch.Tensor:
+def _recolored(pixels: np.ndarray, brightness: float, contrast: float, saturation: float) -> torch.Tensor:
     """uint8 (H,W,3) → float32 (1,3,H,W) in [0,1]."""
     from kornia.enhance import adjust_brightness_accumulative, adjust_saturation_with_gray_subtraction
 
-    image = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255
+    image = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
     image = adjust_brightness_accumulative(image, brightness)
     # By NumPy, since what PyTorch sums up depends on its number of threads, and so on who reads the sample.
     mean = float(image.numpy().mean())
@@ -137,7 +137,7 @@ def _recoloured(picture: np.ndarray, brightness: float, contrast: float, saturat
 
 
 def _scaled(image: torch.Tensor, mask: torch.Tensor, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """(1,3,H,W) and (1,1,H,W) about their centre; as they came where nothing of the mask would be left."""
+    """(1,3,H,W) and (1,1,H,W) about their center; as they came where nothing of the mask would be left."""
     from kornia.geometry.transform import warp_affine
 
     height, width = image.shape[-2:]

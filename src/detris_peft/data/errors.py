@@ -4,11 +4,11 @@ from __future__ import annotations
 
 # A row of one of these kinds is never trained on.
 BAD_KINDS = (
-    "picture_missing",
-    "picture_damaged",
+    "image_missing",
+    "image_damaged",
     "mask_empty",  # no foreground, where the row is not marked as without target
-    "mask_out_of_frame",  # the outline lies wholly beside the picture
-    "mask_malformed",  # no polygon or RLE, or made for another picture size
+    "mask_out_of_frame",  # the outline lies wholly beside the image
+    "mask_malformed",  # no polygon or RLE, or made for another image size
     "row_malformed",  # a field is missing, blank or of another type; files do not belong together
     "duplicate_id",
 )
@@ -33,10 +33,10 @@ class BadRowError(ValueError):
         self.__notes__ = [f"{KIND_NOTE}{kind}"]
 
 
-class MissingPictureError(BadRowError, FileNotFoundError):
-    """The file of a row's picture is not there."""
+class MissingImageError(BadRowError, FileNotFoundError):
+    """The file of a row's image is not there."""
 
-    def __init__(self, message: str, kind: str = "picture_missing") -> None:
+    def __init__(self, message: str, kind: str = "image_missing") -> None:
         super().__init__(message, kind)
 
 

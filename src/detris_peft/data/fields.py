@@ -10,44 +10,44 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image
 
-from .errors import BadRowError, MissingPictureError
+from .errors import BadRowError, MissingImageError
 from .masks import encode_mask, mask_area, outside_frame
 
 _QUARTER_TURNS = (5, 6, 7, 8)
 _NUMBER = (int, float)
 # An id times 1000 must fit into int64: see `sentence_ids`.
 _MAX_ID = 10**15
-# A box may lie outside the picture by as much as rounding makes it.
+# A box may lie outside the image by as much as rounding makes it.
 _BOX_TOLERANCE = 2
 
 
 def open_header(image: Mapping[str, Any], where: str) -> Image.Image:
-    """A picture file of which no pixel has been read yet.
+    """A image file of which no pixel has been read yet.
 
     Args:
-        image: `{"path", "bytes"}`, as `datasets` stores a picture.
+        image: `{"path", "bytes"}`, as `datasets` stores a image.
         where: begins the error message.
 
     Raises:
-        MissingPictureError: no such file.
-        BadRowError: it is no picture.
+        MissingImageError: no such file.
+        BadRowError: it is no image.
     """
     data, path = image.get("bytes"), image.get("path")
     try:
         return Image.open(io.BytesIO(data) if data else path or io.BytesIO())
     except FileNotFoundError:
-        raise MissingPictureError(f"{where}: {path} is missing: put the picture there") from None
+        raise MissingImageError(f"{where}: {path} is missing: put the image there") from None
     except Exception as error:  # on damaged files Pillow raises OSError, SyntaxError, struct.error, ...
-        name = path or f"a picture of {len(data or b'')} bytes"
+        name = path or f"a image of {len(data or b'')} bytes"
         problem = str(error).split(" <_io")[0]
-        raise BadRowError(f"{where}: {name} is no picture ({problem}): fetch it again", "picture_damaged") from None
+        raise BadRowError(f"{where}: {name} is no image ({problem}): fetch it again", "image_damaged") from None
 
 
 def upright_size(image: Mapping[str, Any], where: str) -> tuple[int, int]:
-    """Height and width in pixels as the picture stands upright (EXIF), from the file's header alone.
+    """Height and width in pixels as the image stands upright (EXIF), from the file's header alone.
 
     Raises:
-        MissingPictureError, BadRowError: see `open_header`.
+        MissingImageError, BadRowError: see `open_header`.
     """
     with open_header(image, where) as header:
         # Where the header of a PNG has no EXIF block, Pillow would read all pixels to look for one behind them.
@@ -109,9 +109,9 @@ def read_mask(
 
     Args:
         value: a polygon `[x1, y1, x2, y2, ...]` or `[[x1, y1], [x2, y2], ...]`, a list of polygons (their union), an
-            RLE `{"size", "counts"}`, either of these as JSON text; a picture, a picture file's name, or
+            RLE `{"size", "counts"}`, either of these as JSON text; a image, a image file's name, or
             `{"path", "bytes"}` of one: what is not black is the target.
-        height, width: of the picture, upright.
+        height, width: of the image, upright.
         where: begins the error message.
         find_file: where a file of that name is.
         fractions: coordinates are shares of width and height rather than pixels.
@@ -124,7 +124,7 @@ def read_mask(
     if isinstance(value, Image.Image):
         value = _foreground(value)
     elif isinstance(value, Mapping) and "counts" not in value and value.keys() & {"bytes", "path"}:
-        value = _picture_mask(value, height, width, where)
+        value = _image_mask(value, height, width, where)
     elif isinstance(value, Sequence) and not isinstance(value, bytes):
         value = _polygons(value)
         if fractions:
@@ -134,7 +134,7 @@ def read_mask(
     except BadRowError as error:
         hint = ""
         if isinstance(value, (np.ndarray, Mapping)) and _is_turned(value, height, width):
-            hint = " (the photograph carries an EXIF turn: masks are of the picture as it stands upright)"
+            hint = " (the photograph carries an EXIF turn: masks are of the image as it stands upright)"
         raise BadRowError(f"{where}: {error}{hint}", error.kind) from None
     if not mask_area(mask):
         raise _empty(value, height, width, where)
@@ -165,7 +165,7 @@ def read_box(
         )
     if x1 < width and y1 < height and (x2 > width + _BOX_TOLERANCE or y2 > height + _BOX_TOLERANCE):
         raise BadRowError(
-            f"{where} is {_short(value)}: the box reaches beyond the picture of {width}x{height} pixels: mend it, or "
+            f"{where} is {_short(value)}: the box reaches beyond the image of {width}x{height} pixels: mend it, or "
             f"its format is not {_format(corners)}",
             "mask_malformed",
         )
@@ -185,23 +185,23 @@ def _from_text(text: str, find_file: Callable[[str], str], where: str) -> Any:
         raise BadRowError(f"{where} is not readable as JSON ({error}): {_short(text)}", "mask_malformed") from None
 
 
-def _picture_mask(value: Mapping[str, Any], height: int, width: int, where: str) -> np.ndarray:
+def _image_mask(value: Mapping[str, Any], height: int, width: int, where: str) -> np.ndarray:
     try:
         with open_header(value, where) as header:
             if header.format == "JPEG":
                 raise BadRowError(f"{where}: a JPEG smears a mask's edges: save it as PNG", "mask_malformed")
             return _foreground(header)
-    except MissingPictureError as error:
-        raise BadRowError(str(error).replace("the picture", "the mask"), "mask_malformed") from None
+    except MissingImageError as error:
+        raise BadRowError(str(error).replace("the image", "the mask"), "mask_malformed") from None
     except BadRowError as error:
         raise BadRowError(str(error), "mask_malformed") from None
     except Exception as error:  # Pillow's many ways to say that a file is damaged
-        name = value.get("path") or "the mask's picture"
+        name = value.get("path") or "the mask's image"
         raise BadRowError(f"{where}: {name} cannot be decoded ({error}): save it again", "mask_malformed") from None
 
 
 def _foreground(image: Image.Image) -> np.ndarray:
-    """What is not black; of a palette, whose colours mean nothing, what is not index 0; (H, W) of bool."""
+    """What is not black; of a palette, whose colors mean nothing, what is not index 0; (H, W) of bool."""
     single = image.mode in ("P", "1", "L", "I", "I;16", "F")
     pixels = np.asarray(image if single else image.convert("RGB"))
     return np.asarray(pixels != 0 if single else pixels.any(axis=-1))
@@ -238,7 +238,7 @@ def _is_turned(value: np.ndarray | Mapping[str, Any], height: int, width: int) -
 def _empty(value: Any, height: int, width: int, where: str) -> BadRowError:
     if outside_frame(value, height, width):
         return BadRowError(
-            f"{where}: the mask lies wholly beside the picture of {width}x{height} pixels: mend its coordinates",
+            f"{where}: the mask lies wholly beside the image of {width}x{height} pixels: mend its coordinates",
             "mask_out_of_frame",
         )
     if isinstance(value, list) and max(max(polygon, default=0) for polygon in value if polygon) <= 1:

@@ -1,7 +1,7 @@
 """Masks stay COCO run lengths (RLE) until somebody needs pixels: about 200 bytes instead of 300,000.
 
 A mask is `{"size": [H, W], "counts": str}`, compressed as pycocotools does it; H and W in pixels. Whatever reaches
-pycocotools is checked first: it answers run lengths that do not fill the picture with uninitialised memory, and a
+pycocotools is checked first: it answers run lengths that do not fill the image with uninitialized memory, and a
 polygon far out of the frame with gigabytes of it.
 """
 
@@ -15,7 +15,7 @@ from pycocotools import mask as coco
 
 from .errors import BadRowError
 
-# How far a corner may lie outside the frame, in picture sides: pycocotools walks along every edge pixel by pixel.
+# How far a corner may lie outside the frame, in image sides: pycocotools walks along every edge pixel by pixel.
 MAX_OVERHANG = 10
 
 
@@ -26,13 +26,13 @@ def encode_mask(segmentation: Any, height: int, width: int) -> dict[str, Any]:
         segmentation: a list of polygons `[x1, y1, x2, y2, ...]` (pixels, x to the right, y down), one RLE as a
             mapping with `size` and `counts` (a list of run lengths, or the compressed string), a list of such RLEs
             (as RefCLEF has them), or an array (H, W) whose non-zero elements are foreground.
-        height, width: the picture's H and W in pixels.
+        height, width: the image's H and W in pixels.
 
     Returns:
         `{"size": [H, W], "counts": str}`. It may have no foreground: see `mask_area`.
 
     Raises:
-        BadRowError: the segmentation is empty (`mask_empty`), malformed, or made for another picture size
+        BadRowError: the segmentation is empty (`mask_empty`), malformed, or made for another image size
             (`mask_malformed`).
     """
     if isinstance(segmentation, np.ndarray):
@@ -57,7 +57,7 @@ def decode_mask(mask: Mapping[str, Any]) -> np.ndarray:
     """A row's `mask` as an array (H, W) of uint8, 1 where the target is and 0 elsewhere.
 
     Raises:
-        BadRowError: the run lengths do not fill the picture.
+        BadRowError: the run lengths do not fill the image.
     """
     height, width = mask["size"]
     runs = _checked_runs(mask, height, width)
@@ -74,7 +74,7 @@ def mask_area(mask: Mapping[str, Any]) -> int:
 
 
 def unite_masks(masks: Sequence[Mapping[str, Any]], height: int, width: int) -> dict[str, Any]:
-    """The union of masks made by `encode_mask` for a picture of H x W pixels; of none, a mask without foreground."""
+    """The union of masks made by `encode_mask` for a image of H x W pixels; of none, a mask without foreground."""
     if not masks:
         return encode_mask({"size": [height, width], "counts": [height * width]}, height, width)
     parts: Any = [{"size": mask["size"], "counts": mask["counts"].encode("ascii")} for mask in masks]
@@ -83,7 +83,7 @@ def unite_masks(masks: Sequence[Mapping[str, Any]], height: int, width: int) -> 
 
 
 def outside_frame(segmentation: Any, height: int, width: int) -> bool:
-    """Whether every polygon of a segmentation that `encode_mask` took lies wholly beside the picture."""
+    """Whether every polygon of a segmentation that `encode_mask` took lies wholly beside the image."""
     if not isinstance(segmentation, Sequence) or not all(isinstance(part, Sequence) for part in segmentation):
         return False
     sides = [(polygon[::2], polygon[1::2]) for polygon in segmentation if polygon]
@@ -97,7 +97,7 @@ def run_lengths(counts: str | bytes) -> np.ndarray:
     16 in the last digit is the sign. From the fourth number on, the difference to the last but one is stored.
 
     Raises:
-        BadRowError: the last number is cut short, or a number has more digits than any picture needs.
+        BadRowError: the last number is cut short, or a number has more digits than any image needs.
     """
     digits = (
         np.frombuffer(counts.encode() if isinstance(counts, str) else counts, dtype=np.uint8).astype(np.int64) - 48
@@ -117,7 +117,7 @@ def run_lengths(counts: str | bytes) -> np.ndarray:
 
 
 def _checked_rle(rle: Mapping[str, Any], height: int, width: int) -> Any:
-    """pycocotools' own form of an RLE, after making sure that it fills a picture of this size exactly."""
+    """pycocotools' own form of an RLE, after making sure that it fills a image of this size exactly."""
     runs, counts = _checked_runs(rle, height, width), rle["counts"]
     if isinstance(counts, list):
         plain: Any = {"size": [height, width], "counts": runs.tolist()}
@@ -126,7 +126,7 @@ def _checked_rle(rle: Mapping[str, Any], height: int, width: int) -> Any:
 
 
 def _checked_runs(rle: Mapping[str, Any], height: int, width: int) -> np.ndarray:
-    """The run lengths of an RLE, plain or compressed, which fill a picture of this size exactly."""
+    """The run lengths of an RLE, plain or compressed, which fill a image of this size exactly."""
     if "size" not in rle or "counts" not in rle:
         raise _malformed(f"the RLE has the fields {sorted(map(str, rle))}: it needs 'size' and 'counts'")
     _check_size(rle["size"], height, width)
@@ -149,7 +149,7 @@ def _checked_runs(rle: Mapping[str, Any], height: int, width: int) -> np.ndarray
 
 def _check_size(size: Any, height: int, width: int) -> None:
     if not isinstance(size, Iterable) or list(size) != [height, width]:
-        raise _malformed(f"the mask's size [height, width] is {size!s:.40}, the picture's {[height, width]}: mend one")
+        raise _malformed(f"the mask's size [height, width] is {size!s:.40}, the image's {[height, width]}: mend one")
     if height < 1 or width < 1:
         raise _malformed(f"the mask's size [height, width] is {[height, width]}: it has no pixels")
 

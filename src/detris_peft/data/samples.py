@@ -19,9 +19,9 @@ from .schema import decode_row
 
 @dataclass
 class Sample:
-    """One picture, one sentence, and the mask it refers to: (H, W) of uint8 0/1.
+    """One image, one sentence, and the mask it refers to: (H, W) of uint8 0/1.
 
-    The mask has the file's size; of a large JPEG the picture may be a half, a quarter or an eighth of it.
+    The mask has the file's size; of a large JPEG the image may be a half, a quarter or an eighth of it.
     """
 
     image: Image.Image
@@ -29,7 +29,7 @@ class Sample:
     mask: np.ndarray
     ref_id: int
     no_target: bool = False
-    # Why the row cannot be used: picture and mask are placeholders then, and nobody scores them.
+    # Why the row cannot be used: image and mask are placeholders then, and nobody scores them.
     bad: BadRowError | None = None
     # The bad rows in whose place this one stands.
     passed_over: tuple[BadRowError, ...] = ()
@@ -46,7 +46,7 @@ class TrainingSamples(Dataset):
     entered anywhere.
 
     Args:
-        rows: a data set with the columns of `FEATURES`.
+        rows: a dataset with the columns of `FEATURES`.
         seed: of the draws.
         skip_bad_rows: a row that cannot be used is passed over, and the next good one of the epoch's order stands in
             its place; otherwise the first one raises.
@@ -108,16 +108,16 @@ class EvaluationSamples(Dataset):
     """References in their own order, with their first sentence or with each of them.
 
     Args:
-        rows: a data set with the columns of `FEATURES`.
+        rows: a dataset with the columns of `FEATURES`.
         sentences: `"first"`, as the method validates, or `"all"`, as it tests.
-        shuffle_expressions: give each sample a sentence that belongs to another picture; masks stay. What is left of
+        shuffle_expressions: give each sample a sentence that belongs to another image; masks stay. What is left of
             the score is what the model knows without language.
         seed: of the shuffle.
         skip_bad_rows: a row that cannot be used gives a sample that says so in `bad`; otherwise it raises.
         image_size: decode large JPEGs no larger than needed; see `decode_row`.
 
     Raises:
-        ValueError: `sentences` is neither; or there is but one picture to shuffle.
+        ValueError: `sentences` is neither; or there is but one image to shuffle.
     """
 
     def __init__(
@@ -233,7 +233,7 @@ class _Reader:
         if not self._has_label(sample):
             raise BadRowError(
                 f"{row['file_name']}: reference {row['ref_id']}: of the mask's {int(mask.sum())} pixels none is left "
-                "at the model's image_size: crop the picture, or train at a larger size",
+                "at the model's image_size: crop the image, or train at a larger size",
                 "mask_empty",
             )
         if self.augment is None:
@@ -251,9 +251,9 @@ def _undecoded(rows: Any) -> Any:
 
 
 def _shuffled(images: np.ndarray, seed: int) -> np.ndarray:
-    """For each sample, by its picture's id, another one that belongs to another picture."""
+    """For each sample, by its image's id, another one that belongs to another image."""
     if len(set(images.tolist())) < 2:
-        raise ValueError("shuffle_expressions needs sentences of at least two pictures.")
+        raise ValueError("shuffle_expressions needs sentences of at least two images.")
     rng = np.random.default_rng(seed)
     source = np.arange(len(images))
     while len(clashing := np.flatnonzero(images == images[source])):

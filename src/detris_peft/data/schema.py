@@ -1,4 +1,4 @@
-"""The columns that every reader gives, and how a row becomes a picture and a mask."""
+"""The columns that every reader gives, and how a row becomes a image and a mask."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,14 +9,14 @@ import datasets
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from .errors import BadRowError, MissingPictureError
+from .errors import BadRowError, MissingImageError
 from .masks import decode_mask
 
 _QUARTER_TURNS = (5, 6, 7, 8)
 
 
-class Picture(datasets.Image):
-    """`datasets.Image`, except that a picture which cannot be decoded is named in the error.
+class ImageFeature(datasets.Image):
+    """`datasets.Image`, except that a image which cannot be decoded is named in the error.
 
     It is stored and reloaded as a plain `datasets.Image`, and is equal to one.
     """
@@ -34,17 +34,17 @@ class Picture(datasets.Image):
 FEATURES = datasets.Features(
     {
         # Decoded when a row is read, never before; cast to `datasets.Image(decode=False)` to get path and bytes.
-        "image": Picture(),
+        "image": ImageFeature(),
         # Every sentence that refers to the target, as published (field `sent`); at least one, none blank.
         "sentences": [datasets.Value("string")],
-        # The targets' pixels as compressed COCO RLE at the picture's size [H, W]; see `decode_mask`. Empty only where
+        # The targets' pixels as compressed COCO RLE at the image's size [H, W]; see `decode_mask`. Empty only where
         # `no_target` says so.
         "mask": {"size": [datasets.Value("int32")], "counts": datasets.Value("string")},
         "ref_id": datasets.Value("int64"),
         # Of the first target, -1 where there is none; and of all targets.
         "ann_id": datasets.Value("int64"),
         "ann_ids": [datasets.Value("int64")],
-        # The sentence refers to nothing in the picture (gRefCOCO).
+        # The sentence refers to nothing in the image (gRefCOCO).
         "no_target": datasets.Value("bool"),
         "image_id": datasets.Value("int64"),
         # One id per sentence, in the order of `sentences`.
@@ -53,36 +53,36 @@ FEATURES = datasets.Features(
         "split": datasets.Value("string"),
         # The set the row comes from, such as "refcoco"; ids are unique within one set only.
         "dataset": datasets.Value("string"),
-        # The picture's name in the data set's picture folder.
+        # The image's name in the dataset's image folder.
         "file_name": datasets.Value("string"),
     }
 )
 
 
 def open_image(image: Image.Image | Mapping[str, Any]) -> Image.Image:
-    """The picture of a row's `image`, decoded and turned upright (EXIF), in the file's own mode.
+    """The image of a row's `image`, decoded and turned upright (EXIF), in the file's own mode.
 
     Args:
-        image: a decoded picture, or `{"path", "bytes"}` as a column cast to `datasets.Image(decode=False)` holds it.
+        image: a decoded image, or `{"path", "bytes"}` as a column cast to `datasets.Image(decode=False)` holds it.
 
     Raises:
-        MissingPictureError: the file is gone; a FileNotFoundError too.
+        MissingImageError: the file is gone; a FileNotFoundError too.
         BadRowError: the file cannot be decoded; the message names it.
     """
-    return image if isinstance(image, Image.Image) else Picture().decode_example(dict(image))
+    return image if isinstance(image, Image.Image) else ImageFeature().decode_example(dict(image))
 
 
 def decode_row(row: Mapping[str, Any], image_size: int | None = None) -> tuple[Image.Image, np.ndarray]:
-    """A row's picture and its targets' mask, (H, W) of uint8 0/1, made sure to be of one size.
+    """A row's image and its targets' mask, (H, W) of uint8 0/1, made sure to be of one size.
 
     Args:
         row: with the columns of `FEATURES`; its `image` as `open_image` takes it.
-        image_size: pixels that the picture's longer side needs. Of a JPEG twice as large or more, the decoder makes a
+        image_size: pixels that the image's longer side needs. Of a JPEG twice as large or more, the decoder makes a
             half, a quarter or an eighth (rounded up) that still has them, in a fraction of the time; the mask stays
             at the file's size. None decodes whole.
 
     Raises:
-        BadRowError: picture or mask is missing or damaged, they differ in size, or the mask is empty though the row
+        BadRowError: image or mask is missing or damaged, they differ in size, or the mask is empty though the row
             has a target.
     """
     try:
@@ -96,8 +96,8 @@ def decode_row(row: Mapping[str, Any], image_size: int | None = None) -> tuple[I
         raise BadRowError(f"{where}: {error}", "mask_malformed") from error
     if mask.shape != (height, width):
         raise BadRowError(
-            f"{row['file_name']}: the picture is {width}x{height} pixels but the mask of reference {row['ref_id']} is "
-            f"{mask.shape[1]}x{mask.shape[0]}: use the pictures that the annotations were made on",
+            f"{row['file_name']}: the image is {width}x{height} pixels but the mask of reference {row['ref_id']} is "
+            f"{mask.shape[1]}x{mask.shape[0]}: use the images that the annotations were made on",
             "mask_malformed",
         )
     if not row["no_target"] and not mask.any():
@@ -106,10 +106,10 @@ def decode_row(row: Mapping[str, Any], image_size: int | None = None) -> tuple[I
 
 
 def _decoded(image: Image.Image | Mapping[str, Any], image_size: int | None) -> tuple[Image.Image, tuple[int, int]]:
-    """The upright picture, and the (H, W) it has at full size."""
+    """The upright image, and the (H, W) it has at full size."""
     if isinstance(image, Image.Image) or image_size is None or (image["bytes"] is None and "://" in image["path"]):
-        picture = open_image(image)
-        return picture, (picture.height, picture.width)
+        pixels = open_image(image)
+        return pixels, (pixels.height, pixels.width)
     with _named(image), Image.open(image["path"] if image["bytes"] is None else BytesIO(image["bytes"])) as file:
         width, height = file.size
         orientation = file.getexif().get(ExifTags.Base.Orientation, 1)
@@ -131,13 +131,11 @@ def _reduce(file: Image.Image, image_size: int, orientation: int) -> None:
 
 @contextmanager
 def _named(value: Mapping[str, Any]) -> Iterator[None]:
-    """Errors of decoding say which picture it was."""
+    """Errors of decoding say which image it was."""
     try:
         yield
     except FileNotFoundError as error:
-        raise MissingPictureError(f"{value['path']}: the picture is missing: put it there again") from error
+        raise MissingImageError(f"{value['path']}: the image is missing: put it there again") from error
     except Exception as error:  # on damaged files Pillow raises OSError, SyntaxError, struct.error, ...
-        name = value["path"] or f"a picture of {len(value['bytes'] or b'')} bytes"
-        raise BadRowError(
-            f"{name}: the picture cannot be decoded ({error}): fetch it again", "picture_damaged"
-        ) from error
+        name = value["path"] or f"a image of {len(value['bytes'] or b'')} bytes"
+        raise BadRowError(f"{name}: the image cannot be decoded ({error}): fetch it again", "image_damaged") from error

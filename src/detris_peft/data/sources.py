@@ -1,4 +1,4 @@
-"""Which data set is meant, and which reader it takes: the same options on every command."""
+"""Which dataset is meant, and which reader it takes: the same options on every command."""
 
 import json
 import re
@@ -29,7 +29,7 @@ _ORDER = ("train", "validation", "val", "test", "testA", "testB")
 
 @dataclass
 class DataSource:
-    """A data set by name or place; the fields are options of the command line."""
+    """A dataset by name or place; the fields are options of the command line."""
 
     dataset: str = field(
         default="refcoco",
@@ -39,31 +39,31 @@ class DataSource:
             "on the Hub"
         },
     )
-    data_root: str = field(default="data", metadata={"help": "folder that holds the data sets and images/"})
+    data_root: str = field(default="data", metadata={"help": "folder that holds the datasets and images/"})
     split_by: str = field(default="unc", metadata={"help": "who made the splits: unc, umd or google"})
     image_folder: str | None = field(
         default=None,
         metadata={
-            "help": f"where the pictures are: below data_root, by default {DEFAULT_IMAGE_FOLDER}; by default beside a "
+            "help": f"where the images are: below data_root, by default {DEFAULT_IMAGE_FOLDER}; by default beside a "
             "COCO file"
         },
     )
     leak: str | None = field(
         default=None,
         metadata={
-            "help": "training pictures that stand in a val or test split: keep trains on them, drop (mixed only, and "
+            "help": "training images that stand in a val or test split: keep trains on them, drop (mixed only, and "
             "its default) leaves them out; otherwise training stops at them"
         },
     )
     columns: str | None = field(
         default=None,
         metadata={
-            "help": "which columns of a Hub or parquet data set are meant: a shipped mapping's name, a YAML file, or "
+            "help": "which columns of a Hub or parquet dataset are meant: a shipped mapping's name, a YAML file, or "
             "image=img,sentences=caption,mask=..."
         },
     )
     dataset_config: str | None = field(
-        default=None, metadata={"help": "Hub only: the data set's configuration, where it has several"}
+        default=None, metadata={"help": "Hub only: the dataset's configuration, where it has several"}
     )
     streaming: bool = field(default=False, metadata={"help": "Hub or parquet only: read rows as they are needed"})
 
@@ -71,11 +71,11 @@ class DataSource:
         """One split, with the columns `FEATURES`; an `IterableDataset` where `streaming` is set.
 
         Args:
-            split: "train", "val", "testA", ...: as the data set names it.
+            split: "train", "val", "testA", ...: as the dataset names it.
             bad_rows: collects what cannot be trained on; None stops at the first such row.
 
         Raises:
-            FileNotFoundError, ValueError: there is no such data set or split, or a row is bad; the message says
+            FileNotFoundError, ValueError: there is no such dataset or split, or a row is bad; the message says
                 what was found and what would be accepted.
         """
         layout, place = self._find()
@@ -109,18 +109,18 @@ class DataSource:
         )
 
     def may_leak(self) -> str | None:
-        """Why pictures of one name may stand in two splits of this data set; None if they may not."""
+        """Why images of one name may stand in two splits of this dataset; None if they may not."""
         if self.leak == "keep":
             return "leak=keep"
         if self._layout()[0] == "mapped":
-            return "equal names need not be equal pictures there: `detris data check` compares the pictures"
+            return "equal names need not be equal images there: `detris data check` compares the images"
         return SHARED_BY_DESIGN.get((self.dataset, self.split_by))
 
     def splits(self) -> list[str]:
         """The splits that there are: train, val and test first, others in alphabetical order.
 
         Raises:
-            FileNotFoundError, ValueError: there is no such data set, or its files cannot be read.
+            FileNotFoundError, ValueError: there is no such dataset, or its files cannot be read.
         """
         layout, place = self._find()
         if layout == "mixed":
@@ -138,7 +138,7 @@ class DataSource:
         return _sorted(mapped_splits(place, self._mapping(), name=self.dataset_config))
 
     def _root(self, place: str) -> tuple[str, str]:
-        """The folder that holds data set and pictures, and the data set's name in it."""
+        """The folder that holds dataset and images, and the dataset's name in it."""
         if Path(place) == Path(self.data_root, self.dataset):
             return self.data_root, self.dataset
         return str(Path(place).parent), Path(place).name
@@ -156,8 +156,8 @@ class DataSource:
         for option in ("columns", "streaming", "dataset_config"):
             if getattr(self, option) and layout != "mapped":
                 raise ValueError(
-                    f"--{option} is for parquet and Hub data sets, {self.dataset} is none: leave it out, its columns "
-                    "are known and its pictures are read only when needed"
+                    f"--{option} is for parquet and Hub datasets, {self.dataset} is none: leave it out, its columns "
+                    "are known and its images are read only when needed"
                 )
         return layout, place
 
@@ -187,7 +187,7 @@ class DataSource:
         if any(file.suffix in _MAPPED for file in place.rglob("*")):
             return "mapped", str(place)
         names = (entry.name for entry in place.iterdir())
-        raise FileNotFoundError(f"{place}: no data set there, but {_listed(names)}: accepted are {_ACCEPTED}")
+        raise FileNotFoundError(f"{place}: no dataset there, but {_listed(names)}: accepted are {_ACCEPTED}")
 
     def _hub_name(self) -> str:
         if re.fullmatch(r"[\w.-]+/[\w.-]+", self.dataset):
@@ -199,14 +199,14 @@ class DataSource:
             )
         found = [entry.name for entry in root.iterdir() if entry.is_dir() and entry.name != "images"]
         raise FileNotFoundError(
-            f"{root / self.dataset}: the data set's folder is missing: in {root} there are {_listed(found)}"
+            f"{root / self.dataset}: the dataset's folder is missing: in {root} there are {_listed(found)}"
         )
 
 
 def _reference_splits(folder: Path, names: tuple[str, ...]) -> set[str]:
     """The splits in the first of these files that is there."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: the data set's folder is missing")
+        raise FileNotFoundError(f"{folder}: the dataset's folder is missing")
     file = next((folder / name for name in names if (folder / name).is_file()), None)
     if file is None:
         found = [other.name for other in folder.glob(names[0].split("(")[0] + "(*")]

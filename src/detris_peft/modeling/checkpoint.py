@@ -10,10 +10,8 @@ import copy
 import json
 import os
 import shutil
-import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
+from ..atomic import atomic_update_dir
 from .configuration_detris import DetrisConfig
 from .encoders import backbone_class
 from .model_card import model_card
@@ -93,36 +92,21 @@ def save_checkpoint(
             stacklevel=3,
         )
     state_dict = model.state_dict() if state_dict is None else state_dict
-    with written_aside(folder) as aside:
+    with atomic_update_dir(folder) as staging:
         for kind, name in ADAPTERS.items():
             backbone = getattr(model, f"{kind}_model")
             if isinstance(backbone, PeftModel):
-                _save_adapter(backbone, _below(state_dict, f"{kind}_model."), aside / name, model.config, kind)
+                _save_adapter(backbone, _below(state_dict, f"{kind}_model."), staging / name, model.config, kind)
         head = {k: v.detach().contiguous() for k, v in state_dict.items() if k.split(".")[0] in HEAD}
-        save_file(head, aside / HEAD_FILE, metadata={"format": "pt"})
+        save_file(head, staging / HEAD_FILE, metadata={"format": "pt"})
         config = _portable(model.config, folder)
-        config.save_pretrained(aside)
-        (aside / "README.md").write_text(model_card(config), encoding="utf-8")
-        for file in aside.rglob("*.safetensors"):  # which safetensors writes for its owner's eyes alone
-            file.chmod((aside / "README.md").stat().st_mode)
+        config.save_pretrained(staging)
+        (staging / "README.md").write_text(model_card(config), encoding="utf-8")
+        for file in staging.rglob("*.safetensors"):  # which safetensors writes for its owner's eyes alone
+            file.chmod((staging / "README.md").stat().st_mode)
     for name in ADAPTERS.values():
         if getattr(model.config, name) is None:  # what an earlier checkpoint left here would pass for this one's
             shutil.rmtree(folder / name, ignore_errors=True)
-
-
-@contextmanager
-def written_aside(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder`, whose files move into it when the block ends well and vanish when it does not."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    try:
-        yield aside
-        for file in sorted(p for p in aside.rglob("*") if p.is_file()):
-            target = folder / file.relative_to(aside)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            file.replace(target)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _save_adapter(

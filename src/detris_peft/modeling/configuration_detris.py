@@ -23,22 +23,22 @@ class DetrisConfig(PreTrainedConfig):
         text_config: configuration of the text encoder; CLIP ViT-B/16's if left out.
         vision_adapter: the Dense Aligners, or None for none (Table 3 of the paper); left out, DETRIS-B's.
         text_adapter: the text adapters, or None for none; left out, DETRIS-B's.
-        tap_layers: blocks (counted from 0) whose output feeds the neck, besides the last block's; by default those at
-            one and two thirds of the depth (4 and 8 of 12, 8 and 16 of 24).
+        extract_layers: blocks (counted from 0) whose output feeds the neck, besides the last block's; by default
+            those at one and two thirds of the depth (4 and 8 of 12, 8 and 16 of 24).
         hidden_dim: width d of the head, a multiple of 4 and of the heads.
         neck_heads: attention heads of the neck.
         decoder_layers: layers of the decoder.
         decoder_heads: attention heads of the decoder.
         decoder_ffn_dim: width of the decoder's feed-forward layers.
         dropout: dropout of the decoder while training.
-        image_size: side s of the pictures in pixels, a multiple of the patch.
+        image_size: side s of the images in pixels, a multiple of the patch.
         max_text_length: tokens L a sentence is cut to, start and end included.
         mask_threshold: probability above which a pixel belongs to the mask.
         pad_token_id: token that fills short sentences; the decoder does not look at it. By default the text encoder's
             (0 for CLIP, as the released weights were trained: Hugging Face's CLIP tokenizer pads with the end token).
         position_interpolation: how DINOv2's position table is resampled to the patch grid: `"backbone"`, as the
             Hugging Face model does it (with antialias), or `"official"`, as the released DETRIS weights were trained
-            (without, scale (h + 0.1) / n). The tables differ by several per cent.
+            (without, scale (h + 0.1) / n). The tables differ by several percent.
         vision_name_or_path: where the frozen image encoder comes from, a folder or a Hub name; filled in by
             `from_backbones`. A checkpoint names its backbones instead of holding them.
         vision_revision: its branch, tag or commit on the Hub, where the newest is not meant. A loaded model does not
@@ -58,7 +58,7 @@ class DetrisConfig(PreTrainedConfig):
         text_config: PreTrainedConfig | dict | None = None,
         vision_adapter: DenseAlignerConfig | dict | str | None = "default",
         text_adapter: TextAdapterConfig | dict | str | None = "default",
-        tap_layers: list[int] | tuple[int, ...] | None = None,
+        extract_layers: list[int] | tuple[int, ...] | None = None,
         hidden_dim: int = 512,
         neck_heads: int = 8,
         decoder_layers: int = 3,
@@ -81,7 +81,7 @@ class DetrisConfig(PreTrainedConfig):
         self.vision_adapter = _adapter_config("vision_adapter", vision_adapter)
         self.text_adapter = _adapter_config("text_adapter", text_adapter)
         depth = self.vision_config.num_hidden_layers
-        self.tap_layers = [depth // 3, 2 * depth // 3] if tap_layers is None else list(tap_layers)
+        self.extract_layers = [depth // 3, 2 * depth // 3] if extract_layers is None else list(extract_layers)
         self.hidden_dim = hidden_dim
         self.neck_heads = neck_heads
         self.decoder_layers = decoder_layers
@@ -122,8 +122,8 @@ class DetrisConfig(PreTrainedConfig):
 
     def _check(self) -> None:
         depth = self.vision_config.num_hidden_layers
-        if any(not 0 <= i < depth for i in self.tap_layers):
-            raise ValueError(f"tap_layers={self.tap_layers}: the image encoder has blocks 0 to {depth - 1}.")
+        if any(not 0 <= i < depth for i in self.extract_layers):
+            raise ValueError(f"extract_layers={self.extract_layers}: the image encoder has blocks 0 to {depth - 1}.")
         if self.hidden_dim % 4 or self.hidden_dim % self.neck_heads or self.hidden_dim % self.decoder_heads:
             raise ValueError(
                 f"hidden_dim={self.hidden_dim} must be a multiple of 4, of neck_heads={self.neck_heads} and of "

@@ -45,7 +45,7 @@ def text_encoder(config: PreTrainedConfig) -> TextEncoder:
 
 @dataclass(frozen=True)
 class ImageEncoder:
-    """How an image encoder is called: keywords that let it take pictures of another size than it was trained on."""
+    """How an image encoder is called: keywords that let it take images of another size than it was trained on."""
 
     call: dict[str, Any] = field(default_factory=dict)
 
@@ -113,7 +113,7 @@ def use_official_position_table(vision_model: PreTrainedModel) -> None:
 
 
 def _official_positions(self: Any, embeddings: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """(B, 1 + h·w, C) → (1, 1 + h·w, C) for a picture of height × width pixels.
+    """(B, 1 + h·w, C) → (1, 1 + h·w, C) for a image of height × width pixels.
 
     Bicubic without antialias, by a scale factor of (h + 0.1) / n for a table of n×n: the 0.1 was put there against
     rounding, and shifts every position a little.

@@ -109,7 +109,7 @@ class Projector(nn.Module):
         kernel = self.sentence_proj(sentence_state)
         batch, channels, height, width = x.shape
         weight, bias = kernel[:, :-1].reshape(batch, channels, 3, 3), kernel[:, -1]
-        # One group a sample: each picture is convolved with its own sentence's kernel.
+        # One group a sample: each image is convolved with its own sentence's kernel.
         logits = F.conv2d(x.reshape(1, batch * channels, height, width), weight, bias, padding=1, groups=batch)
         return logits.transpose(0, 1)
 

@@ -46,9 +46,9 @@ class TrainingResults:
 
     Attributes:
         metrics: by name, each in [0, 1]; of the rest, such as `loss`, only `epoch` and `step` are told.
-        dataset: the data set that was scored, such as "refcoco", or its Hub name.
+        dataset: the dataset that was scored, such as "refcoco", or its Hub name.
         split: of it.
-        trained_on: the data sets of the training; by default the one that was scored.
+        trained_on: the datasets of the training; by default the one that was scored.
         options: of the run, as `run.json` holds them; the card shows those that tell how it was trained.
     """
 
@@ -122,12 +122,12 @@ def _metrics(results: TrainingResults) -> dict[str, float]:
 
 
 def _plain(dataset: str) -> str:
-    """A data set's name without the folders of one machine."""
+    """A dataset's name without the folders of one machine."""
     return dataset if is_hub_name(dataset) else Path(dataset).resolve().name
 
 
 def _identifier(dataset: str) -> str:
-    """As the Hub spells data sets, which knows no plus."""
+    """As the Hub spells datasets, which knows no plus."""
     return re.sub(r"[^\w./-]+", "-", _plain(dataset).replace("+", "plus"))
 
 
@@ -201,7 +201,7 @@ def _results(results: TrainingResults) -> str:
     return f"""
 ## Results
 
-On the split `{results.split}` of {_plain(results.dataset)}{f", after {when}" if when else ""}, in per cent. mIoU is
+On the split `{results.split}` of {_plain(results.dataset)}{f", after {when}" if when else ""}, in percent. mIoU is
 the mean of the samples' IoU, oIoU the quotient of the sums of intersections and unions, Pr@t the share of samples
 whose IoU is above t.
 

@@ -1,7 +1,7 @@
 """DETRIS for referring image segmentation: DETRIS (https://arxiv.org/abs/2501.08580).
 
 Symbols: B batch, L text length, T width of the text encoder, S width of the sentence, C width of the image encoder,
-s side of the picture in pixels, h×w patch grid.
+s side of the image in pixels, h×w patch grid.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class DetrisOutput(ModelOutput):
         logits: (B, 1, 4h, 4w), before the sigmoid.
         text_states: (B, L, T), the text encoder's last hidden states, after its final norm.
         sentence_state: (B, S), what the head knows the sentence by.
-        vision_features: the taps, (B, C, h, w) each: those of `config.tap_layers` as the blocks give them, the last as
-            the image encoder's `last_hidden_state` (after its final norm, where it has one).
+        vision_features: the taps, (B, C, h, w) each: outputs of the blocks `config.extract_layers`, the last
+            as the image encoder's `last_hidden_state` (after its final norm, where it has one).
     """
 
     loss: torch.Tensor | None = None
@@ -93,7 +93,11 @@ class DetrisForReferringSegmentation(PreTrainedModel):
         self.text_model = _adapt(text, config.text_adapter)
         dim, text_dim = config.hidden_dim, config.text_config.hidden_size
         self.neck = CrossModalNeck(
-            config.vision_config.hidden_size, config.sentence_dim, dim, config.neck_heads, len(config.tap_layers) + 1
+            config.vision_config.hidden_size,
+            config.sentence_dim,
+            dim,
+            config.neck_heads,
+            len(config.extract_layers) + 1,
         )
         self.decoder = VisionLanguageDecoder(
             dim, text_dim, config.decoder_layers, config.decoder_heads, config.decoder_ffn_dim, config.dropout
@@ -103,7 +107,7 @@ class DetrisForReferringSegmentation(PreTrainedModel):
         self.train()
 
     def init_weights(self) -> None:
-        """Nothing to do: every part initialises itself, and transformers' pass would overwrite loaded backbones."""
+        """Nothing to do: every part initializes itself, and transformers' pass would overwrite loaded backbones."""
 
     @classmethod
     def from_backbones(
@@ -243,7 +247,7 @@ class DetrisForReferringSegmentation(PreTrainedModel):
     ) -> DetrisOutput | tuple:
         """
         Args:
-            pixel_values: (B, 3, H, W) pictures, sides multiples of the patch.
+            pixel_values: (B, 3, H, W) images, sides multiples of the patch.
             input_ids: (B, L) tokens, padded with `config.pad_token_id`.
             labels: (B, H, W) masks, floats in [0, 1] (soft where the letterbox warped an edge).
             target_sizes: not used; here so that all of what the processor gives can be passed.
@@ -271,14 +275,14 @@ class DetrisForReferringSegmentation(PreTrainedModel):
         return outputs.last_hidden_state, sentence_state(self.config.text_config, outputs)
 
     def encode_image(self, pixel_values: torch.Tensor, text_states: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """(B, 3, H, W) pictures and (B, L, T) text states → the taps, (B, C, h, w) each."""
+        """(B, 3, H, W) images and (B, L, T) text states → the taps, (B, C, h, w) each."""
         h, w = self._patch_grid(pixel_values)
         kwargs = dict(IMAGE_ENCODERS.get(self.config.vision_config.model_type, ImageEncoder()).call)
         if self.config.vision_adapter is not None:
             kwargs["text_states"] = text_states
         outputs = self.vision_model(pixel_values=pixel_values, output_hidden_states=True, **kwargs)
         # hidden_states[0] is the embedding, so block i gives hidden_states[i + 1].
-        taps = [outputs.hidden_states[i + 1] for i in self.config.tap_layers] + [outputs.last_hidden_state]
+        taps = [outputs.hidden_states[i + 1] for i in self.config.extract_layers] + [outputs.last_hidden_state]
         # Prefix tokens (class, registers) come first in every backbone: the patches are the last h·w.
         return tuple(tap[:, tap.shape[1] - h * w :].transpose(1, 2).unflatten(2, (h, w)) for tap in taps)
 

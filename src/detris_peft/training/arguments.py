@@ -24,7 +24,7 @@ class TrainingArguments:
         ValueError: a value is out of its range; the message names the field.
     """
 
-    output_dir: str = _argument("runs/detris", "folder for checkpoints, metrics and pictures")
+    output_dir: str = _argument("runs/detris", "folder for checkpoints, metrics and images")
     epochs: int = _argument(50, "visits of each reference")
     batch_size: int = _argument(32, "samples of a batch and process")
     eval_batch_size: int = _argument(32, "samples of an evaluation batch and process")
@@ -37,9 +37,9 @@ class TrainingArguments:
     mixed_precision: str = _argument("no", "no, bf16 or fp16")
     gradient_checkpointing: bool = _argument(False, "recompute the backbones' blocks in the backward: less memory")
     ema_decay: float = _argument(0.0, "evaluate and save an exponential moving average of the trained weights; 0 = no")
-    num_workers: int = _argument(2, "processes that read pictures, for each training process")
+    num_workers: int = _argument(2, "processes that read images, for each training process")
     seed: int = _argument(0, "of weights, order, sentences, dropout and augmentation")
-    augment: bool = _argument(False, "flip (and swap left and right in the sentence), scale and recolour at random")
+    augment: bool = _argument(False, "flip (and swap left and right in the sentence), scale and recolor at random")
     skip_bad_rows: bool = _argument(False, "leave out rows that cannot be read, and list them; else stop at the first")
     on_nan: str = _argument("stop", "when the loss is not finite: stop, or skip the step and count it")
     eval_steps: int = _argument(0, "evaluate every so many steps; 0 = after each epoch")

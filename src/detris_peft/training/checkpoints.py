@@ -23,7 +23,17 @@ from accelerate.utils import broadcast_object_list
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ..atomic import aside, begin, commit, fault, remove, restore_all, retire, write_json, write_manifest
+from ..atomic import (
+    commit,
+    manifest_problem,
+    recover_all,
+    remove,
+    remove_atomically,
+    staging_path,
+    start_staging,
+    write_json,
+    write_manifest,
+)
 from .distributed import together
 from .ema import ExponentialMovingAverage
 
@@ -88,7 +98,7 @@ class Checkpoints:
         """
         target = self.folder / f"step-{progress.step:08d}"
         self._together(target, lambda: self._begin(target), main_only=True)
-        self._together(target, lambda: self.accelerator.save_state(str(aside(target))))
+        self._together(target, lambda: self.accelerator.save_state(str(staging_path(target))))
         self._together(target, lambda: self._commit(target, progress), main_only=True)
         return target
 
@@ -137,21 +147,21 @@ class Checkpoints:
         self.folder.mkdir(parents=True, exist_ok=True)
         for left in self.folder.glob(".step-*"):  # by a process that was killed
             remove(left)
-        begin(target)
+        start_staging(target)
 
     def _commit(self, target: Path, progress: Progress) -> None:
-        write_json(aside(target) / PROGRESS_FILE, asdict(progress))
-        write_json(aside(target) / COURSE_FILE, self.course)
-        write_manifest(aside(target))
+        write_json(staging_path(target) / PROGRESS_FILE, asdict(progress))
+        write_json(staging_path(target) / COURSE_FILE, self.course)
+        write_manifest(staging_path(target))
         commit(target)
         for old in self.all()[: -self.limit]:
-            retire(old)
+            remove_atomically(old)
 
     def _together(self, target: Path, action: Callable[[], Any], main_only: bool = False) -> None:
         failure = together(self.accelerator, action, main_only)
         if failure:
             if self.accelerator.is_main_process:
-                remove(aside(target))
+                remove(staging_path(target))
             there = self.all()
             left = f"{there[-1]} is whole, --resume latest goes on from it" if there else "there is no earlier one"
             raise OSError(f"The checkpoint {target} could not be written ({failure}): mend that; {left}.")
@@ -179,13 +189,13 @@ class Checkpoints:
     def _choose(self, resume: str) -> tuple[Path | None, str | None]:
         """The checkpoint to load, and what stands against it."""
         latest = resume == "latest"
-        restore_all(self.folder, "step-*")
+        recover_all(self.folder, "step-*")
         candidates = self.all()[::-1] if latest else [Path(resume)]
         damaged = []
         for folder in candidates:
             if not folder.is_dir():
                 return None, f"There is no checkpoint {folder}: give a folder of checkpoints/, or latest."
-            problem = fault(folder)
+            problem = manifest_problem(folder)
             if problem is None:
                 differences = self._differences(folder)
                 if differences:

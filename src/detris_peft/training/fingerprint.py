@@ -70,7 +70,7 @@ def course_of(
 
 
 def _content(rows: datasets.Dataset | datasets.IterableDataset, num_workers: int) -> dict[str, Any]:
-    """By what the rows of one data set are told from those of another; a stream is not read for it."""
+    """By what the rows of one dataset are told from those of another; a stream is not read for it."""
     if isinstance(rows, datasets.IterableDataset):  # whose order depends on the workers that share it
         return {"stream": str(rows.split), "num_workers": num_workers}
     columns = (rows[name] for name in ("ref_id", "file_name", "mask", "sentences"))

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ..atomic import remove, restore, write_json, write_text
+from ..atomic import recover, remove, write_json, write_text
 
 _PACKAGES = (
     "detris-peft",
@@ -57,7 +57,7 @@ def take_folder(folder: Path, resume: bool, overwrite: bool) -> None:
         write_text(folder / "probe", "")
         (folder / "probe").unlink()
         for name in ("best", "last"):
-            restore(folder / name)
+            recover(folder / name)
     except OSError as error:
         raise ValueError(f"{folder} cannot be written to ({error.strerror}): choose another output_dir.") from None
 

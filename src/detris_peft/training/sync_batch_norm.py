@@ -45,13 +45,13 @@ class SyncBatchNorm(_BatchNorm):
         total = sums[-1].detach()
         mean = sums[:-1] / total
         shape = [1, -1, *[1] * (values.dim() - 2)]
-        centred = values - mean.view(shape)
-        variance = _Sum.apply((centred * centred).sum(dims)) / total
+        centered = values - mean.view(shape)
+        variance = _Sum.apply((centered * centered).sum(dims)) / total
         self._move_statistics(mean.detach(), variance.detach(), float(total))
         scale = torch.rsqrt(variance + self.eps)
         if self.affine:
             scale = scale * self.weight
-        output = centred * scale.view(shape)
+        output = centered * scale.view(shape)
         if self.affine:
             output = output + self.bias.view(shape)
         return output.to(input.dtype)

@@ -1,4 +1,4 @@
-"""accelerate's trackers, with the pictures that they take in different ways."""
+"""accelerate's trackers, with the images that they take in different ways."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ class Trackers:
         """Numbers by name."""
         self.accelerator.log(dict(values), step=step)
 
-    def log_picture(self, name: str, file: Path, step: int) -> None:
-        """A picture file."""
+    def log_image(self, name: str, file: Path, step: int) -> None:
+        """A image file."""
         if not self.accelerator.trackers or not self.accelerator.is_main_process or not file.exists():
             return
-        picture = Image.open(file).convert("RGB")
+        image = Image.open(file).convert("RGB")
         for tracker in cast(list[Any], self.accelerator.trackers):
-            if tracker.name == "trackio":  # accelerate's tracker has no way for pictures
+            if tracker.name == "trackio":  # accelerate's tracker has no way for images
                 import trackio  # type: ignore[import-not-found]
 
-                tracker.log({name: trackio.Image(picture)}, step=step)
+                tracker.log({name: trackio.Image(image)}, step=step)
             elif tracker.name == "tensorboard":
-                tracker.log_images({name: np.asarray(picture)[None]}, step=step, dataformats="NHWC")
+                tracker.log_images({name: np.asarray(image)[None]}, step=step, dataformats="NHWC")
             else:
-                tracker.log_images({name: [picture]}, step=step)
+                tracker.log_images({name: [image]}, step=step)
 
     def end(self) -> None:
         for tracker in cast(list[Any], self.accelerator.trackers):

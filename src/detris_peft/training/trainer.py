@@ -23,7 +23,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from ..atomic import new_folder
+from ..atomic import atomic_write_dir
 from ..data import (
     BadRowError,
     BadRows,
@@ -74,10 +74,10 @@ def train(
     Args:
         model: fresh or loaded; trained in place.
         processor: saved with every checkpoint.
-        train_rows, val_rows: data sets with the columns of `detris_peft.data.FEATURES`; those to train on may be a
+        train_rows, val_rows: datasets with the columns of `detris_peft.data.FEATURES`; those to train on may be a
             stream.
         arguments: how.
-        options: what else to note in `run.json`, such as the data set's name.
+        options: what else to note in `run.json`, such as the dataset's name.
         bad_rows: what the readers left out, to be listed at the end with what turns up on the way.
 
     Returns:
@@ -86,7 +86,7 @@ def train(
         `run.json`, `best/`, `last/`, `checkpoints/`, `curves.png` and `predictions.png`.
 
     Raises:
-        ValueError: the data set is empty, the folder is taken, the loss is not finite, or what is to be resumed does
+        ValueError: the dataset is empty, the folder is taken, the loss is not finite, or what is to be resumed does
             not fit.
         OSError: something could not be written.
         MemoryError: a step does not fit; the message says what to turn.
@@ -167,7 +167,7 @@ class _Run:
         self.signals = StopSignals()
 
     def _load(self, rows: datasets.Dataset | datasets.IterableDataset) -> tuple[Any, Any, list[str]]:
-        """The loader of the training rows, what it holds in which batch, and the data sets it is made of."""
+        """The loader of the training rows, what it holds in which batch, and the datasets it is made of."""
         arguments, accelerator = self.arguments, self.accelerator
         sampling: dict[str, Any] = {
             "seed": arguments.seed,
@@ -399,7 +399,7 @@ class _Run:
         self._save()
 
     def _write_results(self) -> None:
-        """The model as it is now to `last/`, and to `best/` if it is; the history and its pictures."""
+        """The model as it is now to `last/`, and to `best/` if it is; the history and its images."""
         history, accelerator, grid = self.progress.history, self.accelerator, self.folder / "predictions.png"
         best = self.progress.best(self.arguments.selection_metric)
         # Sharded weights are gathered by all processes.
@@ -407,7 +407,7 @@ class _Run:
 
         def write() -> None:
             for name in ("last", "best") if best is history[-1] else ("last",):
-                with new_folder(self.folder / name) as folder:
+                with atomic_write_dir(self.folder / name) as folder:
                     self.model.save_pretrained(folder, state_dict=state)
                     self.processor.save_pretrained(folder)
                     write_model_card(folder, self._results())
@@ -428,7 +428,7 @@ class _Run:
             )
         names = (*METRIC_NAMES, *NO_TARGET_METRIC_NAMES, "loss")
         self.trackers.log({f"val/{k}": v for k, v in history[-1].items() if k in names}, self.progress.step)
-        self.trackers.log_picture("predictions", grid, self.progress.step)
+        self.trackers.log_image("predictions", grid, self.progress.step)
 
     def _results(self) -> TrainingResults:
         """The last evaluation, for the model card."""

@@ -13,7 +13,7 @@ from detris_peft.data.readers.coco import coco_splits, load_coco
 OUTLINE = [2, 1, 6, 1, 6, 4, 2, 4]
 
 
-def picture(**changes):
+def image_entry(**changes):
     return {"id": 1, "file_name": "a.png", "height": 6, "width": 8} | changes
 
 
@@ -24,7 +24,7 @@ def annotation(**changes):
 def write(file, *annotations, images=None):
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (8, 6)).save(file.parent / "a.png")
-    content = {"images": images or [picture()], "annotations": list(annotations), "categories": []}
+    content = {"images": images or [image_entry()], "annotations": list(annotations), "categories": []}
     file.write_text(json.dumps(content))
     return file
 
@@ -48,11 +48,11 @@ def test_an_annotation_with_sentences_is_a_row(tmp_path):
     assert load_coco(file).to_dict() == rows.to_dict()
 
 
-def test_pictures_may_be_elsewhere_and_their_sizes_unsaid(tmp_path):
+def test_images_may_be_elsewhere_and_their_sizes_unsaid(tmp_path):
     file = write(tmp_path / "flowers.json", annotation(), images=[{"id": 1, "file_name": "b.png"}])
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "a.png").rename(tmp_path / "pictures" / "b.png")
-    assert decode_row(load_coco(file, image_folder=tmp_path / "pictures")[0])[1].sum() == 12
+    (tmp_path / "images").mkdir()
+    (tmp_path / "a.png").rename(tmp_path / "images" / "b.png")
+    assert decode_row(load_coco(file, image_folder=tmp_path / "images")[0])[1].sum() == 12
 
 
 def test_a_file_for_each_split(tmp_path):
@@ -62,7 +62,7 @@ def test_a_file_for_each_split(tmp_path):
     assert coco_splits(file) == ["train", "val"]
     train, val = (load_coco(file, split=split)[0] for split in ("train", "val"))
     assert (train["sentences"], train["split"], train["file_name"]) == (["train"], "train", "train/a.png")
-    # Both files number their pictures from 1; these are two pictures.
+    # Both files number their images from 1; these are two images.
     assert train["image_id"] != val["image_id"]
     assert train["dataset"] == tmp_path.name
     with pytest.raises(ValueError, match="no split 'test': there are train, val"):
@@ -71,15 +71,15 @@ def test_a_file_for_each_split(tmp_path):
         load_coco(file)
 
 
-def test_one_picture_in_two_splits_keeps_one_id(tmp_path):
+def test_one_image_in_two_splits_keeps_one_id(tmp_path):
     for split in ("train", "val"):
         write(tmp_path / f"{split}.json", annotation())
     ids = [load_coco(tmp_path / "{split}.json", split=split)["image_id"] for split in ("train", "val")]
     assert ids[0] == ids[1]
 
 
-def test_pictures_may_name_their_split(tmp_path):
-    images = [picture(split="train"), picture(id=2, split="val")]
+def test_images_may_name_their_split(tmp_path):
+    images = [image_entry(split="train"), image_entry(id=2, split="val")]
     file = write(tmp_path / "f.json", annotation(), annotation(id=8, image_id=2), images=images)
     assert coco_splits(file) == ["train", "val"]
     assert load_coco(file, split="val")["ref_id"] == [8]
@@ -93,15 +93,15 @@ def test_a_file_without_splits_is_not_taken_for_any(tmp_path):
 
 
 BAD = {
-    "picture": (annotation(image_id=5), "row_malformed", "'image_id' 5 is not among 'images'"),
+    "image": (annotation(image_id=5), "row_malformed", "'image_id' 5 is not among 'images'"),
     "unhashable": (annotation(image_id=[1]), "row_malformed", "not among 'images'"),
     "id": (annotation(id=None), "row_malformed", "'id' is missing"),
     "sentence": (annotation(sentences=["a", ""]), "row_malformed", "'sentences' holds ''"),
     "mask": (annotation(segmentation=[]), "mask_empty", "'segmentation'"),
     "no mask": (annotation(segmentation=None), "mask_malformed", "'segmentation'"),
-    "beside": (annotation(segmentation=[[20, 1, 30, 1, 30, 5]]), "mask_out_of_frame", "beside the picture"),
+    "beside": (annotation(segmentation=[[20, 1, 30, 1, 30, 5]]), "mask_out_of_frame", "beside the image"),
     "twice": (annotation(id=70), "duplicate_id", "another annotation has this 'id'"),
-    "file": (annotation(image_id=2), "picture_missing", "b.png is missing"),
+    "file": (annotation(image_id=2), "image_missing", "b.png is missing"),
     "nameless": (annotation(image_id=3), "row_malformed", "no 'file_name'"),
     "size": (annotation(image_id=4), "mask_malformed", "is 6x8 in the JSON, but .* is 8x6 pixels"),
 }
@@ -109,7 +109,7 @@ BAD = {
 
 @pytest.mark.parametrize(("content", "kind", "message"), BAD.values(), ids=BAD)
 def test_a_bad_annotation_is_named_with_file_and_id_or_left_out(tmp_path, content, kind, message):
-    images = [picture(), picture(id=2, file_name="b.png"), {"id": 3}, picture(id=4, height=8, width=6)]
+    images = [image_entry(), image_entry(id=2, file_name="b.png"), {"id": 3}, image_entry(id=4, height=8, width=6)]
     file = write(tmp_path / "f.json", annotation(id=70), content, images=images)
     with pytest.raises(BadRowError, match=message) as caught:
         load_coco(file)
@@ -141,7 +141,9 @@ def test_a_turned_photograph_is_measured_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     file = write(
-        tmp_path / "f.json", annotation(segmentation=[[0, 0, 6, 0, 6, 4, 0, 4]]), images=[picture(file_name="t.jpg")]
+        tmp_path / "f.json",
+        annotation(segmentation=[[0, 0, 6, 0, 6, 4, 0, 4]]),
+        images=[image_entry(file_name="t.jpg")],
     )
     Image.fromarray(np.zeros((6, 8, 3), np.uint8)).save(tmp_path / "t.jpg", exif=exif)
     with pytest.raises(BadRowError, match="EXIF"):

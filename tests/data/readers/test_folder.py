@@ -1,4 +1,4 @@
-"""A folder of pictures with metadata.jsonl."""
+"""A folder of images with metadata.jsonl."""
 
 import json
 
@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from detris_peft.data import FEATURES, decode_row
-from detris_peft.data.errors import BadRowError, BadRows, MissingPictureError
+from detris_peft.data.errors import BadRowError, BadRows, MissingImageError
 from detris_peft.data.masks import decode_mask
 from detris_peft.data.readers.column_mapping import ColumnMapping
 from detris_peft.data.readers.folder import folder_splits, load_folder
@@ -20,7 +20,7 @@ COLUMNS = ColumnMapping(sentences="sentence", mask="mask")
 OUTLINE = [2, 1, 6, 1, 6, 4, 2, 4]
 
 
-def write_pictures(folder, *names):
+def write_images(folder, *names):
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         Image.new("RGB", (8, 6), "navy").save(folder / name)
@@ -33,7 +33,7 @@ def write_lines(folder, *lines):
 
 @pytest.fixture
 def folder(tmp_path):
-    write_pictures(tmp_path, "a.png")
+    write_images(tmp_path, "a.png")
     return tmp_path
 
 
@@ -67,7 +67,7 @@ def test_every_form_of_a_mask_gives_the_same_pixels(folder, mask):
 def test_a_mask_png_of_any_mode_is_read_as_black_or_not(folder, mode):
     image = Image.fromarray(SQUARE * 3) if mode in ("L", "P") else Image.fromarray(SQUARE * 255).convert(mode)
     if mode == "P":
-        image.putpalette([0, 0, 0] * 256)  # the index counts, not the colour
+        image.putpalette([0, 0, 0] * 256)  # the index counts, not the color
     image.save(folder / "m.png")
     write_lines(folder, line(mask="m.png"))
     np.testing.assert_array_equal(decode_mask(load_folder(folder)[0]["mask"]), SQUARE)
@@ -92,9 +92,9 @@ def test_a_line_gives_every_column(folder):
     assert decode_mask(second["mask"]).shape == (6, 8)
 
 
-def test_splits_are_sub_folders_whose_pictures_may_share_names(tmp_path):
+def test_splits_are_sub_folders_whose_images_may_share_names(tmp_path):
     for split in ("train", "val"):
-        write_pictures(tmp_path / split, "a.png")
+        write_images(tmp_path / split, "a.png")
         write_lines(tmp_path / split, line(sentence=split))
     assert folder_splits(tmp_path) == ["train", "val"]
     train, val = (load_folder(tmp_path, split)[0] for split in ("train", "val"))
@@ -116,7 +116,7 @@ def test_lines_may_name_their_split(folder):
 def test_datasets_reads_the_folder_too(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     for split in ("train", "val"):
-        write_pictures(tmp_path / "set" / split, "a.png")
+        write_images(tmp_path / "set" / split, "a.png")
         Image.fromarray(SQUARE * 255).save(tmp_path / "set" / split / "m.png")
         lines = line(mask_file_name="m.png"), line(mask_file_name="m.png", sentence="it")
         write_lines(tmp_path / "set" / split, *({k: v for k, v in one.items() if k != "mask"} for one in lines))
@@ -132,7 +132,7 @@ def turned(folder, mask_size):
     exif = Image.Exif()
     exif[0x0112] = 6
     pixels = np.zeros((6, 8, 3), np.uint8)
-    pixels[:, :4] = 255  # the left half of the file is the upper half of the picture
+    pixels[:, :4] = 255  # the left half of the file is the upper half of the image
     Image.fromarray(pixels).save(folder / "turned.jpg", exif=exif, quality=100)
     mask = np.zeros((8, 6), np.uint8)
     mask[:4] = 255
@@ -170,10 +170,10 @@ BAD = {
     "no mask": (line(mask=None), "row_malformed", "'mask' is missing"),
     "id": (line(ref_id=1.5), "row_malformed", "'ref_id' is 1.5"),
     "flag": (line(no_target="yes"), "row_malformed", "'no_target' is 'yes'"),
-    "no picture": (line(file_name="b.png"), "picture_missing", "b.png is missing"),
-    "text as picture": (line(file_name="metadata.jsonl"), "picture_damaged", "is no picture"),
+    "no image": (line(file_name="b.png"), "image_missing", "b.png is missing"),
+    "text as image": (line(file_name="metadata.jsonl"), "image_damaged", "is no image"),
     "no mask file": (line(mask="m.png"), "mask_malformed", "m.png is missing"),
-    "text as mask": (line(mask="metadata.jsonl"), "mask_malformed", "is no picture"),
+    "text as mask": (line(mask="metadata.jsonl"), "mask_malformed", "is no image"),
     "broken json": (line(mask="[1, 2"), "mask_malformed", "'mask' is not readable as JSON"),
     "two points": (line(mask=[1, 1, 2, 2]), "mask_empty", "no polygon has three points"),
     "odd": (line(mask=[1, 1, 2, 2, 3]), "mask_malformed", "even number"),
@@ -181,7 +181,7 @@ BAD = {
     "other size": (line(mask={"size": [9, 8], "counts": [72]}), "mask_malformed", r"\[9, 8\]"),
     "nothing": (line(mask={"size": [6, 8], "counts": [48]}), "mask_empty", "the mask is empty"),
     "fractions": (line(mask=[0.1, 0.1, 0.3, 0.1, 0.3, 0.4]), "mask_empty", "fractions"),
-    "beside": (line(mask=[20, 1, 30, 1, 30, 5]), "mask_out_of_frame", "beside the picture"),
+    "beside": (line(mask=[20, 1, 30, 1, 30, 5]), "mask_out_of_frame", "beside the image"),
 }
 
 
@@ -193,7 +193,7 @@ def test_a_bad_line_is_named_with_file_and_line_or_left_out(folder, content, kin
     assert caught.value.kind == kind
     assert f"{folder / 'metadata.jsonl'} line 1" in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert isinstance(caught.value, MissingPictureError) == (kind == "picture_missing")
+    assert isinstance(caught.value, MissingImageError) == (kind == "image_missing")
     bad_rows = BadRows()
     assert load_folder(folder, "train", bad_rows=bad_rows)["ref_id"] == [2]
     assert bad_rows.counts() == {kind: 1}

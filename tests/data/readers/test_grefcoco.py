@@ -37,10 +37,10 @@ def references():
 @pytest.fixture
 def write(tmp_path):
     def write(references, name="grefs(unc).json"):
-        folder, pictures = tmp_path / "grefcoco", tmp_path / "images/train2014"
+        folder, originals = tmp_path / "grefcoco", tmp_path / "images/train2014"
         folder.mkdir(exist_ok=True)
-        pictures.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (SIDE, SIDE)).save(pictures / "1.jpg")
+        originals.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (SIDE, SIDE)).save(originals / "1.jpg")
         images = [{"id": 1, "file_name": "1.jpg", "height": SIDE, "width": SIDE}]
         annotations = [
             {"id": 10 + i, "image_id": 1, "category_id": 5, "iscrowd": 0, "segmentation": [polygon]}

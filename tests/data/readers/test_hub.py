@@ -1,4 +1,4 @@
-"""Data sets with other people's columns: parquet, imagefolder, JSON lines, saved to disk; nothing is fetched."""
+"""Datasets with other people's columns: parquet, imagefolder, JSON lines, saved to disk; nothing is fetched."""
 
 import io
 import json
@@ -83,10 +83,10 @@ FORMS = {
 def test_every_form_of_a_target_gives_the_same_pixels(tmp_path, kind, value, columns):
     path = parquet(
         tmp_path / "set",
-        [{"picture": png(), "caption": "the square", "target": value}],
-        {"picture": Image(), "caption": TEXT, "target": kind},
+        [{"image": png(), "caption": "the square", "target": value}],
+        {"image": Image(), "caption": TEXT, "target": kind},
     )
-    row = loaded(path, f"image=picture,sentences=caption,{columns}")[0]
+    row = loaded(path, f"image=image,sentences=caption,{columns}")[0]
     np.testing.assert_array_equal(decode_row(row)[1], SQUARE)
     assert (row["sentences"], row["ref_id"], row["dataset"], row["split"]) == (["the square"], 0, "set", "train")
 
@@ -98,7 +98,7 @@ def test_ids_sentences_and_no_target_are_taken_where_the_mapping_says(tmp_path):
         "seg": List(NUMBER),
         "none": Value("bool"),
         "key": TEXT,
-        "picture_id": TEXT,
+        "image_id": TEXT,
         "kind": datasets.ClassLabel(names=["cat", "dog"]),
         "name": TEXT,
     }
@@ -107,7 +107,7 @@ def test_ids_sentences_and_no_target_are_taken_where_the_mapping_says(tmp_path):
         {"sents": sents, "seg": OUTLINE, "none": False, "key": "12"},
         {"sents": sents[:1], "seg": None, "none": True, "key": "r7"},
     ]
-    common = {"image": png(), "picture_id": "p", "kind": 1, "name": "x/y.png"}
+    common = {"image": png(), "image_id": "p", "kind": 1, "name": "x/y.png"}
     path = parquet(tmp_path / "set", [row | common for row in rows], features)
     first, second = loaded(
         path,
@@ -117,7 +117,7 @@ def test_ids_sentences_and_no_target_are_taken_where_the_mapping_says(tmp_path):
             no_target="none",
             ref_id="key",
             ann_id="key",
-            image_id="picture_id",
+            image_id="image_id",
             sent_ids="sents.id",
             category_id="kind",
             file_name="name",
@@ -131,7 +131,7 @@ def test_ids_sentences_and_no_target_are_taken_where_the_mapping_says(tmp_path):
     assert not decode_row(second)[1].any()
 
 
-def test_one_row_a_picture_becomes_one_row_a_reference(tmp_path):
+def test_one_row_a_image_becomes_one_row_a_reference(tmp_path):
     features = {"image": Image(), "refs": List({"says": List(TEXT), "box": List(NUMBER)})}
     refs = [{"says": [text], "box": [0, 0, width, 6]} for text, width in (("a", 2), ("b", 4), ("c", 8))]
     rows = [{"image": png(), "refs": refs[:2]}, {"image": png(), "refs": []}, {"image": png(), "refs": refs[2:]}]
@@ -161,7 +161,7 @@ def simple(folder, count=4, name="train-00000-of-00001", **changes):
 
 def test_bad_rows_are_named_or_left_out(tmp_path):
     rows = [{"image": png(), "sentences": f"s{index}", "box": [0, 0, 3, 3]} for index in range(9)]
-    rows[1]["image"] = {"bytes": b"no picture", "path": "b.png"}
+    rows[1]["image"] = {"bytes": b"no image", "path": "b.png"}
     rows[2]["sentences"] = " "
     rows[3]["box"] = [0, 0, 0, 3]
     rows[4]["box"] = [20, 0, 3, 3]
@@ -170,9 +170,9 @@ def test_bad_rows_are_named_or_left_out(tmp_path):
     rows[7]["image"] = None
     path = parquet(tmp_path / "set", rows, {"image": Image(), "sentences": TEXT, "box": List(NUMBER)})
     columns = ColumnMapping(box="box")
-    with pytest.raises(BadRowError, match=r"set train row 1: 'image': b\.png is no picture") as caught:
+    with pytest.raises(BadRowError, match=r"set train row 1: 'image': b\.png is no image") as caught:
         load_mapped(path, "train", columns)
-    assert caught.value.kind == "picture_damaged"
+    assert caught.value.kind == "image_damaged"
     with pytest.raises(BadRowError, match="set train row 1: "):
         list(load_mapped(path, "train", columns, streaming=True))
     from_disk, from_stream = BadRows(), BadRows()
@@ -181,7 +181,7 @@ def test_bad_rows_are_named_or_left_out(tmp_path):
     assert [row["sentences"] for row in stream] == [["s0"], ["s8"]]
     assert list(map(str, from_disk)) == list(map(str, from_stream))
     assert from_disk.counts() == {
-        "picture_damaged": 1,
+        "image_damaged": 1,
         "mask_empty": 1,
         "mask_out_of_frame": 1,
         "mask_malformed": 2,
@@ -205,15 +205,15 @@ def test_an_id_that_stands_twice_is_found_on_the_disk(tmp_path):
     assert [[row["ref_id"] for row in stream] for _ in range(2)] == [[4, 5, 4]] * 2  # twice over
 
 
-def test_pictures_are_neither_decoded_nor_copied(tmp_path, monkeypatch):
+def test_images_are_neither_decoded_nor_copied(tmp_path, monkeypatch):
     noise = random.Random(0)
-    picture = np.frombuffer(noise.randbytes(300 * 300 * 3), np.uint8).reshape(300, 300, 3)
-    rows = [{"image": png(picture), "sentences": "s", "box": [0, 0, 3, 3]} for _ in range(40)]  # 270 kB each
+    image = np.frombuffer(noise.randbytes(300 * 300 * 3), np.uint8).reshape(300, 300, 3)
+    rows = [{"image": png(image), "sentences": "s", "box": [0, 0, 3, 3]} for _ in range(40)]  # 270 kB each
     path = parquet(tmp_path / "set", rows, {"image": Image(), "sentences": TEXT, "box": List(NUMBER)})
     load_mapped(path, "train", ColumnMapping(box="box"))  # `datasets` makes its own file of it, once
 
     def decode(*_):
-        raise AssertionError("a picture was decoded")
+        raise AssertionError("a image was decoded")
 
     monkeypatch.setattr(Pillow.Image, "convert", decode)
     monkeypatch.setattr(Image, "decode_example", decode)
@@ -289,19 +289,19 @@ def test_a_folder_saved_to_disk(tmp_path, converted):
     assert len(loaded(str(tmp_path / "set"), None, "val")) == 3
 
 
-def test_pictures_and_masks_may_be_files_that_the_columns_name(tmp_path):
+def test_images_and_masks_may_be_files_that_the_columns_name(tmp_path):
     folder = tmp_path / "set"
-    (folder / "pictures").mkdir(parents=True)
-    (folder / "pictures" / "a.png").write_bytes(png()["bytes"])
-    (folder / "pictures" / "m.png").write_bytes(png(SQUARE * 255)["bytes"])
+    (folder / "images").mkdir(parents=True)
+    (folder / "images" / "a.png").write_bytes(png()["bytes"])
+    (folder / "images" / "m.png").write_bytes(png(SQUARE * 255)["bytes"])
     lines = [{"file": name, "text": "the square", "mask": "m.png"} for name in ("a.png", "gone.png")]
     (folder / "train.jsonl").write_text("\n".join(map(json.dumps, lines)))
     columns = "image=file,sentences=text,mask=mask"
     bad_rows = BadRows()
-    rows = loaded(str(folder), columns, image_folder=folder / "pictures", bad_rows=bad_rows)
+    rows = loaded(str(folder), columns, image_folder=folder / "images", bad_rows=bad_rows)
     np.testing.assert_array_equal(decode_row(rows[0])[1], SQUARE)
     assert rows["file_name"] == ["a.png"]
-    assert bad_rows.counts() == {"picture_missing": 2}  # once from the disk, once from the stream
+    assert bad_rows.counts() == {"image_missing": 2}  # once from the disk, once from the stream
 
 
 def test_an_imagefolder_of_datasets(tmp_path):
@@ -337,7 +337,7 @@ def test_what_is_wrong_with_a_data_set_is_one_line(tmp_path):
     [
         ("image=a", "needs 'mask' or 'box'"),
         ("mask=a,box=b", "needs 'mask' or 'box', one of them"),
-        ("mask=a,picture=b", "picture is unknown: a column mapping has the fields image, sentences"),
+        ("mask=a,image=b", "image is unknown: a column mapping has the fields image, sentences"),
         ("box=a,box_format=cxcywh", "'box_format' is 'cxcywh': use xywh or xyxy"),
         ("mask=a,units=feet", "'units' is 'feet': use pixels or fractions"),
         ("mask=", "'mask' is ''"),

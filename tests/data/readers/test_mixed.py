@@ -1,4 +1,4 @@
-"""load_mixed: three sets as one, and no training picture that any of them tests on."""
+"""load_mixed: three sets as one, and no training image that any of them tests on."""
 
 import json
 import logging
@@ -10,7 +10,7 @@ from PIL import Image
 from detris_peft.data.errors import BadRowError, BadRows
 from detris_peft.data.readers.mixed import load_mixed
 
-# Pictures of each set's splits: 3, 4 and 6 stand in another's val or test, 1 in its own.
+# Images of each set's splits: 3, 4 and 6 stand in another's val or test, 1 in its own.
 SETS = {
     "refcoco/refs(unc).p": {"train": [1, 2, 3, 5], "val": [4], "testA": [1], "testB": [9]},
     "refcoco+/refs(unc).p": {"train": [2, 4, 5], "val": [6], "testA": [7], "testB": [8]},
@@ -24,16 +24,16 @@ def root(tmp_path):
     for name, splits in SETS.items():
         file = tmp_path / name
         file.parent.mkdir()
-        references, ids = [], sorted({picture for pictures in splits.values() for picture in pictures})
-        for split, pictures in splits.items():
-            for picture in pictures:
+        references, ids = [], sorted({original for originals in splits.values() for original in originals})
+        for split, originals in splits.items():
+            for original in originals:
                 for text in ("one", "two"):
                     number = len(references)
                     references.append(
                         {
                             "ref_id": number,
-                            "ann_id": picture,
-                            "image_id": picture,
+                            "ann_id": original,
+                            "image_id": original,
                             "category_id": 1,
                             "split": split,
                             "sentences": [{"sent_id": number, "sent": f"{text} of {file.parent.name}"}],
@@ -52,14 +52,14 @@ def root(tmp_path):
     return tmp_path
 
 
-def _pictures(rows):
+def _images(rows):
     return [(row["dataset"], row["image_id"]) for row in rows.remove_columns("image")][::2]
 
 
-def test_pictures_that_are_tested_on_are_left_out_and_counted(root, caplog):
+def test_images_that_are_tested_on_are_left_out_and_counted(root, caplog):
     with caplog.at_level(logging.INFO):
         rows = load_mixed(root)
-    assert _pictures(rows) == [
+    assert _images(rows) == [
         ("refcoco", 2),
         ("refcoco", 5),
         ("refcoco+", 2),
@@ -71,7 +71,7 @@ def test_pictures_that_are_tested_on_are_left_out_and_counted(root, caplog):
     assert rows[0]["image"].size == (8, 8)
     message = rows.info.description
     assert "\n" not in message
-    assert "6 of 9 pictures, with 12 of 24 references," in message
+    assert "6 of 9 images, with 12 of 24 references," in message
     assert "left out" in message
     assert message in caplog.messages
     assert rows.shuffle(seed=0).select([0]).info.description == message  # it stays with the rows
@@ -79,17 +79,15 @@ def test_pictures_that_are_tested_on_are_left_out_and_counted(root, caplog):
 
 def test_keep_trains_on_all_and_says_how_many_leak(root):
     rows = load_mixed(root, leak="keep")
-    assert _pictures(rows) == [
-        (name.split("/")[0], picture) for name, splits in SETS.items() for picture in splits["train"]
-    ]
+    assert _images(rows) == [(name.split("/")[0], image) for name, splits in SETS.items() for image in splits["train"]]
     assert "12 of 24 references" in rows.info.description
     assert "are trained on" in rows.info.description
 
 
-def test_no_training_picture_is_in_any_other_split(root):
-    trained = {picture for _, picture in _pictures(load_mixed(root))}
+def test_no_training_image_is_in_any_other_split(root):
+    trained = {image for _, image in _images(load_mixed(root))}
     for split in ("val", "testA", "testB", "test"):
-        assert not trained & {picture for _, picture in _pictures(load_mixed(root, split))}
+        assert not trained & {image for _, image in _images(load_mixed(root, split))}
 
 
 def test_nothing_left_to_train_on_is_an_error(root):
@@ -104,9 +102,9 @@ def test_nothing_left_to_train_on_is_an_error(root):
 
 
 def test_other_splits_are_those_of_the_sets_that_have_them(root):
-    assert _pictures(load_mixed(root, "val")) == [("refcoco", 4), ("refcoco+", 6), ("refcocog", 3)]
-    assert _pictures(load_mixed(root, "testB")) == [("refcoco", 9), ("refcoco+", 8)]
-    assert _pictures(load_mixed(root, "test")) == [("refcocog", 11)]
+    assert _images(load_mixed(root, "val")) == [("refcoco", 4), ("refcoco+", 6), ("refcocog", 3)]
+    assert _images(load_mixed(root, "testB")) == [("refcoco", 9), ("refcoco+", 8)]
+    assert _images(load_mixed(root, "test")) == [("refcocog", 11)]
     with pytest.raises(ValueError, match="no split 'testC': refcoco has testA, testB, train, val; refcoco\\+ has"):
         load_mixed(root, "testC")
 

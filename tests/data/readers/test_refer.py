@@ -13,7 +13,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from detris_peft.data import FEATURES, decode_mask, decode_row, encode_mask, load_refer, open_image
-from detris_peft.data.errors import BadRowError, BadRows, MissingPictureError
+from detris_peft.data.errors import BadRowError, BadRows, MissingImageError
 from detris_peft.data.readers.refer import PUBLISHED_REFERENCES
 
 HEIGHT, WIDTH = 30, 40
@@ -49,7 +49,7 @@ SEGMENTATIONS = {
 
 
 class ReferSet:
-    """A small data set in memory that tests bend before it is written."""
+    """A small dataset in memory that tests bend before it is written."""
 
     def __init__(self, root: Path):
         self.root = root
@@ -91,14 +91,14 @@ class ReferSet:
         return self.root / "toys" / "instances.json"
 
     @property
-    def pictures(self):
+    def image_dir(self):
         return self.root / "images" / "train2014"
 
     def write(self, protocol=2):
-        self.pictures.mkdir(parents=True)
+        self.image_dir.mkdir(parents=True)
         self.refs_file.parent.mkdir()
         for image in self.images:
-            Image.new("RGB", (WIDTH, HEIGHT), (200, 30, 30)).save(self.pictures / image["file_name"])
+            Image.new("RGB", (WIDTH, HEIGHT), (200, 30, 30)).save(self.image_dir / image["file_name"])
         self.refs_file.write_bytes(pickle.dumps(self.references, protocol))
         self.instances_file.write_text(json.dumps({"images": self.images, "annotations": self.annotations}))
         return self
@@ -218,19 +218,19 @@ def test_an_unknown_split_lists_those_that_exist(toys):
     assert "train, val" in message
 
 
-def test_missing_pictures_are_counted(toys):
+def test_missing_images_are_counted(toys):
     toys.write()
     for image in toys.images[1:3]:
-        (toys.pictures / image["file_name"]).unlink()
+        (toys.image_dir / image["file_name"]).unlink()
     message = _complaint(toys, FileNotFoundError)
     assert "2 of 5" in message
     assert any(image["file_name"] in message for image in toys.images[1:3])
 
 
-def test_pictures_may_lie_elsewhere_and_deeper(toys):
+def test_images_may_lie_elsewhere_and_deeper(toys):
     toys.write()
     moved = toys.root / "photos" / "deep"
-    toys.pictures.rename(toys.root / "photos")
+    toys.image_dir.rename(toys.root / "photos")
     moved.mkdir()
     name = toys.images[0]["file_name"]
     (toys.root / "photos" / name).rename(moved / name)
@@ -263,7 +263,7 @@ def _text_for_id(toys):
     toys.references[1]["image_id"] = "eleven"
 
 
-def _other_picture(toys):
+def _other_image(toys):
     toys.annotations[1]["image_id"] = 12
 
 
@@ -274,7 +274,7 @@ def _other_picture(toys):
         (_no_sentences, "'sentences' is empty"),
         (_no_ann_id, "'ann_id' is missing"),
         (_text_for_id, "'image_id' is 'eleven'"),
-        (_other_picture, "annotation 101 is of image 12"),
+        (_other_image, "annotation 101 is of image 12"),
     ],
 )
 def test_a_faulty_reference_is_named(toys, spoil, words):
@@ -332,13 +332,13 @@ def test_damaged_instances_are_named(toys, content):
 
 
 @pytest.mark.parametrize("damage", ["garbage", "cut", "gone"])
-def test_a_corrupt_picture_is_found_when_read_and_named(toys, damage):
-    file = toys.write().pictures / toys.images[1]["file_name"]
+def test_a_corrupt_image_is_found_when_read_and_named(toys, damage):
+    file = toys.write().image_dir / toys.images[1]["file_name"]
     rows = toys.load()  # nothing is decoded yet
     if damage == "gone":
         file.unlink()
     else:
-        file.write_bytes(b"no picture" if damage == "garbage" else file.read_bytes()[:-200])
+        file.write_bytes(b"no image" if damage == "garbage" else file.read_bytes()[:-200])
     undecoded = rows.cast_column("image", datasets.Image(decode=False))
     assert undecoded[1]["image"]["bytes"] is None
     for read in (
@@ -352,7 +352,7 @@ def test_a_corrupt_picture_is_found_when_read_and_named(toys, damage):
         assert "\n" not in str(caught.value)
 
 
-def test_decode_row_gives_picture_and_mask_of_one_size(toys):
+def test_decode_row_gives_image_and_mask_of_one_size(toys):
     rows = toys.write().load()
     for row in (rows[3], rows.cast_column("image", datasets.Image(decode=False))[3]):
         image, mask = decode_row(row)
@@ -360,8 +360,8 @@ def test_decode_row_gives_picture_and_mask_of_one_size(toys):
         np.testing.assert_array_equal(mask, _disc())
 
 
-def test_a_picture_of_another_size_than_its_mask_is_named(toys):
-    file = toys.write().pictures / toys.images[1]["file_name"]
+def test_a_image_of_another_size_than_its_mask_is_named(toys):
+    file = toys.write().image_dir / toys.images[1]["file_name"]
     Image.new("RGB", (WIDTH * 2, HEIGHT)).save(file)
     with pytest.raises(ValueError, match=r"80x30 pixels but the mask of reference 1 is 40x30") as caught:
         decode_row(toys.load()[1])
@@ -369,7 +369,7 @@ def test_a_picture_of_another_size_than_its_mask_is_named(toys):
 
 
 def test_rows_are_ordinary_datasets_rows(toys, tmp_path):
-    """Saved, reloaded and joined with plain image columns as any other data set."""
+    """Saved, reloaded and joined with plain image columns as any other dataset."""
     rows = toys.write().load()
     rows.save_to_disk(tmp_path / "saved")
     reloaded = datasets.load_from_disk(str(tmp_path / "saved"))
@@ -399,24 +399,24 @@ def test_bad_rows_are_collected_by_kind_and_the_good_ones_stay(toys):
     toys.references += [good, lost]
     toys.images.append({"id": 30, "file_name": "lost.jpg", "height": HEIGHT, "width": WIDTH})
     toys.annotations.append({"id": 130, "image_id": 30, "segmentation": [POLYGON]})
-    (toys.write().pictures / "lost.jpg").unlink()
+    (toys.write().image_dir / "lost.jpg").unlink()
     bad_rows = BadRows()
     rows = load_refer(toys.root, "toys", "unc", "train", bad_rows=bad_rows)
     assert rows["ref_id"][:] == [8]
     found = {error.kind: str(error) for error in bad_rows}
     expected = {
         "row_malformed": "reference 0: a sentence",
-        "mask_out_of_frame": "annotation 101: the mask lies wholly beside the picture of 40x30",
+        "mask_out_of_frame": "annotation 101: the mask lies wholly beside the image of 40x30",
         "mask_malformed": "annotation 102: a polygon must be",
         "mask_empty": "annotation 103: the mask is empty",
         "duplicate_id": "reference 3: 'ref_id' 3 stands there before",
-        "picture_missing": f"reference 9: {toys.pictures / 'lost.jpg'} is missing",
+        "image_missing": f"reference 9: {toys.image_dir / 'lost.jpg'} is missing",
     }
     assert list(found) == list(expected)
     for kind, words in expected.items():
         assert words in found[kind].replace("sentence 0", "a sentence"), kind
         assert "\n" not in found[kind]
-    assert isinstance(bad_rows[-1], MissingPictureError)
+    assert isinstance(bad_rows[-1], MissingImageError)
     assert bad_rows.counts() == dict.fromkeys(expected, 1)
 
 
@@ -436,26 +436,26 @@ def test_ids_that_stand_twice_in_the_file(toys):
 
 
 @pytest.mark.parametrize("bad_rows", [None, BadRows()])
-def test_a_missing_picture_folder_is_never_a_mere_bad_row(toys, bad_rows):
+def test_a_missing_image_folder_is_never_a_mere_bad_row(toys, bad_rows):
     toys.write()
-    with pytest.raises(FileNotFoundError, match="the pictures' folder is missing"):
+    with pytest.raises(FileNotFoundError, match="the images' folder is missing"):
         load_refer(toys.root, "toys", "unc", "train", image_folder="photos", bad_rows=bad_rows)
     assert not bad_rows
 
 
-def test_refclef_has_its_pictures_elsewhere(toys):
+def test_refclef_has_its_images_elsewhere(toys):
     toys.write()
     toys.refs_file.parent.rename(toys.root / "refclef")
-    toys.pictures.rename(toys.root / "images" / "saiapr_tc-12")
+    toys.image_dir.rename(toys.root / "images" / "saiapr_tc-12")
     rows = load_refer(toys.root, "refclef", "unc", "train")
     assert rows[0]["image"].size == (WIDTH, HEIGHT)
     assert rows[0]["dataset"] == "refclef"
 
 
-def test_pictures_where_the_refer_api_has_them(toys):
+def test_images_where_the_refer_api_has_them(toys):
     toys.write()
     (toys.root / "images/mscoco/images").mkdir(parents=True)
-    toys.pictures.rename(toys.root / "images/mscoco/images/train2014")
+    toys.image_dir.rename(toys.root / "images/mscoco/images/train2014")
     assert toys.load()[0]["image"].size == (WIDTH, HEIGHT)
 
 
@@ -492,7 +492,7 @@ def test_published_counts_add_up_to_the_papers_totals():
     }
 
 
-# -- any data set comes back as it was written ------------------------------------------------------------------------
+# -- any dataset comes back as it was written ------------------------------------------------------------------------
 
 
 def _coordinate(side):
@@ -576,14 +576,14 @@ def _any_set(draw):
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(made=_any_set())
 def test_any_set_comes_back_as_it_was_written(tmp_path_factory, made):
-    """Masks equal pycocotools' own; no reference, sentence or picture is lost, doubled or out of order."""
+    """Masks equal pycocotools' own; no reference, sentence or image is lost, doubled or out of order."""
     images, annotations, references, masks, protocol = made
     root = tmp_path_factory.mktemp("set")
     toys = ReferSet(root)
-    toys.pictures.mkdir(parents=True)
+    toys.image_dir.mkdir(parents=True)
     toys.refs_file.parent.mkdir()
     for image in images:
-        (toys.pictures / image["file_name"]).touch()
+        (toys.image_dir / image["file_name"]).touch()
     toys.refs_file.write_bytes(pickle.dumps(references, protocol))
     toys.instances_file.write_text(json.dumps({"images": images, "annotations": annotations}))
     for split in {reference["split"] for reference in references}:

@@ -22,7 +22,7 @@ SPLITS = ("train", "train", "train", "val", "testA", "testB")
 
 
 class Toys:
-    """A set in REFER's layout: six pictures with two references each, to be bent before it is written."""
+    """A set in REFER's layout: six images with two references each, to be bent before it is written."""
 
     def __init__(self, root, dataset="toys", split_by="unc"):
         self.root, self.dataset, self.split_by = root, dataset, split_by
@@ -47,15 +47,15 @@ class Toys:
                 }
             )
 
-    def picture(self, number):
+    def image(self, number):
         return self.root / "images" / "train2014" / self.images[number]["file_name"]
 
     def write(self):
         folder = self.root / self.dataset
-        self.picture(0).parent.mkdir(parents=True, exist_ok=True)
+        self.image(0).parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir()
         for number in range(len(self.images)):
-            Image.new("RGB", (WIDTH, HEIGHT), (10 * number, 30, 30)).save(self.picture(number))
+            Image.new("RGB", (WIDTH, HEIGHT), (10 * number, 30, 30)).save(self.image(number))
         (folder / f"refs({self.split_by}).p").write_bytes(pickle.dumps(self.references, 2))
         (folder / "instances.json").write_text(json.dumps({"images": self.images, "annotations": self.annotations}))
         return self
@@ -77,33 +77,31 @@ def test_a_sound_set_passes_and_is_counted(toys):
     reports = toys.write().check()
     assert list(reports) == ["train", "val", "testA", "testB"]
     train = reports["train"]
-    assert (train.pictures, train.references, train.sentences, train.no_target) == (3, 6, 6, 0)
+    assert (train.images, train.references, train.sentences, train.no_target) == (3, 6, 6, 0)
     assert not any(report.errors or report.notices for report in reports.values())
     assert as_json(toys.source, [*reports.values()])["ok"]
 
 
-def test_each_picture_is_opened_once_and_faults_count_by_row(toys, monkeypatch):
+def test_each_image_is_opened_once_and_faults_count_by_row(toys, monkeypatch):
     toys.write()
     opened = Counter()
     plain = check.open_image
     monkeypatch.setattr(check, "open_image", lambda image: opened.update([image["path"]]) or plain(image))
-    toys.picture(0).unlink()
-    toys.picture(1).write_bytes(toys.picture(1).read_bytes()[:-40])  # whole header, half the pixels
-    Image.new("RGB", (HEIGHT, WIDTH)).save(toys.picture(2))
+    toys.image(0).unlink()
+    toys.image(1).write_bytes(toys.image(1).read_bytes()[:-40])  # whole header, half the pixels
+    Image.new("RGB", (HEIGHT, WIDTH)).save(toys.image(2))
     reports = toys.check()
-    assert reports["train"].bad == {"picture_missing": 2, "picture_damaged": 2, "mask_malformed": 2}
-    assert set(opened) == {str(toys.picture(number)) for number in range(1, 6)}
+    assert reports["train"].bad == {"image_missing": 2, "image_damaged": 2, "mask_malformed": 2}
+    assert set(opened) == {str(toys.image(number)) for number in range(1, 6)}
     assert set(opened.values()) == {1}
     messages = {finding.kind: finding.message for finding in reports["train"].errors}
-    assert toys.picture(0).name in messages["picture_missing"]
-    assert str(toys.picture(1)) in messages["picture_damaged"]
-    assert "reference 2 and 1 more" in messages["picture_damaged"]
-    assert (
-        f"{toys.picture(2).name}: the picture is 30x40 pixels, the mask of reference 5 40x30" in messages.popitem()[1]
-    )
+    assert toys.image(0).name in messages["image_missing"]
+    assert str(toys.image(1)) in messages["image_damaged"]
+    assert "reference 2 and 1 more" in messages["image_damaged"]
+    assert f"{toys.image(2).name}: the image is 30x40 pixels, the mask of reference 5 40x30" in messages.popitem()[1]
     assert not any("\n" in message for message in messages.values())
     # Without opening them only what the reader itself sees is found.
-    assert toys.check(pictures=False)["train"].bad == {"picture_missing": 2}
+    assert toys.check(images=False)["train"].bad == {"image_missing": 2}
 
 
 def test_every_kind_of_bad_row_is_listed(toys):
@@ -129,9 +127,7 @@ def test_masks_that_vanish_at_the_models_size(toys):
     toys.annotations[1]["segmentation"] = [[5.0, 5.0, 8.0, 5.0, 8.0, 7.0, 5.0, 7.0]]
     report = toys.write().check(["train"], is_visible=lambda mask: mask_area(mask) > 6)["train"]
     assert report.bad == {"mask_empty": 1}
-    assert report.errors[0].message.startswith(
-        f"{toys.picture(0).name}: the mask of reference 1 has 6 pixels, of which"
-    )
+    assert report.errors[0].message.startswith(f"{toys.image(0).name}: the mask of reference 1 has 6 pixels, of which")
 
 
 def test_a_split_that_cannot_be_read_does_not_hide_the_others(toys):
@@ -169,17 +165,17 @@ def test_counts_are_compared_with_the_published(tmp_path):
     assert "6 references, published are 42,404" in report.notices[0].message
 
 
-def test_pictures_that_splits_share_are_errors(toys):
-    toys.references[6]["image_id"] = toys.annotations[6]["image_id"] = 0  # val's first, on train's first picture
+def test_images_that_splits_share_are_errors(toys):
+    toys.references[6]["image_id"] = toys.annotations[6]["image_id"] = 0  # val's first, on train's first image
     toys.write()
-    toys.picture(5).write_bytes(toys.picture(1).read_bytes())  # testB's, under another name
+    toys.image(5).write_bytes(toys.image(1).read_bytes())  # testB's, under another name
     reports = toys.check()
     (val,), (test,) = reports["val"].errors, reports["testB"].errors
-    assert val.kind == test.kind == "shared_picture"
-    assert val.message.startswith(f"{toys.picture(0).name}: stands in train too (reference 0)")
-    assert f"{toys.picture(5).name}: stands in train too, as {toys.picture(1).name} (reference 2)" in test.message
+    assert val.kind == test.kind == "shared_image"
+    assert val.message.startswith(f"{toys.image(0).name}: stands in train too (reference 0)")
+    assert f"{toys.image(5).name}: stands in train too, as {toys.image(1).name} (reference 2)" in test.message
     # By name alone, the copy is not seen.
-    reports = toys.check(pictures=False)
+    reports = toys.check(images=False)
     assert reports["val"].errors
     assert not reports["testB"].errors
 
@@ -189,26 +185,26 @@ def test_sharing_by_design_is_a_notice(tmp_path):
     toys.references[6]["image_id"] = toys.annotations[6]["image_id"] = 0
     reports = toys.write().check()
     assert not any(report.errors for report in reports.values())
-    notice = next(one for one in reports["val"].notices if one.kind == "shared_picture")
-    assert "1 pictures stand in train too: by design, it was split by objects" in notice.message
+    notice = next(one for one in reports["val"].notices if one.kind == "shared_image")
+    assert "1 images stand in train too: by design, it was split by objects" in notice.message
 
 
 def test_two_test_splits_may_share(toys):
     toys.references[10]["image_id"] = toys.annotations[10]["image_id"] = 4
     report = toys.write().check()["testB"]
     assert not report.errors
-    assert [notice.kind for notice in report.notices] == ["shared_picture"]
+    assert [notice.kind for notice in report.notices] == ["shared_image"]
 
 
-def test_one_picture_under_two_names_in_a_split_is_a_notice(toys):
+def test_one_image_under_two_names_in_a_split_is_a_notice(toys):
     toys.write()
-    toys.picture(2).write_bytes(toys.picture(0).read_bytes())
+    toys.image(2).write_bytes(toys.image(0).read_bytes())
     report = toys.check()["train"]
     assert not report.errors
     (notice,) = report.notices
-    assert notice.kind == "same_picture"
-    assert toys.picture(0).name in notice.message
-    assert toys.picture(2).name in notice.message
+    assert notice.kind == "same_image"
+    assert toys.image(0).name in notice.message
+    assert toys.image(2).name in notice.message
 
 
 def test_long_sentences_by_words_and_by_tokens(toys):
@@ -225,13 +221,13 @@ def test_long_sentences_by_words_and_by_tokens(toys):
     assert not toys.check(["train"], max_text_length=18)["train"].notices
 
 
-def test_pictures_inside_the_rows_are_told_apart_by_content(tmp_path):
+def test_images_inside_the_rows_are_told_apart_by_content(tmp_path):
     """Their names may be the same in every split, and say nothing."""
     folder = tmp_path / "inside"
-    pictures = [Image.fromarray(np.full((HEIGHT, WIDTH, 3), value, np.uint8)) for value in (10, 20, 30)]
+    images = [Image.fromarray(np.full((HEIGHT, WIDTH, 3), value, np.uint8)) for value in (10, 20, 30)]
     for split, chosen in (("train", [0, 0, 1]), ("val", [2, 1])):
         rows = {
-            "image": [pictures[number] for number in chosen],
+            "image": [images[number] for number in chosen],
             "sentences": ["a thing"] * len(chosen),
             "mask": [[POLYGON]] * len(chosen),
         }
@@ -241,9 +237,9 @@ def test_pictures_inside_the_rows_are_told_apart_by_content(tmp_path):
         made.to_parquet(os.fspath(folder / f"{split}.parquet"))
     source = DataSource(str(folder), columns="image=image,sentences=sentences,mask=mask")
     train, val = check_data(source, progress=False)
-    assert (train.pictures, train.references, val.pictures) == (2, 3, 2)
+    assert (train.images, train.references, val.images) == (2, 3, 2)
     assert not train.errors
-    assert [finding.kind for finding in val.errors] == ["shared_picture"]
+    assert [finding.kind for finding in val.errors] == ["shared_image"]
 
 
 def test_a_stream_is_refused(toys):

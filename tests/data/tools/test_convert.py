@@ -13,7 +13,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from detris_peft.data import FEATURES, decode_row
-from detris_peft.data.errors import BadRowError, BadRows, MissingPictureError
+from detris_peft.data.errors import BadRowError, BadRows, MissingImageError
 from detris_peft.data.sources import DataSource
 from detris_peft.data.tools import convert as parquet
 from detris_peft.data.tools.convert import shard_bytes, write_parquet
@@ -25,15 +25,15 @@ UPRIGHT = [5.0, 5.0, 20.0, 5.0, 20.0, 15.0, 5.0, 15.0]
 @pytest.fixture
 def toys(tmp_path):
     """REFER's layout: a JPEG, a PNG with transparency, and a photograph lying on its side; two references each."""
-    folder, pictures = tmp_path / "toys", tmp_path / "images" / "train2014"
+    folder, originals = tmp_path / "toys", tmp_path / "images" / "train2014"
     folder.mkdir()
-    pictures.mkdir(parents=True)
+    originals.mkdir(parents=True)
     noise = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 4), np.uint8)
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
-    Image.fromarray(noise[..., :3]).save(pictures / "a é.jpg", quality=80)
-    Image.fromarray(noise).save(pictures / "b.png")
-    Image.fromarray(noise[..., :3]).save(pictures / "c.jpg", exif=exif)
+    Image.fromarray(noise[..., :3]).save(originals / "a é.jpg", quality=80)
+    Image.fromarray(noise).save(originals / "b.png")
+    Image.fromarray(noise[..., :3]).save(originals / "c.jpg", exif=exif)
     images = [
         {"id": 1, "file_name": "a é.jpg", "height": HEIGHT, "width": WIDTH},
         {"id": 2, "file_name": "b.png", "height": HEIGHT, "width": WIDTH},
@@ -93,7 +93,7 @@ def test_rows_masks_and_bytes_come_back(toys, tmp_path):
                 np.testing.assert_array_equal(one, other)
 
 
-def test_datasets_alone_reads_it_as_pictures(toys, tmp_path):
+def test_datasets_alone_reads_it_as_images(toys, tmp_path):
     write_parquet(toys, tmp_path / "out", progress=False)
     loaded = datasets.load_dataset(str(tmp_path / "out"))
     assert list(loaded) == ["train", "val"]
@@ -127,7 +127,7 @@ def test_shards_keep_the_order_and_the_size(toys, tmp_path):
     assert list(DataSource("out", str(tmp_path)).load("train")["ref_id"]) == ref_ids
 
 
-def test_a_picture_of_many_rows_is_stored_once(tmp_path):
+def test_a_image_of_many_rows_is_stored_once(tmp_path):
     folder = tmp_path / "one"
     folder.mkdir()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)).save(folder / "a.png")
@@ -149,24 +149,24 @@ def test_batches_bound_the_memory():
 
 
 def test_a_bad_row_stops_or_is_left_out(toys, tmp_path):
-    pictures = tmp_path / "images" / "train2014"
-    (pictures / "b.png").write_bytes(b"no picture")
-    Image.new("RGB", (8, 9)).save(pictures / "a é.jpg")
+    images = tmp_path / "images" / "train2014"
+    (images / "b.png").write_bytes(b"no image")
+    Image.new("RGB", (8, 9)).save(images / "a é.jpg")
     with pytest.raises(BadRowError, match=r"reference 0: .*a é.jpg is 8x9 pixels, its mask 40x30"):
         write_parquet(toys, tmp_path / "out", ["train"], progress=False)
     assert not (tmp_path / "out").exists()
     bad_rows = BadRows()
     assert write_parquet(toys, tmp_path / "out", ["train"], bad_rows=bad_rows, progress=False) == {"train": 2}
-    assert bad_rows.counts() == {"picture_damaged": 1, "mask_malformed": 2}
+    assert bad_rows.counts() == {"image_damaged": 1, "mask_malformed": 2}
     with pytest.raises(ValueError, match="toys val: no good row is left"):
         write_parquet(toys, tmp_path / "other", ["val"], bad_rows=bad_rows, progress=False)
     assert not (tmp_path / "other").exists()
 
 
-def test_a_picture_that_goes_while_it_is_read_is_named(toys, tmp_path):
+def test_a_image_that_goes_while_it_is_read_is_named(toys, tmp_path):
     rows = toys.load("train")
     (tmp_path / "images" / "train2014" / "c.jpg").unlink()
-    with pytest.raises(MissingPictureError, match=r"reference 4: .*c.jpg is missing"):
+    with pytest.raises(MissingImageError, match=r"reference 4: .*c.jpg is missing"):
         list(parquet._stored(rows, None))
 
 

@@ -104,7 +104,7 @@ class DenseAlignerLayer(ParallelAdapterLayer):
         if text_states.ndim != 3 or text_states.shape[0] != batch:
             raise ValueError(
                 f"text_states has shape {tuple(text_states.shape)}, needed is ({batch}, L, T): one sentence for each "
-                f"of the {batch} pictures."
+                f"of the {batch} images."
             )
         if text_states.device != hidden_states.device:
             raise ValueError(

@@ -18,7 +18,7 @@ from .config import TextAdapterConfig
 class TextAdapter(nn.Module):
     """One branch: the residual stream in front of the MLP's norm, (B, L, T) → (B, L, T), not yet scaled.
 
-    Initialised as PyTorch does by default, unlike the Dense Aligner.
+    Initialized as PyTorch does by default, unlike the Dense Aligner.
     """
 
     def __init__(self, width: int, config: TextAdapterConfig) -> None:

@@ -32,17 +32,17 @@ def load_coco(
     """COCO JSON with `sentences` on annotations, one row an annotation; the columns are `FEATURES`.
 
     `sentences` is a list of texts or of `{"sent": text}`, or there is a single `sentence`; annotations with neither
-    are other objects and are left out. `segmentation` may be polygons or an RLE, of the picture as it stands upright.
+    are other objects and are left out. `segmentation` may be polygons or an RLE, of the image as it stands upright.
 
     Args:
         file: the JSON; "{split}" in its path stands for the split's name: "flowers/{split}.json".
-        image_folder: where the pictures are; by default beside the file.
+        image_folder: where the images are; by default beside the file.
         split: one of those that annotations or images name in a field `split`. Of a file without such fields, and
             without "{split}" in its path, all is "train". None takes everything.
         bad_rows: collects bad annotations; None raises the first.
 
     Returns:
-        An in-memory `datasets.Dataset`; pictures stay files until a row is read.
+        An in-memory `datasets.Dataset`; images stay files until a row is read.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -55,11 +55,11 @@ def load_coco(
     place = Path(str(file).replace(PLACEHOLDER, split or ""))
     if templated and not place.is_file():
         raise ValueError(f"{place}: no split '{split}': there are {_listed(coco_splits(file))}")
-    pictures, annotations = _read(place)
+    images, annotations = _read(place)
     folder = Path(os.path.abspath(image_folder or place.parent))
     default = split if templated and split else "train"
     spoken = [
-        (_split(annotation, pictures, default), annotation)
+        (_split(annotation, images, default), annotation)
         for annotation in annotations
         if annotation.get("sentences") or annotation.get("sentence") is not None
     ]
@@ -70,7 +70,7 @@ def load_coco(
             f"{place}: no split '{split}': there are {_listed({name for name, _ in spoken})}; name a split's file as "
             f"'{PLACEHOLDER}.json', or give images a field 'split'"
         )
-    # Several files may give one id to different pictures.
+    # Several files may give one id to different images.
     base = _base(str(file)) if templated else None
     dataset = base.name if base else place.stem
     rows, seen, sizes = [], set(), {}
@@ -79,7 +79,7 @@ def load_coco(
             continue
         where = f"{place}: annotation {annotation.get('id')}"
         try:
-            row = {**_row(annotation, pictures, folder, name, where, sizes), "dataset": dataset}
+            row = {**_row(annotation, images, folder, name, where, sizes), "dataset": dataset}
             if base:
                 row["file_name"] = Path(os.path.relpath(row["image"], base)).as_posix()
                 row["image_id"] = text_id(row["file_name"])
@@ -101,12 +101,12 @@ def coco_splits(file: str | os.PathLike[str]) -> list[str]:
         named = re.compile(f"{before}([^/]+){after}".replace(re.escape(PLACEHOLDER), r"\1"))
         everywhere = glob.escape(text).replace(glob.escape(PLACEHOLDER), "*")
         return sorted(match[1] for match in map(named.fullmatch, glob.glob(everywhere)) if match)
-    pictures, annotations = _read(Path(file))
-    return sorted({_split(annotation, pictures, "train") for annotation in annotations})
+    images, annotations = _read(Path(file))
+    return sorted({_split(annotation, images, "train") for annotation in annotations})
 
 
 def _read(file: Path) -> tuple[dict[Any, dict], list[dict]]:
-    """Pictures by id, and annotations."""
+    """Images by id, and annotations."""
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file: give a COCO .json file")
     try:
@@ -114,44 +114,44 @@ def _read(file: Path) -> tuple[dict[Any, dict], list[dict]]:
     except ValueError as error:
         raise ValueError(f"{file}: not readable as JSON ({error}): write it again") from None
     try:
-        pictures, annotations = content["images"], content["annotations"]
-        return {picture["id"]: dict(picture) for picture in pictures}, [dict(one) for one in annotations]
+        images, annotations = content["images"], content["annotations"]
+        return {image["id"]: dict(image) for image in images}, [dict(one) for one in annotations]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{file}: is not COCO JSON ({error!r}): it must hold 'images', each with an 'id', and 'annotations'"
         ) from None
 
 
-def _split(annotation: Mapping[str, Any], pictures: Mapping[Any, dict], default: str) -> str:
-    picture = pictures.get(_hashable(annotation.get("image_id")), {})
-    return str(annotation.get("split") or picture.get("split") or default)
+def _split(annotation: Mapping[str, Any], images: Mapping[Any, dict], default: str) -> str:
+    image = images.get(_hashable(annotation.get("image_id")), {})
+    return str(annotation.get("split") or image.get("split") or default)
 
 
 def _row(
     annotation: Mapping[str, Any],
-    pictures: Mapping[Any, dict],
+    images: Mapping[Any, dict],
     folder: Path,
     split: str,
     where: str,
     sizes: dict[Path, tuple[int, int]],
 ) -> dict[str, Any]:
     image_id = annotation.get("image_id")
-    picture = pictures.get(_hashable(image_id))
-    if picture is None:
+    image = images.get(_hashable(image_id))
+    if image is None:
         raise BadRowError(f"{where}: 'image_id' {image_id} is not among 'images': add the image or mend the id")
-    file_name = picture.get("file_name")
+    file_name = image.get("file_name")
     if not isinstance(file_name, str) or not file_name:
         raise BadRowError(f"{where}: its image {image_id} has no 'file_name': it must be text")
     file = folder / file_name
     if file not in sizes:
         sizes[file] = upright_size({"path": str(file)}, f"{where}: image {image_id}")
     height, width = sizes[file]
-    said = picture.get("height", height), picture.get("width", width)
+    said = image.get("height", height), image.get("width", width)
     if said != (height, width):
         turned = " once turned upright as its EXIF tag says" if said == (width, height) else ""
         raise BadRowError(
             f"{where}: image {image_id} is {said[1]}x{said[0]} in the JSON, but {file} is {width}x{height} pixels"
-            f"{turned}: annotate the picture as it is, or mend the JSON",
+            f"{turned}: annotate the image as it is, or mend the JSON",
             "mask_malformed",
         )
     field = "sentences" if annotation.get("sentences") else "sentence"
@@ -182,7 +182,7 @@ def _row(
 
 
 def _base(file: str) -> Path:
-    """The data set's own folder: flowers for flowers/{split}.json and flowers/{split}/annotations.json."""
+    """The dataset's own folder: flowers for flowers/{split}.json and flowers/{split}/annotations.json."""
     return Path(os.path.abspath(f"{file.split(PLACEHOLDER)[0]}x")).parent
 
 

@@ -21,12 +21,12 @@ class ColumnMapping:
     """Which columns give what; a path such as "sentences.sent" or "info.file_name" goes into structs, lists and JSON.
 
     Args:
-        image: a picture column, or one of file names.
+        image: a image column, or one of file names.
         sentences: a text, or a list of them.
-        mask: a PNG (picture column or file name), polygons or an RLE; any of them also as JSON text.
+        mask: a PNG (image column or file name), polygons or an RLE; any of them also as JSON text.
         box: in place of `mask`: a box, whose rectangle becomes the mask.
         box_format: "xywh" or "xyxy".
-        units: of polygons and boxes: "pixels", or "fractions" of the picture's width and height.
+        units: of polygons and boxes: "pixels", or "fractions" of the image's width and height.
         rows: a list column; each of its items is a row, with the paths that go through it.
         no_target: true where the sentences refer to nothing.
         split: names each row's split; then rows are taken from all of the repository's splits.
@@ -85,7 +85,7 @@ class ColumnMapping:
 
     @classmethod
     def for_repository(cls, name: str) -> ColumnMapping | None:
-        """The shipped mapping for a data set on the Hub, if there is one."""
+        """The shipped mapping for a dataset on the Hub, if there is one."""
         mappings = map(cls.parse, shipped_mappings())
         return next((one for one in mappings if name.lower() in map(str.lower, one.repositories)), None)
 

@@ -1,10 +1,10 @@
-"""A folder of pictures with a metadata.jsonl, laid out as `datasets`' imagefolder wants it.
+"""A folder of images with a metadata.jsonl, laid out as `datasets`' imagefolder wants it.
 
 <folder>/train/metadata.jsonl        {"file_name": "0001.jpg", "sentence": "the left rose", "mask": "masks/0001.png"}
 <folder>/train/0001.jpg              ...
 <folder>/val/metadata.jsonl          ...
 
-Without sub-folders, one metadata.jsonl beside the pictures, whose lines may name their "split".
+Without sub-folders, one metadata.jsonl beside the images, whose lines may name their "split".
 """
 
 import json
@@ -28,9 +28,9 @@ def load_folder(
 ) -> datasets.Dataset:
     """One split of a folder with metadata.jsonl, one row a line; the columns are `FEATURES`.
 
-    A line needs `file_name` (of the picture, from metadata.jsonl's own folder), `sentence` or `sentences`, and `mask`:
+    A line needs `file_name` (of the image, from metadata.jsonl's own folder), `sentence` or `sentences`, and `mask`:
     a PNG's file name (what is not black is the target), polygons in pixels, or an RLE; a line with
-    `"no_target": true` needs none. `mask_file_name` in place of `mask` makes `datasets` see the PNG as a picture. A
+    `"no_target": true` needs none. `mask_file_name` in place of `mask` makes `datasets` see the PNG as a image. A
     line may hold `split`, `ref_id`, `ann_id`, `image_id` and `category_id`; without `ref_id`, the line's number is it.
 
     Args:
@@ -39,7 +39,7 @@ def load_folder(
         bad_rows: collects bad lines; None raises the first.
 
     Returns:
-        An in-memory `datasets.Dataset`; pictures stay files until a row is read.
+        An in-memory `datasets.Dataset`; images stay files until a row is read.
 
     Raises:
         FileNotFoundError: there is no metadata.jsonl.
@@ -150,16 +150,16 @@ def _row(
             raise BadRowError(f"{where}: '{name}' is missing: the line has {has}")
     if not isinstance(line["file_name"], str):
         raise BadRowError(f"{where}: 'file_name' is {line['file_name']!r}: it must be text")
-    picture = folder / line["file_name"]
-    if picture not in sizes:
-        sizes[picture] = upright_size({"path": str(picture)}, f"{where}: 'file_name'")
-    height, width = sizes[picture]
+    image = folder / line["file_name"]
+    if image not in sizes:
+        sizes[image] = upright_size({"path": str(image)}, f"{where}: 'file_name'")
+    height, width = sizes[image]
     sentences = read_sentences(line[sentence], f"{where}: '{sentence}'")
     ref_id = read_id(line.get("ref_id"), number, f"{where}: 'ref_id'")
     ann_id = -1 if no_target else read_id(line.get("ann_id"), ref_id, f"{where}: 'ann_id'")
-    name = picture.relative_to(root).as_posix() if picture.is_relative_to(root) else picture.as_posix()
+    name = image.relative_to(root).as_posix() if image.is_relative_to(root) else image.as_posix()
     return {
-        "image": os.path.abspath(picture),
+        "image": os.path.abspath(image),
         "sentences": sentences,
         "mask": unite_masks([], height, width)
         if no_target

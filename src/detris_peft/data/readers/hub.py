@@ -22,14 +22,14 @@ from ..fields import (
     upright_size,
 )
 from ..masks import unite_masks
-from ..schema import FEATURES, Picture
+from ..schema import FEATURES, ImageFeature
 from .column_mapping import ColumnMapping, look_up, shipped_mappings
 from .hub_files import open_rows, open_split, repository_splits
 
 _CHUNK = 10_000
 # In the place of a row that is left out.
 _NOTHING = dict.fromkeys(FEATURES)
-_WITHOUT_PICTURE = datasets.Features({name: kind for name, kind in FEATURES.items() if name != "image"})
+_WITHOUT_IMAGE = datasets.Features({name: kind for name, kind in FEATURES.items() if name != "image"})
 
 
 def load_mapped(
@@ -42,9 +42,9 @@ def load_mapped(
     streaming: bool = False,
     bad_rows: BadRows | None = None,
 ) -> datasets.Dataset | datasets.IterableDataset:
-    """A data set on the Hub, or a local folder of parquet or other files, with the columns `FEATURES`.
+    """A dataset on the Hub, or a local folder of parquet or other files, with the columns `FEATURES`.
 
-    Pictures stay where `datasets` keeps them: only their headers are read here, for their sizes. (With `rows` in the
+    Images stay where `datasets` keeps them: only their headers are read here, for their sizes. (With `rows` in the
     mapping they are written once more, for each of their references.) What `detris data convert` wrote needs no
     mapping.
 
@@ -53,14 +53,14 @@ def load_mapped(
         split: ours; see `ColumnMapping.splits`.
         mapping: which column is what; None if the columns are `FEATURES` already, or a shipped mapping is for `path`.
         name: the configuration, where there are several.
-        image_folder: holds the pictures (and mask PNGs) where the columns only name them; by default `path`.
+        image_folder: holds the images (and mask PNGs) where the columns only name them; by default `path`.
         streaming: rows are fetched and converted one at a time, as they are asked for; their `image` stays
             `{"path", "bytes"}`, which `open_image` opens.
         bad_rows: collects bad rows; None raises the first. A stream collects while it is read, in the process that
             reads it.
 
     Raises:
-        OSError: there is no such data set, or it cannot be reached.
+        OSError: there is no such dataset, or it cannot be reached.
         ValueError: the split or a column is unknown; as `BadRowError`, a row is bad.
     """
     mapping = mapping or ColumnMapping.for_repository(path)
@@ -80,7 +80,7 @@ def load_mapped(
             rows.convert, with_indices=True, batched=True, batch_size=1, remove_columns=columns, features=FEATURES
         )
     _require_columns(source.column_names, mapping, path)
-    if not _holds_pictures(source, mapping.image):
+    if not _holds_images(source, mapping.image):
         return _gathered(source, rows)
     return _multiplied(source, rows) if mapping.rows else _joined(source, mapping.image, rows)
 
@@ -170,7 +170,7 @@ class _Rows:
         if isinstance(image, str):
             image = {"path": self._file(image), "bytes": None}
         if not isinstance(image, Mapping) or not (image.get("path") or image.get("bytes")):
-            raise BadRowError(f"{where}: '{paths['image']}' holds no picture: give its file's name or its bytes")
+            raise BadRowError(f"{where}: '{paths['image']}' holds no image: give its file's name or its bytes")
         height, width = upright_size(image, f"{where}: '{paths['image']}'")
         sentences = read_sentences(values["sentences"], f"{where}: '{paths['sentences']}'")
         ids = {
@@ -217,7 +217,7 @@ class _Rows:
 
 
 class _ConvertedRows:
-    """Looks over rows that are of `FEATURES` already; their pictures are left alone."""
+    """Looks over rows that are of `FEATURES` already; their images are left alone."""
 
     columns = ("sentences", "mask", "no_target", "dataset", "ref_id", "file_name")
 
@@ -276,25 +276,25 @@ def _top(path: str, columns: list[str]) -> str:
 
 
 def _plain(source: datasets.Dataset) -> Iterator[dict[str, Any]]:
-    """Rows as they are stored: no picture is decoded."""
+    """Rows as they are stored: no image is decoded."""
     for table in source.with_format("arrow").iter(batch_size=16):
         yield from table.to_pylist()  # type: ignore[union-attr]  it is a pyarrow table
 
 
-def _holds_pictures(source: datasets.Dataset, column: str) -> bool:
+def _holds_images(source: datasets.Dataset, column: str) -> bool:
     kind = source.features.get(column)
     return isinstance(kind, datasets.Image) or (isinstance(kind, dict) and {"bytes", "path"} == set(kind))
 
 
 def _gathered(source: datasets.Dataset, rows: _Rows) -> datasets.Dataset:
-    """For pictures that are files: a new table, of their names."""
+    """For images that are files: a new table, of their names."""
     needed = sorted({_top(path, source.column_names) for path in rows.mapping.paths().values()})
     read = (rows.read(row, index) for index, row in enumerate(_plain(source.select_columns(needed))))
     return _in_chunks(itertools.chain.from_iterable(read), FEATURES)
 
 
 def _joined(source: datasets.Dataset, image: str, rows: _Rows) -> datasets.Dataset:
-    """For pictures within: the picture column as it lies on the disk, beside a new table of all other columns."""
+    """For images within: the image column as it lies on the disk, beside a new table of all other columns."""
     needed = sorted({_top(path, source.column_names) for path in rows.mapping.paths().values()})
     left_out = []
 
@@ -305,14 +305,14 @@ def _joined(source: datasets.Dataset, image: str, rows: _Rows) -> datasets.Datas
                 left_out.append(index)
             yield found or _NOTHING
 
-    others = _in_chunks(one_for_one(), _WITHOUT_PICTURE)
-    pictures = source.select_columns([image]).rename_columns({image: "image"} if image != "image" else {})
-    joined = datasets.concatenate_datasets([pictures.cast_column("image", Picture()), others], axis=1)
+    others = _in_chunks(one_for_one(), _WITHOUT_IMAGE)
+    images = source.select_columns([image]).rename_columns({image: "image"} if image != "image" else {})
+    joined = datasets.concatenate_datasets([images.cast_column("image", ImageFeature()), others], axis=1)
     return joined.select(np.setdiff1d(np.arange(len(joined)), left_out)) if left_out else joined
 
 
 def _multiplied(source: datasets.Dataset, rows: _Rows) -> datasets.Dataset:
-    """For several references a picture: `datasets` writes them out anew, each with its picture, into its cache."""
+    """For several references a image: `datasets` writes them out anew, each with its image, into its cache."""
     columns = source.column_names
     return _undecoded(source).map(
         rows.convert,
@@ -339,18 +339,18 @@ def _in_chunks(rows: Iterator[dict[str, Any]], features: datasets.Features) -> d
 
 
 def _checked(source: datasets.Dataset, rows: _ConvertedRows) -> datasets.Dataset:
-    source = source.select_columns(list(FEATURES)).cast_column("image", Picture())
+    source = source.select_columns(list(FEATURES)).cast_column("image", ImageFeature())
     good = [index for index, row in enumerate(_plain(source.select_columns(list(rows.columns)))) if rows.good(row)]
     return source if len(good) == len(source) else source.select(good)
 
 
 def _checked_stream(source: datasets.IterableDataset, rows: _ConvertedRows) -> datasets.IterableDataset:
     source = source.select_columns(list(FEATURES)).cast_column("image", datasets.Image(decode=False))
-    return source.filter(rows.good).cast_column("image", Picture())
+    return source.filter(rows.good).cast_column("image", ImageFeature())
 
 
 def _undecoded(source: Any) -> Any:
-    """The same rows with pictures as `{"path", "bytes"}`."""
+    """The same rows with images as `{"path", "bytes"}`."""
     for name, kind in (source.features or {}).items():
         if isinstance(kind, datasets.Image):
             source = source.cast_column(name, datasets.Image(decode=False))

@@ -1,4 +1,4 @@
-"""A data set on the Hub, in a local folder, or saved to disk: its splits, opened as they are."""
+"""A dataset on the Hub, in a local folder, or saved to disk: its splits, opened as they are."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def open_rows(
     """The split as it is there; all splits in a row where a column names the rows' split.
 
     Raises:
-        OSError: there is no such data set, or it cannot be reached.
+        OSError: there is no such dataset, or it cannot be reached.
         ValueError: there is no such split, or `datasets` cannot read what is there.
     """
     if mapping and mapping.split:
@@ -65,7 +65,7 @@ def _in_one_line(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OSError(f"{path}: cannot be reached, or is no data set: {_first_line(error)}") from error
+        raise OSError(f"{path}: cannot be reached, or is no dataset: {_first_line(error)}") from error
     except (DatasetsError, RuntimeError, ValueError) as error:
         raise ValueError(f"{path}: `datasets` cannot read it: {_first_line(error)}") from error
 

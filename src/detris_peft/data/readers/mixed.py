@@ -1,6 +1,6 @@
-"""RefCOCO, RefCOCO+ and G-Ref (umd) as one training set, without the pictures that any of them tests on.
+"""RefCOCO, RefCOCO+ and G-Ref (umd) as one training set, without the images that any of them tests on.
 
-The three share COCO's pictures but not their splits: each one's val and test stand in another's train.
+The three share COCO's images but not their splits: each one's val and test stand in another's train.
 """
 
 import logging
@@ -11,7 +11,7 @@ import datasets
 
 from ..errors import BadRows
 from .refer import one_target, open_refer
-from .refer_files import listed, normalised
+from .refer_files import listed, normalized
 
 MIXED_SETS = (("refcoco", "unc"), ("refcoco+", "unc"), ("refcocog", "umd"))
 
@@ -29,18 +29,18 @@ def load_mixed(
     """The three sets' rows of one split, one set after the other; `dataset` says which a row comes from.
 
     Args:
-        root: the folder that holds refcoco, refcoco+, refcocog and the pictures.
+        root: the folder that holds refcoco, refcoco+, refcocog and the images.
         split: "train", or another that at least one of the sets has.
-        leak: of training pictures that stand in a val or test split of any of the three: "drop" leaves them out,
+        leak: of training images that stand in a val or test split of any of the three: "drop" leaves them out,
             "keep" trains on them, as the released mixed model was trained.
         image_folder, bad_rows: see `load_refer`.
 
     Returns:
-        As `load_refer`. Of "train", `info.description` says in one line how many pictures and references leak.
+        As `load_refer`. Of "train", `info.description` says in one line how many images and references leak.
 
     Raises:
         FileNotFoundError: one of the sets is missing.
-        ValueError: `leak` is neither; none of the sets has the split; no picture is left; and see `load_refer`.
+        ValueError: `leak` is neither; none of the sets has the split; no image is left; and see `load_refer`.
     """
     if leak not in ("drop", "keep"):
         raise ValueError(f"leak={leak!r} is not known: use 'drop' or 'keep'")
@@ -48,7 +48,7 @@ def load_mixed(
     parts, held_out, found = [], set(), []
     for dataset, split_by in MIXED_SETS:  # one after the other: each set's annotations take hundreds of MiB
         files = open_refer(root, dataset, split_by, image_folder)
-        held_out |= files.picture_names(_is_held_out)
+        held_out |= files.image_names(_is_held_out)
         found.append(f"{dataset} has {listed(files.splits())}")
         if split in files.splits():
             parts.append(files.rows(split, bad_rows, one_target))
@@ -59,11 +59,11 @@ def load_mixed(
 
 
 def _without_leaks(rows: datasets.Dataset, held_out: set[str], leak: str) -> datasets.Dataset:
-    names = [normalised(name) for name in rows["file_name"]]
+    names = [normalized(name) for name in rows["file_name"]]
     clean = [place for place, name in enumerate(names) if name not in held_out]
-    pictures = set(names)
+    images = set(names)
     message = (
-        f"mixed train: {len(pictures & held_out):,} of {len(pictures):,} pictures, with "
+        f"mixed train: {len(images & held_out):,} of {len(images):,} images, with "
         f"{len(names) - len(clean):,} of {len(names):,} references, stand in a val or test split of "
         f"{listed(dataset for dataset, _ in MIXED_SETS)} and "
         + ("are left out (leak=drop)" if leak == "drop" else "are trained on (leak=keep)")

@@ -1,8 +1,8 @@
 """The layout of the REFER API (Kazemzadeh et al., 2014; Yu et al., 2016): RefCOCO, RefCOCO+, G-Ref, RefCLEF.
 
 <root>/<dataset>/refs(<split_by>).p     who is referred to, in which words
-<root>/<dataset>/instances.json         COCO annotations: pictures and segmentations
-<root>/images/train2014/*.jpg           the pictures (RefCLEF: images/saiapr_tc-12)
+<root>/<dataset>/instances.json         COCO annotations: images and segmentations
+<root>/images/train2014/*.jpg           the images (RefCLEF: images/saiapr_tc-12)
 """
 
 import os
@@ -15,7 +15,7 @@ from ..errors import BadRows
 from .refer_fields import field
 from .refer_files import ReferFiles
 
-# References by data set, split_by and split, as published.
+# References by dataset, split_by and split, as published.
 PUBLISHED_REFERENCES: dict[tuple[str, str], dict[str, int]] = {
     ("refcoco", "unc"): {"train": 42404, "val": 3811, "testA": 1975, "testB": 1810},
     ("refcoco+", "unc"): {"train": 42278, "val": 3805, "testA": 1975, "testB": 1798},
@@ -23,8 +23,8 @@ PUBLISHED_REFERENCES: dict[tuple[str, str], dict[str, int]] = {
     ("refcocog", "google"): {"train": 44822, "val": 5000},
 }
 
-# Whose splits share pictures, and why.
-SHARED_BY_DESIGN = {("refcocog", "google"): "it was split by objects, not by pictures"}
+# Whose splits share images, and why.
+SHARED_BY_DESIGN = {("refcocog", "google"): "it was split by objects, not by images"}
 
 
 def load_refer(
@@ -36,22 +36,22 @@ def load_refer(
     image_folder: str | None = None,
     bad_rows: BadRows | None = None,
 ) -> datasets.Dataset:
-    """One split of a data set in REFER's layout, one row a reference; the columns are `FEATURES`.
+    """One split of a dataset in REFER's layout, one row a reference; the columns are `FEATURES`.
 
     Args:
-        root: the folder that holds the data sets and the pictures.
+        root: the folder that holds the datasets and the images.
         dataset: its folder's name, such as "refcoco", "refcoco+", "refcocog", "refclef" or "refshapes".
         split_by: who made the splits: "unc", "umd", "google", ...
         split: "train", "val", "testA", ...: exactly as in the file.
-        image_folder: where the pictures are, below `root`; by default images/train2014, for "refclef"
+        image_folder: where the images are, below `root`; by default images/train2014, for "refclef"
             images/saiapr_tc-12.
         bad_rows: collects what cannot be trained on and leaves it out; None stops at the first such row.
 
     Returns:
-        An in-memory `datasets.Dataset`; no cache is written. Pictures stay files until a row is read.
+        An in-memory `datasets.Dataset`; no cache is written. Images stay files until a row is read.
 
     Raises:
-        FileNotFoundError: a folder or file is missing; without `bad_rows` also a picture (`MissingPictureError`).
+        FileNotFoundError: a folder or file is missing; without `bad_rows` also a image (`MissingImageError`).
         ValueError: a file cannot be read or the split is unknown; without `bad_rows` also one of its references or
             annotations is faulty (`BadRowError`): the first is named.
         pickle.UnpicklingError: the references' pickle asks for more than plain containers.
@@ -62,7 +62,7 @@ def load_refer(
 def open_refer(
     root: str | os.PathLike[str], dataset: str, split_by: str, image_folder: str | None = None
 ) -> ReferFiles:
-    """The files of a data set, for whoever wants several splits and to read them once; see `load_refer`."""
+    """The files of a dataset, for whoever wants several splits and to read them once; see `load_refer`."""
     return ReferFiles(root, dataset, [f"refs({split_by}).p"], image_folder)
 
 

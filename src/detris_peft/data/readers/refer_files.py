@@ -1,4 +1,4 @@
-"""What the layouts of REFER and gRefCOCO share: references in one file, pictures and annotations in another."""
+"""What the layouts of REFER and gRefCOCO share: references in one file, images and annotations in another."""
 
 import json
 import os
@@ -9,26 +9,26 @@ from typing import Any
 
 import datasets
 
-from ..errors import BadRowError, BadRows, MissingPictureError, reject
+from ..errors import BadRowError, BadRows, MissingImageError, reject
 from ..masks import encode_mask, mask_area, outside_frame, unite_masks
 from ..schema import FEATURES
 from .refer_fields import field, read_category, read_sentences, repeated_ids, whole
 from .safe_pickle import load_plain_pickle
 
-# Below the root. The REFER API itself has COCO's pictures a little deeper: see `_picture_folder`.
+# Below the root. The REFER API itself has COCO's images a little deeper: see `_image_folder`.
 IMAGE_FOLDERS = {"refclef": "images/saiapr_tc-12"}
 DEFAULT_IMAGE_FOLDER = "images/train2014"
 _REFER_API_IMAGE_FOLDER = "images/mscoco/images/train2014"
 
 
 class ReferFiles:
-    """The two files of a data set, read once; `rows` builds a split from them.
+    """The two files of a dataset, read once; `rows` builds a split from them.
 
     Args:
-        root: the folder that holds the data sets and the pictures.
+        root: the folder that holds the datasets and the images.
         dataset: its folder's name.
         names: of the references' file, in the order of preference; a pickle or JSON.
-        image_folder: where the pictures are, below `root`; by default where the REFER API has them.
+        image_folder: where the images are, below `root`; by default where the REFER API has them.
 
     Raises:
         FileNotFoundError: a folder or file is missing.
@@ -42,17 +42,17 @@ class ReferFiles:
         self.dataset = dataset
         self.refs_file, self.instances_file = _find_files(Path(root), dataset, names)
         self.references = _read_references(self.refs_file)
-        self.pictures, self.annotations = _read_instances(self.instances_file)
-        self.folder = _picture_folder(Path(os.path.abspath(root)), dataset, image_folder)
+        self.image_entries, self.annotations = _read_instances(self.instances_file)
+        self.folder = _image_folder(Path(os.path.abspath(root)), dataset, image_folder)
         self._masks: dict[tuple[int, int, int], dict[str, Any]] = {}
 
     def splits(self) -> list[str]:
         return sorted({str(reference.get("split")) for reference in self.references})
 
-    def picture_names(self, of_split: Callable[[str], bool]) -> set[str]:
-        """The pictures' file names, normalised, of all references in the splits that are asked for."""
+    def image_names(self, of_split: Callable[[str], bool]) -> set[str]:
+        """The images' file names, normalized, of all references in the splits that are asked for."""
         wanted = {whole(r.get("image_id")) for r in self.references if of_split(str(r.get("split")))}
-        return {normalised(str(self.pictures[i].get("file_name"))) for i in wanted if i in self.pictures}
+        return {normalized(str(self.image_entries[i].get("file_name"))) for i in wanted if i in self.image_entries}
 
     def rows(
         self,
@@ -70,9 +70,9 @@ class ReferFiles:
             unique_sentences: a sentence's id must stand once in the whole file.
 
         Raises:
-            BadRowError, MissingPictureError: see `bad_rows`.
+            BadRowError, MissingImageError: see `bad_rows`.
             ValueError: no such split.
-            FileNotFoundError: the folder of the pictures is missing.
+            FileNotFoundError: the folder of the images is missing.
         """
         if not any(reference.get("split") == split for reference in self.references):
             raise ValueError(f"{self.refs_file}: no split '{split}': there are {listed(self.splits())}")
@@ -88,7 +88,7 @@ class ReferFiles:
                 rows.append(self._row(reference, find_targets))
             except BadRowError as error:
                 reject(error, bad_rows)
-        rows = self._with_pictures(rows, bad_rows)
+        rows = self._with_images(rows, bad_rows)
         return datasets.Dataset.from_dict({name: [row[name] for row in rows] for name in FEATURES}, features=FEATURES)
 
     def _row(
@@ -101,16 +101,16 @@ class ReferFiles:
         image_id = field(reference, "image_id", int, where)
         texts, sent_ids = read_sentences(reference, where)
         annotations = [self._annotation(ann_id, image_id, where) for ann_id in ann_ids]
-        picture = self.pictures.get(image_id)
-        if picture is None:
+        image = self.image_entries.get(image_id)
+        if image is None:
             raise BadRowError(
                 f"{self.instances_file}: no image {image_id}, which {where} needs: the files do not belong together"
             )
-        where_picture = f"{self.instances_file}: image {image_id}"
-        file_name = field(picture, "file_name", str, where_picture)
-        height, width = (field(picture, name, int, where_picture) for name in ("height", "width"))
+        where_image = f"{self.instances_file}: image {image_id}"
+        file_name = field(image, "file_name", str, where_image)
+        height, width = (field(image, name, int, where_image) for name in ("height", "width"))
         if height < 1 or width < 1:
-            raise BadRowError(f"{where_picture}: 'height' and 'width' are {height} and {width}: mend them")
+            raise BadRowError(f"{where_image}: 'height' and 'width' are {height} and {width}: mend them")
         masks = [self._mask(annotation, height, width, ref_id) for annotation in annotations]
         return {
             "image": str(self.folder / file_name),
@@ -155,38 +155,38 @@ class ReferFiles:
                 mend = f"remove reference {ref_id} or mend 'segmentation'"
                 if outside_frame(segmentation, height, width):
                     raise BadRowError(
-                        f"{where}: the mask lies wholly beside the picture of {width}x{height} pixels: {mend}",
+                        f"{where}: the mask lies wholly beside the image of {width}x{height} pixels: {mend}",
                         "mask_out_of_frame",
                     )
                 raise BadRowError(f"{where}: the mask is empty: {mend}", "mask_empty")
             self._masks[key] = mask
         return self._masks[key]
 
-    def _with_pictures(self, rows: list[dict[str, Any]], bad_rows: BadRows | None) -> list[dict[str, Any]]:
-        """The rows whose picture is there."""
+    def _with_images(self, rows: list[dict[str, Any]], bad_rows: BadRows | None) -> list[dict[str, Any]]:
+        """The rows whose image is there."""
         if not rows:
             return rows
         elsewhere = "or pass image_folder= if they are elsewhere below the root"
         if not self.folder.is_dir():
-            raise FileNotFoundError(f"{self.folder}: the pictures' folder is missing: put them there, {elsewhere}")
+            raise FileNotFoundError(f"{self.folder}: the images' folder is missing: put them there, {elsewhere}")
         wanted = {row["file_name"] for row in rows}
         missing = sorted(wanted - _present(self.folder, wanted))
         if missing and bad_rows is None:
-            raise MissingPictureError(
-                f"{self.folder / missing[0]}: {len(missing)} of {len(wanted)} pictures are missing, this one first: "
+            raise MissingImageError(
+                f"{self.folder / missing[0]}: {len(missing)} of {len(wanted)} images are missing, this one first: "
                 f"put them there, {elsewhere}"
             )
         gone = set(missing)
         for row in rows:
             if row["file_name"] in gone:
                 message = (
-                    f"{self.refs_file}: reference {row['ref_id']}: {row['image']} is missing: put the picture there"
+                    f"{self.refs_file}: reference {row['ref_id']}: {row['image']} is missing: put the image there"
                 )
-                reject(MissingPictureError(message), bad_rows)
+                reject(MissingImageError(message), bad_rows)
         return [row for row in rows if row["file_name"] not in gone]
 
 
-def normalised(file_name: str) -> str:
+def normalized(file_name: str) -> str:
     """The same for every way to write a file's name."""
     return posixpath.normpath(file_name)
 
@@ -204,19 +204,19 @@ def _find_files(root: Path, dataset: str, names: Sequence[str]) -> tuple[Path, P
     pattern = names[0].split("(")[0] + "(*)*"
     if not folder.is_dir():
         found = sorted({file.parent.name for file in root.glob(f"*/{pattern}")})
-        raise FileNotFoundError(f"{folder}: the data set's folder is missing: in {root} there are {listed(found)}")
+        raise FileNotFoundError(f"{folder}: the dataset's folder is missing: in {root} there are {listed(found)}")
     refs_file = next((folder / name for name in names if (folder / name).is_file()), None)
     if refs_file is None:
         found = sorted(file.name for file in folder.glob(pattern))
         raise FileNotFoundError(f"{folder / names[0]}: the file is missing: beside it there are {listed(found)}")
     instances_file = folder / "instances.json"
     if not instances_file.is_file():
-        raise FileNotFoundError(f"{instances_file}: the file is missing: put the data set's annotations there")
+        raise FileNotFoundError(f"{instances_file}: the file is missing: put the dataset's annotations there")
     return refs_file, instances_file
 
 
-def _picture_folder(root: Path, dataset: str, image_folder: str | None) -> Path:
-    if image_folder is not None:  # "" too: the pictures lie in the root itself
+def _image_folder(root: Path, dataset: str, image_folder: str | None) -> Path:
+    if image_folder is not None:  # "" too: the images lie in the root itself
         return root / image_folder
     folder, deeper = root / IMAGE_FOLDERS.get(dataset, DEFAULT_IMAGE_FOLDER), root / _REFER_API_IMAGE_FOLDER
     return deeper if deeper.is_dir() and not folder.is_dir() and dataset not in IMAGE_FOLDERS else folder
@@ -230,14 +230,14 @@ def _read_references(file: Path) -> list[dict]:
 
 
 def _read_instances(file: Path) -> tuple[dict[int, dict], dict[int, dict]]:
-    """Pictures and annotations by their ids."""
+    """Images and annotations by their ids."""
     content = _read_json(file)
     try:
-        pictures = {picture["id"]: picture for picture in content["images"]}
+        images = {image["id"]: image for image in content["images"]}
         annotations = {annotation["id"]: annotation for annotation in content["annotations"]}
     except (KeyError, TypeError) as error:
         raise ValueError(f"{file}: must hold 'images' and 'annotations', each with an 'id' ({error!r})") from error
-    return pictures, annotations
+    return images, annotations
 
 
 def _read_json(file: Path) -> Any:

@@ -2,8 +2,8 @@
 
 Three sorts of references:
 
-- attributes: colour, size and class single the target out ("the small red circle");
-- place: they do not, but only one such shape lies in that half of the picture ("the circle on the left");
+- attributes: color, size and class single the target out ("the small red circle");
+- place: they do not, but only one such shape lies in that half of the image ("the circle on the left");
 - relation: they do not, but only one such shape lies so to another ("the red circle above the green triangle").
 
 "On the left" is judged so that both readings agree, "the leftmost" and "in the left half"; what is nearly on the
@@ -22,23 +22,23 @@ SORTS = ("attributes", "place", "relation")
 # Which way a word points: (x to the right, y down).
 PLACES = {"left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1)}
 RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
-HALF_MARGIN = 0.06  # a centre nearer than this to the middle lies neither left nor right
-RELATION_GAP = 0.15  # how far apart two centres must lie to be put in relation
+HALF_MARGIN = 0.06  # a center nearer than this to the middle lies neither left nor right
+RELATION_GAP = 0.15  # how far apart two centers must lie to be put in relation
 
 
 @dataclass(frozen=True)
 class Phrase:
-    """A class with or without colour and size: "small red circle"."""
+    """A class with or without color and size: "small red circle"."""
 
     kind: str
-    colour: str | None = None
+    color: str | None = None
     size: str | None = None
 
     def __str__(self) -> str:
-        return " ".join(word for word in (self.size, self.colour, self.kind) if word)
+        return " ".join(word for word in (self.size, self.color, self.kind) if word)
 
     def fits(self, shape: Shape) -> bool:
-        return shape.kind == self.kind and self.colour in (None, shape.colour) and self.size in (None, shape.size)
+        return shape.kind == self.kind and self.color in (None, shape.color) and self.size in (None, shape.size)
 
     def count(self, scene: Sequence[Shape]) -> int:
         return sum(self.fits(shape) for shape in scene)
@@ -48,9 +48,9 @@ def describe(scene: Sequence[Shape], target: Shape, sort: str, *, novel: bool = 
     """Every sentence of one sort that refers to `target` and to nothing else in the scene.
 
     Args:
-        novel: only sentences whose subject names a held-out colour and class.
+        novel: only sentences whose subject names a held-out color and class.
     """
-    subjects = [phrase for phrase in _phrases(target) if not novel or (phrase.colour, phrase.kind) in HELD_OUT]
+    subjects = [phrase for phrase in _phrases(target) if not novel or (phrase.color, phrase.kind) in HELD_OUT]
     if Phrase(target.kind).count(scene) < 2:  # without a distractor of its class a shape is too easy
         return []
     sentences: list[str] = []
@@ -100,8 +100,8 @@ def sample_references(
 
 
 def _phrases(shape: Shape) -> Iterator[Phrase]:
-    for colour, size in product((None, shape.colour), (None, shape.size)):
-        yield Phrase(shape.kind, colour, size)
+    for color, size in product((None, shape.color), (None, shape.size)):
+        yield Phrase(shape.kind, color, size)
 
 
 def _names(shape: Shape, scene: Sequence[Shape]) -> list[Phrase]:
@@ -112,7 +112,7 @@ def _names(shape: Shape, scene: Sequence[Shape]) -> list[Phrase]:
 
 
 def _lies(shape: Shape, word: str) -> float:
-    """How far towards that side of the picture's middle, in sides."""
+    """How far towards that side of the image's middle, in sides."""
     x, y = PLACES[word]
     return x * (shape.x - 0.5) + y * (shape.y - 0.5)
 

@@ -1,11 +1,11 @@
-"""RefShapes: a made-up data set for referring segmentation, written to disk in REFER's layout.
+"""RefShapes: a made-up dataset for referring segmentation, written to disk in REFER's layout.
 
     python -m detris_peft.data.refshapes OUT --seed 0
     load_refer("OUT", "refshapes", "unc", "val")
 
-Splits, all by picture: train and val alike; testA needs attributes only; testB refers to combinations of colour and
+Splits, all by image: train and val alike; testA needs attributes only; testB refers to combinations of color and
 class that stand in no other split, neither drawn nor named (`scenes.HELD_OUT`). The same seed gives the same bytes,
-and a picture does not depend on how many others there are.
+and a image does not depend on how many others there are.
 """
 
 import argparse
@@ -56,15 +56,15 @@ def write_refshapes(
     relation: float = 0.15,
     overwrite: bool = False,
 ) -> Path:
-    """Writes RefShapes below `root`: pictures into images/train2014, annotations into refshapes.
+    """Writes RefShapes below `root`: images into images/train2014, annotations into refshapes.
 
-    Everything is made aside first; the annotations are moved in last, so that there is never half a data set.
+    Everything is made aside first; the annotations are moved in last, so that there is never half a dataset.
 
     Args:
-        train, val, test: number of pictures; `test` is for testA and for testB each.
-        image_size: the pictures' side in pixels.
-        min_objects, max_objects: shapes in a picture.
-        references: references in a picture, each to another shape, each with 1 to 3 sentences.
+        train, val, test: number of images; `test` is for testA and for testB each.
+        image_size: the images' side in pixels.
+        min_objects, max_objects: shapes in a image.
+        references: references in a image, each to another shape, each with 1 to 3 sentences.
         place, relation: shares of references that need an absolute position or a relation to another shape; the
             rest needs attributes only.
         overwrite: replace a RefShapes that is there already.
@@ -77,7 +77,7 @@ def write_refshapes(
         ValueError: an argument is out of its range.
     """
     if min(train, val, test) < 0 or image_size < 32:
-        raise ValueError("train, val and test must be 0 or more pictures, and image_size at least 32 pixels")
+        raise ValueError("train, val and test must be 0 or more images, and image_size at least 32 pixels")
     if not 2 <= min_objects <= max_objects <= 8 or not 1 <= references <= min_objects:
         raise ValueError("needed: 2 <= min_objects <= max_objects <= 8 and 1 <= references <= min_objects")
     if place < 0 or relation < 0 or place + relation > 1:
@@ -89,16 +89,16 @@ def write_refshapes(
     root.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{DATASET}-", dir=root))
     try:
-        (aside / "pictures").mkdir()
+        (aside / "images").mkdir()
         (aside / DATASET).mkdir()
         records = _Records()
         shares = (1 - place - relation, place, relation)
         for number, (split, count) in enumerate(zip(SPLITS, (train, val, test, test), strict=True)):
             for index in range(count):
-                # Each picture has a stream of its own: it does not change when other counts do.
+                # Each image has a stream of its own: it does not change when other counts do.
                 rng = np.random.default_rng([seed, number, index])
                 objects = int(rng.integers(min_objects, max_objects + 1))
-                _add_picture(records, rng, split, index, objects, references, shares, image_size, aside / "pictures")
+                _add_image(records, rng, split, index, objects, references, shares, image_size, aside / "images")
         _write_annotations(records, aside / DATASET)
         _move_in(aside, root)
     finally:
@@ -106,7 +106,7 @@ def write_refshapes(
     return target
 
 
-def _add_picture(
+def _add_image(
     records: _Records,
     rng: np.random.Generator,
     split: str,
@@ -120,11 +120,11 @@ def _add_picture(
     novel = split == "testB"
     sorts = ["attributes"] * references if split == "testA" else rng.choice(SORTS, size=references, p=shares).tolist()
     scene, described = _describable_scene(rng, objects, sorts, novel)
-    picture, segmentations, masks = draw_scene(rng, scene, side)
+    image, segmentations, masks = draw_scene(rng, scene, side)
     image_id = len(records.images) + 1
     stem = f"{DATASET}_{split}_{index:06d}"
-    # Full colour resolution and few losses: edges stay where the masks are.
-    Image.fromarray(picture).save(folder / f"{stem}.jpg", quality=95, subsampling=0)
+    # Full color resolution and few losses: edges stay where the masks are.
+    Image.fromarray(image).save(folder / f"{stem}.jpg", quality=95, subsampling=0)
     records.images.append({"id": image_id, "file_name": f"{stem}.jpg", "height": side, "width": side})
     first = len(records.annotations) + 1
     for shape, segmentation, mask in zip(scene, segmentations, masks, strict=True):
@@ -177,7 +177,7 @@ def _describable_scene(
 
 def _write_annotations(records: _Records, folder: Path) -> None:
     content: dict[str, Any] = {
-        "info": {"description": "RefShapes, a made-up data set"},
+        "info": {"description": "RefShapes, a made-up dataset"},
         "images": records.images,
         "annotations": records.annotations,
         "categories": [{"id": number, "name": name} for number, name in enumerate(CLASSES, start=1)],
@@ -188,14 +188,14 @@ def _write_annotations(records: _Records, folder: Path) -> None:
 
 
 def _move_in(aside: Path, root: Path) -> None:
-    pictures = root / "images" / "train2014"
-    pictures.mkdir(parents=True, exist_ok=True)
-    # Only what an earlier run wrote: real pictures may stand in the same folder.
+    images = root / "images" / "train2014"
+    images.mkdir(parents=True, exist_ok=True)
+    # Only what an earlier run wrote: real images may stand in the same folder.
     shutil.rmtree(root / DATASET, ignore_errors=True)
-    for old in pictures.glob(f"{DATASET}_*.jpg"):
+    for old in images.glob(f"{DATASET}_*.jpg"):
         old.unlink()
-    for new in (aside / "pictures").iterdir():
-        new.replace(pictures / new.name)
+    for new in (aside / "images").iterdir():
+        new.replace(images / new.name)
     (aside / DATASET).replace(root / DATASET)
 
 
@@ -206,13 +206,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("out", metavar="OUT", help="the data root to write into")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes")
-    parser.add_argument("--train", type=int, default=2000, help="pictures in train")
-    parser.add_argument("--val", type=int, default=200, help="pictures in val")
-    parser.add_argument("--test", type=int, default=200, help="pictures in testA and in testB, each")
-    parser.add_argument("--image_size", type=int, default=112, help="side of a picture in pixels")
-    parser.add_argument("--min_objects", type=int, default=3, help="shapes in a picture, at least")
-    parser.add_argument("--max_objects", type=int, default=6, help="shapes in a picture, at most")
-    parser.add_argument("--references", type=int, default=2, help="references in a picture")
+    parser.add_argument("--train", type=int, default=2000, help="images in train")
+    parser.add_argument("--val", type=int, default=200, help="images in val")
+    parser.add_argument("--test", type=int, default=200, help="images in testA and in testB, each")
+    parser.add_argument("--image_size", type=int, default=112, help="side of a image in pixels")
+    parser.add_argument("--min_objects", type=int, default=3, help="shapes in a image, at least")
+    parser.add_argument("--max_objects", type=int, default=6, help="shapes in a image, at most")
+    parser.add_argument("--references", type=int, default=2, help="references in a image")
     parser.add_argument("--place", type=float, default=0.35, help="share that needs a place ('on the left')")
     parser.add_argument("--relation", type=float, default=0.15, help="share that needs a relation ('above the ...')")
     parser.add_argument("--overwrite", action="store_true", help="replace a RefShapes that is there already")

@@ -1,4 +1,4 @@
-"""The scenes of RefShapes: a few coloured shapes on a noisy ground, none touching another."""
+"""The scenes of RefShapes: a few colored shapes on a noisy ground, none touching another."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import numpy as np
 from ..masks import decode_mask, encode_mask, run_lengths
 
 CLASSES = ("circle", "square", "triangle")  # category_id 1, 2, 3
-COLOURS = {
+COLORS = {
     "red": (215, 40, 40),
     "green": (40, 165, 60),
     "blue": (40, 80, 225),
@@ -18,15 +18,15 @@ COLOURS = {
     "purple": (160, 50, 185),
     "white": (240, 240, 240),
 }
-# From the centre to the corners, as a share of the picture's side; the gap keeps the two words apart.
+# From the center to the corners, as a share of the image's side; the gap keeps the two words apart.
 SIZES = {"small": (0.09, 0.115), "large": (0.17, 0.205)}
 # A circle that reached as far as a square's corners would look larger, and a triangle smaller.
 REACH = {"circle": 0.85, "square": 1.0, "triangle": 1.15}
-# Attribute combinations that only testB holds. Each colour and each class is still seen in training.
+# Attribute combinations that only testB holds. Each color and each class is still seen in training.
 HELD_OUT = frozenset({("red", "square"), ("green", "triangle"), ("blue", "circle")})
 
 SAME_CLASS = 0.6  # how often a further shape repeats the class of an earlier one
-SAME_COLOUR = 0.4  # and its colour
+SAME_COLOR = 0.4  # and its color
 MARGIN = 0.02  # free ground between two shapes, as a share of the side
 
 T = TypeVar("T")
@@ -34,10 +34,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Shape:
-    """One object: what it is, where its centre lies (x to the right, y down) and how far it reaches, in sides."""
+    """One object: what it is, where its center lies (x to the right, y down) and how far it reaches, in sides."""
 
     kind: str
-    colour: str
+    color: str
     size: str
     x: float
     y: float
@@ -61,40 +61,40 @@ def sample_scene(rng: np.random.Generator, count: int, novel: float) -> tuple[Sh
 def _sample_attributes(rng: np.random.Generator, shapes: list[Shape], novel: float) -> tuple[str, str, str]:
     size = _pick(rng, tuple(SIZES))
     if rng.random() < novel:
-        colour, kind = _pick(rng, sorted(HELD_OUT))
-        return kind, colour, size
+        color, kind = _pick(rng, sorted(HELD_OUT))
+        return kind, color, size
     while True:
-        kind, colour = _pick(rng, CLASSES), _pick(rng, tuple(COLOURS))
+        kind, color = _pick(rng, CLASSES), _pick(rng, tuple(COLORS))
         if shapes:
             earlier = _pick(rng, shapes)
             kind = earlier.kind if rng.random() < SAME_CLASS else kind
-            colour = earlier.colour if rng.random() < SAME_COLOUR else colour
-        if (colour, kind) not in HELD_OUT:
-            return kind, colour, size
+            color = earlier.color if rng.random() < SAME_COLOR else color
+        if (color, kind) not in HELD_OUT:
+            return kind, color, size
 
 
 def _pick(rng: np.random.Generator, choices: Sequence[T]) -> T:
     return choices[int(rng.integers(len(choices)))]
 
 
-def _place(rng: np.random.Generator, kind: str, colour: str, size: str, shapes: list[Shape]) -> Shape | None:
+def _place(rng: np.random.Generator, kind: str, color: str, size: str, shapes: list[Shape]) -> Shape | None:
     reach = rng.uniform(*SIZES[size]) * REACH[kind]
     for _ in range(30):
         x, y = rng.uniform(reach + MARGIN, 1 - reach - MARGIN, size=2)
         if all(math.hypot(x - other.x, y - other.y) > reach + other.reach + MARGIN for other in shapes):
-            return Shape(kind, colour, size, float(x), float(y), float(reach), float(rng.uniform(-15, 15)))
+            return Shape(kind, color, size, float(x), float(y), float(reach), float(rng.uniform(-15, 15)))
     return None
 
 
 def draw_scene(
     rng: np.random.Generator, shapes: tuple[Shape, ...], side: int
 ) -> tuple[np.ndarray, list[Any], list[dict[str, Any]]]:
-    """The picture (side, side, 3) of uint8, and per shape its COCO segmentation and its mask.
+    """The image (side, side, 3) of uint8, and per shape its COCO segmentation and its mask.
 
     A shape is painted exactly where its decoded mask is 1. The segmentations take all forms that readers meet:
     polygons for squares and triangles, run lengths for circles, plain for the small and compressed for the large.
     """
-    picture = _ground(rng, side)
+    image = _ground(rng, side)
     segmentations: list[Any] = []
     masks: list[dict[str, Any]] = []
     for shape in shapes:
@@ -107,12 +107,12 @@ def draw_scene(
         else:
             segmentation = [_outline(shape, side)]
             mask = encode_mask(segmentation, side, side)
-        paint = np.array(COLOURS[shape.colour]) + rng.uniform(-12, 12, size=3)
+        paint = np.array(COLORS[shape.color]) + rng.uniform(-12, 12, size=3)
         inside = decode_mask(mask) == 1
-        picture[inside] = paint + rng.normal(0, 4, size=(inside.sum(), 3))
+        image[inside] = paint + rng.normal(0, 4, size=(inside.sum(), 3))
         segmentations.append(segmentation)
         masks.append(mask)
-    return picture.clip(0, 255).round().astype(np.uint8), segmentations, masks
+    return image.clip(0, 255).round().astype(np.uint8), segmentations, masks
 
 
 def _ground(rng: np.random.Generator, side: int) -> np.ndarray:

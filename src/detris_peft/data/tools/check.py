@@ -1,4 +1,4 @@
-"""What is wrong with a data set, found before it costs a night: the work of `detris data check`."""
+"""What is wrong with a dataset, found before it costs a night: the work of `detris data check`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import datasets
 from tqdm.auto import tqdm
 
-from ..errors import BadRowError, BadRows, MissingPictureError
+from ..errors import BadRowError, BadRows, MissingImageError
 from ..masks import mask_area
 from ..readers.refer import PUBLISHED_REFERENCES, SHARED_BY_DESIGN
 from ..schema import open_image
@@ -29,11 +29,11 @@ def check_data(
     count_tokens: Callable[[list[str]], list[int]] | None = None,
     max_text_length: int = 17,
     is_visible: Callable[[Mapping[str, Any]], bool] | None = None,
-    pictures: bool = True,
+    images: bool = True,
     num_workers: int = 2,
     progress: bool = True,
 ) -> list[SplitReport]:
-    """Read every row of the splits, decode every picture once, and compare the splits with each other.
+    """Read every row of the splits, decode every image once, and compare the splits with each other.
 
     Args:
         source: any but a stream.
@@ -42,13 +42,13 @@ def check_data(
             is at least one token.
         max_text_length: L, the tokens that the text encoder reads.
         is_visible: whether anything is left of a row's `mask` at the model's size; None does not ask.
-        pictures: False does not open pictures that are files: faults in them stay unseen, and one picture under two
+        images: False does not open images that are files: faults in them stay unseen, and one image under two
             names.
         num_workers: threads that decode; Pillow decodes without Python's lock.
         progress: show a bar.
 
     Raises:
-        FileNotFoundError, ValueError: there is no such data set. Whatever is wrong with a split is reported.
+        FileNotFoundError, ValueError: there is no such dataset. Whatever is wrong with a split is reported.
     """
     if source.streaming:
         raise ValueError("--streaming cannot be checked, it is read as it comes: leave it out")
@@ -66,7 +66,7 @@ def check_data(
         report.notices += _long_sentences(split, rows, count_tokens, max_text_length)
         if is_visible is not None:
             report.errors += _vanishing(split, rows, is_visible)
-        _check_pictures(report, rows, pictures, num_workers, progress)
+        _check_images(report, rows, images, num_workers, progress)
         # A line that is no JSON names no split: each split's reader meets it.
         told = {finding.message for other in reports for finding in other.errors}
         report.errors = [finding for finding in report.errors if finding.message not in told]
@@ -122,24 +122,22 @@ def _vanishing(
         if not no_target and not is_visible(mask):
             message = (
                 f"{file_name}: the mask of reference {ref_id} has {mask_area(mask)} pixels, of which none is left at "
-                "the model's size: draw it larger, cut the picture to its surroundings, or remove it"
+                "the model's size: draw it larger, cut the image to its surroundings, or remove it"
             )
             yield Finding("mask_empty", split, message)
 
 
-def _check_pictures(
-    report: SplitReport, rows: datasets.Dataset, decode: bool, num_workers: int, progress: bool
-) -> None:
-    """Fill in what has to do with pictures."""
+def _check_images(report: SplitReport, rows: datasets.Dataset, decode: bool, num_workers: int, progress: bool) -> None:
+    """Fill in what has to do with images."""
     rows = rows.cast_column("image", datasets.Image(decode=False))
     names, ref_ids = rows["file_name"], rows["ref_id"]
     users = _users(rows)
-    report.pictures = len(users)
+    report.images = len(users)
     firsts = {place: indices[0] for place, indices in users.items()}
     opened: Iterable[tuple[str, tuple[str | None, tuple[int, int] | BadRowError | None]]]
     if decode:
         images = ((place, rows[index]["image"]) for place, index in firsts.items())
-        bar = tqdm(images, f"{report.split}: pictures", len(firsts), unit="", leave=False, disable=not progress)
+        bar = tqdm(images, f"{report.split}: images", len(firsts), unit="", leave=False, disable=not progress)
         opened = _opened(bar, num_workers)
     else:
         opened = ((place, (place, None)) for place in firsts)
@@ -157,19 +155,19 @@ def _check_pictures(
             for index in indices:
                 if (drawn := tuple(masks[index]["mask"]["size"])) != size:
                     message = (
-                        f"{name}: the picture is {size[1]}x{size[0]} pixels, the mask of reference {ref_ids[index]} "
-                        f"{drawn[1]}x{drawn[0]}: use the pictures that the annotations were made on"
+                        f"{name}: the image is {size[1]}x{size[0]} pixels, the mask of reference {ref_ids[index]} "
+                        f"{drawn[1]}x{drawn[0]}: use the images that the annotations were made on"
                     )
                     report.errors.append(Finding("mask_malformed", report.split, message))
     for twins in same.values():
         if len(twins) > 1:
             more = f" and {len(twins) - 2} more" if len(twins) > 2 else ""
-            message = f"{twins[0]}, {twins[1]}{more}: one picture under several names"
-            report.notices.append(Finding("same_picture", report.split, message, len(twins)))
+            message = f"{twins[0]}, {twins[1]}{more}: one image under several names"
+            report.notices.append(Finding("same_image", report.split, message, len(twins)))
 
 
 def _users(rows: datasets.Dataset) -> dict[str, list[int]]:
-    """Every picture's rows; a picture is its file's path, or a digest of its bytes where these are in the row."""
+    """Every image's rows; a image is its file's path, or a digest of its bytes where these are in the row."""
     users: dict[str, list[int]] = defaultdict(list)
     index = 0
     for table in rows.select_columns(["image"]).with_format("arrow").iter(batch_size=100):
@@ -182,7 +180,7 @@ def _users(rows: datasets.Dataset) -> dict[str, list[int]]:
 def _opened(
     images: Iterable[tuple[str, dict[str, Any]]], num_workers: int
 ) -> Iterator[tuple[str, tuple[str | None, tuple[int, int] | BadRowError]]]:
-    """Digest of the bytes, and height and width or what is wrong. Only a few pictures are in memory at a time."""
+    """Digest of the bytes, and height and width or what is wrong. Only a few images are in memory at a time."""
     images = iter(images)
     with ThreadPoolExecutor(max(num_workers, 1)) as threads:
         while batch := list(itertools.islice(images, 16 * max(num_workers, 1))):
@@ -194,14 +192,14 @@ def _open(image: dict[str, Any]) -> tuple[str | None, tuple[int, int] | BadRowEr
     try:
         data = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
         digest = _digest(data)
-        picture = open_image({"path": image["path"], "bytes": data})
+        pixels = open_image({"path": image["path"], "bytes": data})
     except BadRowError as error:
         return digest, error
     except FileNotFoundError:
-        return None, MissingPictureError(f"{image['path']}: the picture is missing: put it there")
+        return None, MissingImageError(f"{image['path']}: the image is missing: put it there")
     except (OSError, ValueError) as error:  # a folder, a file without permission, a damaged one
-        return digest, BadRowError(" ".join(str(error).split()), "picture_damaged")
-    return digest, (picture.height, picture.width)
+        return digest, BadRowError(" ".join(str(error).split()), "image_damaged")
+    return digest, (pixels.height, pixels.width)
 
 
 def _digest(data: bytes) -> str:
@@ -209,7 +207,7 @@ def _digest(data: bytes) -> str:
 
 
 def _compare(reports: Sequence[SplitReport], source: DataSource) -> None:
-    """Pictures that stand in two splits: noted with the later one."""
+    """Images that stand in two splits: noted with the later one."""
     why = SHARED_BY_DESIGN.get((Path(source.dataset).name, source.split_by))
     if source.leak == "keep":
         why = "leak=keep"
@@ -218,9 +216,9 @@ def _compare(reports: Sequence[SplitReport], source: DataSource) -> None:
         if not shared:
             continue
         if why or _both_tests(first.split, second.split):
-            reason = why or "nothing is learnt or chosen on either"
-            message = f"{len(shared):,} pictures stand in {first.split} too: by design, {reason}"
-            second.notices.append(Finding("shared_picture", second.split, message, len(shared)))
+            reason = why or "nothing is learned or chosen on either"
+            message = f"{len(shared):,} images stand in {first.split} too: by design, {reason}"
+            second.notices.append(Finding("shared_image", second.split, message, len(shared)))
             continue
         for identity in shared:
             (here, _), (there, row) = second.identities[identity], first.identities[identity]
@@ -229,7 +227,7 @@ def _compare(reports: Sequence[SplitReport], source: DataSource) -> None:
                 f"{here}: stands in {first.split} too{'' if here == there else f', as {there}'} (reference "
                 f"{first.rows['ref_id'][row]}): scores on it would be too good, take it out of one of the two"
             )
-            second.errors.append(Finding("shared_picture", second.split, message))
+            second.errors.append(Finding("shared_image", second.split, message))
 
 
 def _both_tests(*splits: str) -> bool:

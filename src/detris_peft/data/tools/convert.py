@@ -1,9 +1,9 @@
-"""Any data set as parquet shards with pictures and masks inside: the work of `detris data convert`.
+"""Any dataset as parquet shards with images and masks inside: the work of `detris data convert`.
 
-<output>/README.md                              data set card; says which files are which split
-<output>/data/train-00000-of-00002.parquet      the columns `FEATURES`; pictures are the files' own bytes
+<output>/README.md                              dataset card; says which files are which split
+<output>/data/train-00000-of-00002.parquet      the columns `FEATURES`; images are the files' own bytes
 
-`datasets.load_dataset(output)` reads it, and `push_to_hub` or `hf upload` make it a data set on the Hub.
+`datasets.load_dataset(output)` reads it, and `push_to_hub` or `hf upload` make it a dataset on the Hub.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
-from ..errors import BadRowError, BadRows, MissingPictureError, reject
+from ..errors import BadRowError, BadRows, MissingImageError, reject
 from ..fields import upright_size
 from ..schema import FEATURES
 from ..sources import DataSource
@@ -44,16 +44,16 @@ def write_parquet(
     overwrite: bool = False,
     progress: bool = True,
 ) -> dict[str, int]:
-    """Write splits of a data set as parquet; `output` is there whole or not at all.
+    """Write splits of a dataset as parquet; `output` is there whole or not at all.
 
-    Pictures are not decoded (`check_data` does that), but their headers are read: each must be as large as its masks.
-    A picture of several rows is stored once in a row group.
+    Images are not decoded (`check_data` does that), but their headers are read: each must be as large as its masks.
+    A image of several rows is stored once in a row group.
 
     Args:
         source: any but a stream.
         output: a folder, new or empty.
         splits: by default all.
-        max_shard_size: bytes of pictures in a file, as a number or with the unit KB, MB or GB.
+        max_shard_size: bytes of images in a file, as a number or with the unit KB, MB or GB.
         bad_rows: collects what cannot be trained on and leaves it out; None stops at the first such row.
         overwrite: replace `output`, if an earlier conversion wrote it.
         progress: show a bar.
@@ -103,9 +103,9 @@ def shard_bytes(size: int | str) -> int:
 
 
 def _stored(rows: datasets.Dataset, bad_rows: BadRows | None) -> Iterator[dict[str, Any]]:
-    """Rows with their pictures' bytes."""
+    """Rows with their images' bytes."""
     rows = rows.cast_column("image", datasets.Image(decode=False))
-    last_path, last_data = None, b""  # rows of one picture mostly follow each other
+    last_path, last_data = None, b""  # rows of one image mostly follow each other
     for index in range(len(rows)):
         row: dict[str, Any] = rows[index]
         path, data = row["image"]["path"], row["image"]["bytes"]
@@ -118,7 +118,7 @@ def _stored(rows: datasets.Dataset, bad_rows: BadRows | None) -> Iterator[dict[s
             if [*size] != row["mask"]["size"]:
                 raise BadRowError(
                     f"{where}: {path or row['file_name']} is {size[1]}x{size[0]} pixels, its mask "
-                    f"{row['mask']['size'][1]}x{row['mask']['size'][0]}: use the pictures that were annotated",
+                    f"{row['mask']['size'][1]}x{row['mask']['size'][0]}: use the images that were annotated",
                     "mask_malformed",
                 )
         except BadRowError as error:
@@ -132,7 +132,7 @@ def _read(path: str, where: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except FileNotFoundError:
-        raise MissingPictureError(f"{where}: {path} is missing: put the picture there") from None
+        raise MissingImageError(f"{where}: {path} is missing: put the image there") from None
 
 
 def _write_split(rows: Iterable[dict[str, Any]], folder: Path, split: str, limit: int) -> int:
@@ -141,7 +141,7 @@ def _write_split(rows: Iterable[dict[str, Any]], folder: Path, split: str, limit
     writer, written, count = None, 0, 0
     try:
         for batch in _batches(rows, min(limit, BATCH_BYTES)):
-            # A row group keeps a dictionary of pictures, so that each is in it once.
+            # A row group keeps a dictionary of images, so that each is in it once.
             size = sum(map(len, {row["image"]["bytes"] for row in batch}))
             if writer is None or written + size > limit:
                 if writer is not None:
@@ -164,7 +164,7 @@ def _writer(file: Path) -> pq.ParquetWriter:
 
 
 def _batches(rows: Iterable[dict[str, Any]], limit: int) -> Iterator[list[dict[str, Any]]]:
-    """Rows of together at most `limit` bytes of pictures, but at least one."""
+    """Rows of together at most `limit` bytes of images, but at least one."""
     batch, size = [], 0
     for row in rows:
         more = len(row["image"]["bytes"])

@@ -1,4 +1,4 @@
-"""The data set card that a converted data set carries as README.md."""
+"""The dataset card that a converted dataset carries as README.md."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from huggingface_hub import DatasetCardData
 
 
 def dataset_card(name: str, counts: Mapping[str, int]) -> str:
-    """README.md of a converted data set: which files are which split, and what is in them.
+    """README.md of a converted dataset: which files are which split, and what is in them.
 
     Args:
-        name: the data set's.
+        name: the dataset's.
         counts: rows by split.
     """
     data = DatasetCardData(
@@ -32,8 +32,8 @@ def dataset_card(name: str, counts: Mapping[str, int]) -> str:
 
 # {name}
 
-Pictures, sentences that refer to something in them, and masks, for referring image segmentation. Written by
-`detris data convert`. Pictures are the original files, byte for byte; **their licence and that of the annotations
+Images, sentences that refer to something in them, and masks, for referring image segmentation. Written by
+`detris data convert`. Images are the original files, byte for byte; **their license and that of the annotations
 stay what they were.**
 
 | split | rows |
@@ -42,10 +42,10 @@ stay what they were.**
 
 | column | |
 |---|---|
-| `image` | the picture |
+| `image` | the image |
 | `sentences`, `sent_ids` | every sentence that refers to the target, and their ids |
-| `mask` | `size` [H, W] and `counts`: compressed COCO RLE, of the picture turned upright as its EXIF tag says |
-| `no_target` | the sentences refer to nothing in the picture; the mask is empty |
+| `mask` | `size` [H, W] and `counts`: compressed COCO RLE, of the image turned upright as its EXIF tag says |
+| `no_target` | the sentences refer to nothing in the image; the mask is empty |
 | `ref_id`, `ann_id`, `ann_ids`, `image_id`, `category_id` | ids, unique within one `dataset` |
 | `dataset`, `split`, `file_name` | where the row comes from |
 

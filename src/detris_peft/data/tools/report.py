@@ -16,9 +16,9 @@ from ..sources import DataSource
 class Finding:
     """Something wrong, or worth knowing.
 
-    As errors: each of `BAD_KINDS`, `shared_picture` (a picture stands in two splits that must not share any) and
+    As errors: each of `BAD_KINDS`, `shared_image` (a image stands in two splits that must not share any) and
     `split_unreadable` (none of its rows can be had). As notices: `count_differs`, `sentence_too_long`,
-    `same_picture` (twice under two names), `leak` and `shared_picture` where it is by design.
+    `same_image` (twice under two names), `leak` and `shared_image` where it is by design.
     """
 
     kind: str
@@ -32,7 +32,7 @@ class SplitReport:
     """One split: its counts (of the rows that its reader took) and what was found."""
 
     split: str
-    pictures: int = 0
+    images: int = 0
     references: int = 0
     sentences: int = 0
     no_target: int = 0
@@ -40,7 +40,7 @@ class SplitReport:
     errors: list[Finding] = field(default_factory=list)
     notices: list[Finding] = field(default_factory=list)
     rows: datasets.Dataset | None = None
-    # What tells pictures apart (a digest of the file's bytes, or its path) to name and first row.
+    # What tells images apart (a digest of the file's bytes, or its path) to name and first row.
     identities: dict[str, tuple[str, int]] = field(default_factory=dict)
 
     @property
@@ -49,7 +49,7 @@ class SplitReport:
         return _counted(self.errors)
 
     def as_json(self) -> dict[str, Any]:
-        counts = ("pictures", "references", "sentences", "no_target", "published")
+        counts = ("images", "references", "sentences", "no_target", "published")
         return {**{name: getattr(self, name) for name in counts}, "bad": self.bad, "notices": _counted(self.notices)}
 
 
@@ -59,7 +59,7 @@ def as_json(source: DataSource, reports: Sequence[SplitReport]) -> dict[str, Any
     Returns:
         {"dataset": str, "data_root": str, "split_by": str,
          "ok": bool,                                   no error; notices do not count
-         "splits": {split: {"pictures": int, "references": int, "sentences": int, "no_target": int,
+         "splits": {split: {"images": int, "references": int, "sentences": int, "no_target": int,
                             "published": int | null,   references, where the set is a published one
                             "bad": {kind: rows}, "notices": {kind: rows}}},
          "errors": [{"kind": str, "split": str, "message": str, "rows": int}],     all of them
