@@ -1,13 +1,14 @@
-"""What one training step costs: a preset at its own size, by precision and by option.
+"""Time and memory of one training step of a preset, by precision and option.
 
     python benchmarks/train_step.py                       # DETRIS-B at 448 pixels, on a GPU if there is one
     python benchmarks/train_step.py --only float32,bfloat16 --batch_size 4
 
-A step is forward, loss, backward and Adam, on random weights and images. Each row is measured in a process of its
-own, so that its peak memory is its own: allocated bytes on a GPU, the process' resident set on a CPU (the libraries
-and the weights included). `ratio` is samples a second over those of the first row; `matmul share` is the rate of the
-step's floating point operations over the rate of one large matrix product in the same precision, measured beside it: 1
-would be a step that does nothing but multiply at full speed. Times of two machines do not compare.
+A step consists of forward, loss, backward and Adam, on random weights and images. Each row is measured in a separate
+process, so that its peak memory is not affected by other rows: allocated bytes on a GPU, resident memory of the
+process on a CPU (libraries and weights included). `ratio` is samples per second relative to the first row.
+`matmul share` is the FLOP rate of the step relative to that of one large matrix product in the same precision,
+measured in the same process: 1 means that the step only multiplies matrices at full speed. Times from different
+machines are not comparable.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from detris_peft import DetrisForReferringSegmentation, presets
 from detris_peft.modeling.encoders import build_backbone
 
-# precision, checkpointing, compile, batches to a step
+# precision, gradient checkpointing, torch.compile, batches per optimizer step
 ROWS = {
     "float32": ("float32", False, False, 1),
     "bfloat16": ("bfloat16", False, False, 1),
@@ -44,7 +45,7 @@ def main() -> None:
     parser.add_argument("--preset", default="detris-b")
     parser.add_argument("--batch_size", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--only", help="rows, separated by commas: " + ", ".join(ROWS))
+    parser.add_argument("--only", help="comma-separated rows to measure: " + ", ".join(ROWS))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--row", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -61,7 +62,7 @@ def main() -> None:
     )
     reference = None
     for row in names:
-        result = in_own_process(row)
+        result = measure_in_subprocess(row)
         reference = reference or result
         ratio = result["samples_per_second"] / reference["samples_per_second"]
         print(
@@ -71,12 +72,16 @@ def main() -> None:
         )
 
 
-def in_own_process(row: str) -> dict[str, float]:
-    done = subprocess.run([sys.executable, *sys.argv, "--row", row], stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+def measure_in_subprocess(row: str) -> dict[str, float]:
+    """Measure one row in a new process."""
+    completed = subprocess.run(
+        [sys.executable, *sys.argv, "--row", row], stdout=subprocess.PIPE, text=True, check=True
+    )
+    return json.loads(completed.stdout.splitlines()[-1])
 
 
-def measure(arguments, precision: str, checkpointing: bool, compiled: bool, accumulated: int) -> dict[str, float]:
+def measure(arguments, precision: str, checkpointing: bool, compiled: bool, accumulation: int) -> dict[str, float]:
+    """Return time, throughput, peak memory and matmul share of one row."""
     device, dtype = arguments.device, getattr(torch, precision)
     torch.manual_seed(0)
     config = presets.get(arguments.preset)
@@ -96,19 +101,19 @@ def measure(arguments, precision: str, checkpointing: bool, compiled: bool, accu
     batch["input_ids"] = batch["input_ids"].to(device)
 
     def step(forward) -> None:
-        for _ in range(accumulated):
+        for _ in range(accumulation):
             with torch.autocast(device, dtype, enabled=dtype != torch.float32):
                 loss = forward(**batch).loss
-            scaler.scale(loss / accumulated).backward()
+            scaler.scale(loss / accumulation).backward()
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad()
 
-    # Of attention the counter knows the plain form only.
+    # The FLOP counter supports only the math attention kernel.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         step(model)
     forward = torch.compile(model) if compiled else model
-    for _ in range(2):  # compiles, and fills caches
+    for _ in range(2):  # warm-up: compilation and caches
         step(forward)
     times, rates, peaks = [], [], []
     for _ in range(arguments.repeats):
@@ -117,18 +122,19 @@ def measure(arguments, precision: str, checkpointing: bool, compiled: bool, accu
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         times.append(seconds(lambda: step(forward), device))
-        peaks.append(torch.cuda.max_memory_allocated() if device == "cuda" else own_peak())
-    taken, rate = statistics.median(times), statistics.median(rates)
+        peaks.append(torch.cuda.max_memory_allocated() if device == "cuda" else peak_resident_bytes())
+    duration, rate = statistics.median(times), statistics.median(rates)
     return {
-        "seconds": taken,
-        "samples_per_second": arguments.batch_size * accumulated / taken,
+        "seconds": duration,
+        "samples_per_second": arguments.batch_size * accumulation / duration,
         "peak_gib": max(peaks) / 2**30,
         "matmul_tflops": rate / 1e12,
-        "matmul_share": counter.get_total_flops() / taken / rate,
+        "matmul_share": counter.get_total_flops() / duration / rate,
     }
 
 
 def seconds(action, device: str) -> float:
+    """Return the duration of an action in seconds, including its GPU work."""
     if device == "cuda":
         torch.cuda.synchronize()
     start = time.perf_counter()
@@ -139,14 +145,15 @@ def seconds(action, device: str) -> float:
 
 
 def matmul_rate(device: str, dtype: torch.dtype) -> float:
-    """Floating point operations a second of one large matrix product."""
+    """Return the floating-point operations per second of one large matrix product."""
     side = 8192 if device == "cuda" else 2048
     left, right = torch.randn(2, side, side, device=device).to(dtype)
     left @ right
     return 2 * side**3 / min(seconds(lambda: left @ right, device) for _ in range(3))
 
 
-def own_peak() -> int:
+def peak_resident_bytes() -> int:
+    """Return the peak resident memory of this process in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
 
 

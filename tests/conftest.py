@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.metadata import version
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any Hugging Face import: tests must not use the network
 
@@ -13,6 +14,11 @@ from safetensors.torch import load_file
 from tests.helpers.reference import FIXTURES
 
 pytest_plugins = ["tests.helpers.toy_fixtures"]
+
+
+def pytest_report_header() -> str:
+    packages = ("torch", "transformers", "peft", "accelerate", "datasets", "huggingface_hub", "safetensors")
+    return "versions: " + ", ".join(f"{name} {version(name)}" for name in packages)
 
 
 @pytest.fixture(autouse=True)

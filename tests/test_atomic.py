@@ -1,4 +1,4 @@
-"""Whole or not at all."""
+"""Atomic writes: a reader sees the old or the new content after any failure."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from detris_peft.atomic import (
 
 
 def written(folder, text):
-    with atomic_write_dir(folder) as aside:
-        (aside / "deep").mkdir()
-        (aside / "deep/file").write_text(text)
+    with atomic_write_dir(folder) as staging:
+        (staging / "deep").mkdir()
+        (staging / "deep/file").write_text(text)
     return folder
 
 
-def test_a_folder_takes_its_place_only_when_it_is_whole(tmp_path):
+def test_a_folder_is_replaced_only_on_success(tmp_path):
     folder = written(tmp_path / "best", "old")
     (folder / "stale").touch()
-    with pytest.raises(FileNotFoundError), atomic_write_dir(folder) as aside:
-        (aside / "deep/file").write_text("half")  # "deep" was not made
+    with pytest.raises(FileNotFoundError), atomic_write_dir(folder) as staging:
+        (staging / "deep/file").write_text("part")  # fails: "deep" does not exist
     assert (folder / "deep/file").read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["best"]
     written(folder, "new")
@@ -38,8 +38,8 @@ def test_a_folder_takes_its_place_only_when_it_is_whole(tmp_path):
 
 
 @pytest.mark.parametrize("moment", range(1, 6))
-def test_the_old_or_the_new_is_there_after_any_failure(tmp_path, monkeypatch, moment):
-    """Renaming and removing fail at each moment in turn; `restore` then gives one of the two, whole."""
+def test_recover_restores_the_old_or_the_new_folder_after_any_failure(tmp_path, monkeypatch, moment):
+    """Renaming, removing or syncing fails at each moment in turn."""
     folder = written(tmp_path / "best", "old")
     calls = []
 
@@ -47,7 +47,7 @@ def test_the_old_or_the_new_is_there_after_any_failure(tmp_path, monkeypatch, mo
         def call(*args, **kwargs):
             calls.append(args)
             if len(calls) >= moment:
-                raise KeyboardInterrupt  # as good as dead: nothing is cleaned up
+                raise KeyboardInterrupt  # like a kill: no clean-up follows
             return real(*args, **kwargs)
 
         return call
@@ -62,7 +62,7 @@ def test_the_old_or_the_new_is_there_after_any_failure(tmp_path, monkeypatch, mo
     assert [p.name for p in tmp_path.iterdir()] == ["best"]
 
 
-def test_texts_are_replaced_in_one_piece(tmp_path, monkeypatch):
+def test_a_failed_write_keeps_the_old_text(tmp_path, monkeypatch):
     write_text(tmp_path / "metrics.json", "old")
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
@@ -72,20 +72,20 @@ def test_texts_are_replaced_in_one_piece(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_manifest_finds_whatever_was_changed(tmp_path):
+def test_a_manifest_detects_changed_and_missing_files(tmp_path):
     folder = written(tmp_path / "step", "content")
     write_manifest(folder)
     assert manifest_problem(folder) is None
     (folder / "deep/file").write_text("contend")
-    assert manifest_problem(folder) == "deep/file is not as it was written"
+    assert manifest_problem(folder) == "deep/file does not match its checksum"
     (folder / "deep/file").write_text("cont")
-    assert manifest_problem(folder) == "deep/file has 4 bytes, not 7"
+    assert manifest_problem(folder) == "deep/file has 4 bytes, expected 7"
     (folder / "deep/file").unlink()
     assert manifest_problem(folder) == "deep/file is missing"
     (folder / "manifest.json").write_text('{"a')
     assert manifest_problem(folder).startswith("manifest.json cannot be read")
 
 
-def test_a_retired_folder_is_gone(tmp_path):
+def test_remove_atomically_leaves_nothing(tmp_path):
     remove_atomically(written(tmp_path / "step", "content"))
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""evaluate: each sample counted exactly once, whatever the batches and processes; bad rows are scored by nobody."""
+"""`evaluate` counts each sample exactly once for any batch size and number of ranks, and skips invalid rows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SENTENCES = ("left one", "the red square", "what is not there")
 
 
 def _sample(index: int) -> Sample:
-    """Every third has no target; sizes differ."""
+    """Return a sample whose size depends on its index; every third has no target."""
     rng = np.random.default_rng(index)
     height, width = rng.integers(40, 80, 2)
     mask = np.zeros((height, width), np.uint8)
@@ -39,10 +39,10 @@ def _sample(index: int) -> Sample:
 
 
 class Samples(Dataset):
-    """Seven samples, those at `bad` broken."""
+    """Seven samples, of which those with an error in `errors` are invalid."""
 
-    def __init__(self, bad: dict[int, BadRowError] | None = None, numbers=range(7)) -> None:
-        self.bad = bad or {}
+    def __init__(self, errors: dict[int, BadRowError] | None = None, numbers=range(7)) -> None:
+        self.errors = errors or {}
         self.numbers = list(numbers)
 
     def __len__(self) -> int:
@@ -50,14 +50,14 @@ class Samples(Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         number = self.numbers[index]
-        if number in self.bad:
-            nothing = np.zeros((8, 8), np.uint8)
-            return Sample(Image.new("RGB", (8, 8)), "unread", nothing, number, bad=self.bad[number])
+        if number in self.errors:
+            placeholder = np.zeros((8, 8), np.uint8)
+            return Sample(Image.new("RGB", (8, 8)), "unread", placeholder, number, error=self.errors[number])
         return _sample(number)
 
 
 class Stream(IterableDataset):
-    """The same, shared by the workers of a process."""
+    """The same samples as a stream that the workers of a rank share."""
 
     def __init__(self, samples: Samples) -> None:
         self.samples = samples
@@ -82,8 +82,8 @@ def tiny():
     return tiny_model()
 
 
-def _by_hand(model, processor, numbers) -> dict[str, float]:
-    """One sample at a time, with the model's own loss."""
+def _score_one_by_one(model, processor, numbers) -> dict[str, float]:
+    """Score one sample at a time, with the loss that the model returns."""
     metrics, losses = ReferringSegmentationMetrics(), []
     for number in numbers:
         batch = Collator(processor)([_sample(number)])
@@ -95,8 +95,8 @@ def _by_hand(model, processor, numbers) -> dict[str, float]:
     return {**metrics.compute(), "loss": sum(losses) / len(losses)}
 
 
-def test_the_result_is_the_mean_over_samples_whatever_the_batches(tiny):
-    expected = _by_hand(*tiny, range(7))
+def test_the_result_is_the_mean_over_samples_for_any_batch_size(tiny):
+    expected = _score_one_by_one(*tiny, range(7))
     assert list(expected) == [*METRIC_NAMES, *NO_TARGET_METRIC_NAMES, "loss"]
     assert 0 < expected["oIoU"] < 1
     for batch_size in (1, 2, 3, 7, 32):
@@ -104,19 +104,19 @@ def test_the_result_is_the_mean_over_samples_whatever_the_batches(tiny):
         assert result == pytest.approx(expected, abs=1e-6), batch_size
 
 
-def test_metrics_without_target_only_where_such_rows_are(tiny):
+def test_no_target_metrics_are_omitted_if_every_sample_has_a_target(tiny):
     result = evaluate(*tiny, Samples(numbers=(0, 1, 3)), batch_size=2, progress=False)
     assert list(result) == [*METRIC_NAMES, "loss"]
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_stream_of_samples_gives_the_same(tiny, num_workers):
+def test_a_stream_of_samples_gives_the_same_result(tiny, num_workers):
     expected = evaluate(*tiny, Samples(), batch_size=2, progress=False)
     result = evaluate(*tiny, Stream(Samples()), batch_size=2, num_workers=num_workers, progress=False)
     assert result == pytest.approx(expected, abs=1e-6)
 
 
-BAD = {
+ERRORS = {
     1: BadRowError("refs.p: reference 1: the mask is empty", "mask_empty"),
     4: MissingImageError("4.jpg: the image is missing"),
     6: BadRowError("6.jpg: cannot be decoded", "image_damaged"),  # alone in its batch of 2
@@ -124,74 +124,74 @@ BAD = {
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_bad_rows_are_scored_by_nobody_and_named_in_their_order(tiny, num_workers):
+def test_invalid_rows_are_not_scored_and_are_reported_in_order(tiny, num_workers):
     expected = evaluate(*tiny, Samples(numbers=(0, 2, 3, 5)), batch_size=2, progress=False)
-    for samples in (Samples(BAD), Stream(Samples(BAD))):
+    for samples in (Samples(ERRORS), Stream(Samples(ERRORS))):
         bad_rows = BadRows()
         result = evaluate(*tiny, samples, batch_size=2, num_workers=num_workers, progress=False, bad_rows=bad_rows)
         assert result == pytest.approx(expected, abs=1e-6)
         assert [(type(error), str(error), error.kind) for error in bad_rows] == [
-            (type(error), str(error), error.kind) for error in BAD.values()
+            (type(error), str(error), error.kind) for error in ERRORS.values()
         ]
 
 
-def test_the_first_bad_row_ends_an_evaluation_that_collects_none(tiny):
+def test_without_bad_rows_the_first_invalid_row_raises(tiny):
     model, processor = tiny
     model.train()
     with pytest.raises(BadRowError, match="the mask is empty") as caught:
-        evaluate(model, processor, Samples(BAD), batch_size=2, num_workers=1, progress=False)
+        evaluate(model, processor, Samples(ERRORS), batch_size=2, num_workers=1, progress=False)
     assert caught.value.kind == "mask_empty"
-    assert model.neck.training  # left as it came in
+    assert model.neck.training  # its training mode is restored
     model.eval()
 
 
-def test_rows_that_a_stream_passed_over_are_named_too(tiny):
-    class Passing(IterableDataset):
+def test_rows_that_a_stream_skipped_are_reported(tiny):
+    class Skipping(IterableDataset):
         def __iter__(self):
-            yield replace(_sample(0), passed_over=tuple(BAD.values()))
+            yield replace(_sample(0), skipped=tuple(ERRORS.values()))
             yield _sample(2)
 
     bad_rows = BadRows()
-    result = evaluate(*tiny, Passing(), progress=False, bad_rows=bad_rows)
+    result = evaluate(*tiny, Skipping(), progress=False, bad_rows=bad_rows)
     assert result == pytest.approx(evaluate(*tiny, Samples(numbers=(0, 2)), progress=False), abs=1e-6)
-    assert sorted(map(str, bad_rows)) == sorted(map(str, BAD.values()))
+    assert sorted(map(str, bad_rows)) == sorted(map(str, ERRORS.values()))
 
 
-def test_nothing_to_score_is_said(tiny):
+def test_nothing_to_score_raises(tiny):
     for samples in (Samples(numbers=()), Stream(Samples(numbers=()))):
         with pytest.raises(ValueError, match="the dataset is empty"):
             evaluate(*tiny, samples, progress=False)
-    with pytest.raises(ValueError, match="every row is bad"):
-        evaluate(*tiny, Samples(BAD, numbers=(1, 4)), progress=False, bad_rows=BadRows())
+    with pytest.raises(ValueError, match="every row is invalid"):
+        evaluate(*tiny, Samples(ERRORS, numbers=(1, 4)), progress=False, bad_rows=BadRows())
 
 
-def test_the_loss_of_each_sample():
+def test_the_loss_without_reduction_is_the_loss_of_each_sample():
     torch.manual_seed(1)
     logits, labels = torch.randn(3, 1, 8, 8), torch.rand(3, 16, 16)
     losses = segmentation_loss(logits, labels, reduction="none")
-    alone = torch.stack([segmentation_loss(logits[i : i + 1], labels[i : i + 1]) for i in range(3)])
-    torch.testing.assert_close(losses, alone)
+    separate = torch.stack([segmentation_loss(logits[i : i + 1], labels[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(losses, separate)
     torch.testing.assert_close(losses.mean(), segmentation_loss(logits, labels))
 
 
-def test_two_processes_count_each_sample_once(tiny, tmp_path):
-    """Seven samples on 2 processes x 2: the last batches are filled up with samples that had their turn."""
+def test_two_ranks_count_each_sample_once(tiny, tmp_path):
+    """Seven samples on 2 ranks with batch size 2: the last batches are padded with duplicates."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", __name__]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     root = Path(__file__).parents[1]
     subprocess.run([*command, str(tmp_path)], check=True, env=environment, timeout=240, cwd=root)
     good = evaluate(*tiny, Samples(), batch_size=2, progress=False)
     bad = evaluate(*tiny, Samples(numbers=(0, 2, 3, 5)), batch_size=2, progress=False)
-    for process in range(2):
-        results = json.loads((tmp_path / f"{process}.json").read_text())
+    for rank in range(2):
+        results = json.loads((tmp_path / f"{rank}.json").read_text())
         assert results["good"] == pytest.approx(good, abs=1e-6)
         assert results["stream"] == pytest.approx(good, abs=1e-6)
         assert results["bad"] == pytest.approx(bad, abs=1e-6)
-        assert results["messages"] == [str(error) for error in BAD.values()]
+        assert results["messages"] == [str(error) for error in ERRORS.values()]
 
 
 def main() -> None:
-    """One process of the test above."""
+    """Run one rank of the test above."""
     from accelerate import Accelerator
 
     accelerator = Accelerator(cpu=True)
@@ -202,7 +202,7 @@ def main() -> None:
     results = {
         "good": evaluate(model, processor, Samples(), **options),
         "stream": evaluate(model, processor, Stream(Samples()), num_workers=2, **options),
-        "bad": evaluate(model, processor, Samples(BAD), bad_rows=bad_rows, **options),
+        "bad": evaluate(model, processor, Samples(ERRORS), bad_rows=bad_rows, **options),
         "messages": [str(error) for error in bad_rows],
     }
     Path(sys.argv[1], f"{accelerator.process_index}.json").write_text(json.dumps(results))

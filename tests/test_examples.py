@@ -1,4 +1,4 @@
-"""The example scripts as a user runs them: in processes of their own, on made-up data, offline."""
+"""The example scripts as a user runs them: in separate processes, on synthetic data, offline."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ NAMES = ["mIoU", "oIoU", "Pr@0.5", "Pr@0.6", "Pr@0.7", "Pr@0.8", "Pr@0.9"]
 
 
 def run(script, *arguments, launcher=(sys.executable,), succeeds=True):
+    """Run a script and return its standard output, or its error output if `succeeds` is False."""
     command = [*launcher, str(EXAMPLES / script), *map(str, arguments)]
-    done = subprocess.run(
+    completed = subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
-    assert (done.returncode == 0) == succeeds, done.stdout + done.stderr
-    return done.stdout if succeeds else done.stderr
+    assert (completed.returncode == 0) == succeeds, completed.stdout + completed.stderr
+    return completed.stdout if succeeds else completed.stderr
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def trained(data, tmp_path_factory):
     return folder, printed
 
 
-def test_training_prints_metrics_by_name_and_writes_what_it_says(trained):
+def test_training_prints_named_metrics_and_writes_the_documented_files(trained):
     folder, printed = trained
     (line,) = [line for line in printed.splitlines() if line.startswith("epoch 1")]
     assert all(name in line for name in NAMES)
@@ -67,24 +68,24 @@ def test_training_prints_metrics_by_name_and_writes_what_it_says(trained):
     assert not [name for name in written if name.endswith(".part")]
 
 
-def test_evaluation_in_a_fresh_process_gives_the_score_of_the_run(trained, data, tmp_path):
+def test_evaluation_in_a_new_process_reproduces_the_scores_of_the_run(trained, data, tmp_path):
     folder, _ = trained
     common = ["--checkpoint", folder / "best", "--data_root", data, "--dataset", "refshapes", "--num_workers", "0"]
-    printed = run("evaluate.py", *common, "--output", tmp_path / "val.json")
+    printed = run("evaluate_checkpoint.py", *common, "--output", tmp_path / "val.json")
     assert printed.startswith("refshapes val (8 samples): mIoU ")
     scores = json.loads((tmp_path / "val.json").read_text())
     best = json.loads((folder / "metrics.json").read_text())["best"]
     assert [scores[name] for name in NAMES] == pytest.approx([best[name] for name in NAMES], abs=1e-6)
 
 
-def test_evaluation_with_shuffled_sentences_says_so(trained, data):
+def test_evaluation_with_shuffled_expressions_is_labeled(trained, data):
     common = ["--checkpoint", trained[0] / "last", "--data_root", data, "--dataset", "refshapes", "--split", "testB"]
-    printed = run("evaluate.py", *common, "--num_workers", "0", "--shuffle_expressions")
-    assert ", sentences shuffled): mIoU " in printed
+    printed = run("evaluate_checkpoint.py", *common, "--num_workers", "0", "--shuffle_expressions")
+    assert ", expressions shuffled): mIoU " in printed
     assert printed.startswith("refshapes testB (")
 
 
-def test_prediction_writes_overlay_and_mask_of_the_images_own_size(trained, tmp_path):
+def test_prediction_writes_overlay_and_mask_at_the_original_image_size(trained, tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 90, 3), np.uint8)).save(tmp_path / "photo.jpg")
     common = ["--checkpoint", trained[0] / "best", "--image", tmp_path / "photo.jpg", "--threshold", "0.0"]
     run("predict.py", *common, "--text", "the red circle", "--output", tmp_path / "out/overlay.png")
@@ -94,55 +95,59 @@ def test_prediction_writes_overlay_and_mask_of_the_images_own_size(trained, tmp_
 
 
 @pytest.mark.parametrize(
-    ("script", "arguments", "says"),
+    ("script", "arguments", "expected"),
     [
         ("train_refcoco.py", ["--data_root", "nowhere"], "nowhere"),
         (
             "train_refcoco.py",
             ["--preset", "huge", "--data_root", "{data}", "--dataset", "refshapes"],
-            "no preset 'huge'",
+            "got 'huge'",
         ),
-        ("train_refcoco.py", ["--config", "{data}/bad.yaml"], "no option learning_rat;"),
-        ("evaluate.py", ["--checkpoint", "./nowhere", "--data_root", "{data}", "--dataset", "refshapes"], "nowhere"),
+        ("train_refcoco.py", ["--config", "{data}/bad.yaml"], "got learning_rat;"),
         (
-            "evaluate.py",
+            "evaluate_checkpoint.py",
+            ["--checkpoint", "./nowhere", "--data_root", "{data}", "--dataset", "refshapes"],
+            "nowhere",
+        ),
+        (
+            "evaluate_checkpoint.py",
             ["--checkpoint", "x", "--data_root", "{data}", "--dataset", "refshapes", "--split", "tset"],
             "val",
         ),
-        ("predict.py", ["--checkpoint", "{run}", "--image", "none.jpg", "--text", "a"], "no image none.jpg"),
+        ("predict.py", ["--checkpoint", "{run}", "--image", "none.jpg", "--text", "a"], "found no such file"),
         ("predict.py", ["--checkpoint", "{run}", "--image", "{data}/bad.yaml", "--text", "a"], "cannot be decoded"),
-        ("predict.py", ["--checkpoint", "{run}", "--image", "{image}", "--text", "  "], "only spaces"),
+        ("predict.py", ["--checkpoint", "{run}", "--image", "{image}", "--text", "  "], "only whitespace"),
     ],
 )
-def test_what_goes_wrong_is_one_line(script, arguments, says, data, trained):
+def test_input_errors_are_one_line(script, arguments, expected, data, trained):
     (data / "bad.yaml").write_text("learning_rat: 1\n")
     image = next((data / "images/train2014").glob("*.jpg"))
-    places = {"data": data, "run": trained[0] / "best", "image": image}
-    error = run(script, *[a.format(**places) for a in arguments], succeeds=False)
+    paths = {"data": data, "run": trained[0] / "best", "image": image}
+    error = run(script, *[argument.format(**paths) for argument in arguments], succeeds=False)
     last = error.strip().splitlines()[-1]
     assert last.startswith("error: ")
-    assert says in last
+    assert expected in last
     assert "Traceback" not in error
 
 
-def test_every_yaml_opens_with_its_command_and_names_real_options():
+def test_every_yaml_file_starts_with_its_command_and_contains_valid_options():
     options = set(TrainingArguments.__dataclass_fields__) | {"preset", "data_root", "dataset", "split_by"}
     files = sorted((EXAMPLES / "configs").glob("*.yaml"))
-    assert {file.stem for file in files} == set(presets.list())
+    assert {file.stem for file in files} == set(presets.list_presets())
     for file in files:
-        first = file.read_text().splitlines()[0]
-        assert f"examples/train_refcoco.py --config examples/configs/{file.name}" in first
-        opening = " ".join(file.read_text().split("preset:")[0].split())
-        assert "paper" in opening
-        assert "released configuration" in opening
+        command = file.read_text().splitlines()[0]
+        assert f"examples/train_refcoco.py --config examples/configs/{file.name}" in command
+        comment = " ".join(file.read_text().split("preset:")[0].split())
+        assert "paper" in comment
+        assert "released configuration" in comment
         content = yaml.safe_load(file.read_text())
         assert set(content) <= options, file.name
-        assert content["preset"] in presets.list()
+        assert content["preset"] in presets.list_presets()
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(data, tmp_path):
-    """Two processes with half the batch each see the same samples; scores count each once."""
+def test_cpu_launcher_prints_each_epoch_once(data, tmp_path):
+    """`accelerate launch --cpu`: only the main process prints, whether MPI starts one process or two."""
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
     printed = run(
         "train_refcoco.py", *TRAINING, "--data_root", data, "--output_dir", tmp_path / "run", launcher=launcher

@@ -1,4 +1,4 @@
-"""Metrics against the reference numbers, their edges, and that evaluating leaves nothing behind."""
+"""Metrics: equality with the reference numbers, edge cases, and no files written."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ def reference():
     return load_file(Path(__file__).parent / "fixtures" / "tiny_processing.safetensors")
 
 
-def test_equal_to_the_reference(reference):
+def test_metrics_equal_the_reference(reference):
     metrics = ReferringSegmentationMetrics()
     for case in range(4):
         prediction, mask = reference[f"{case}.prediction"], reference[f"{case}.mask"]
@@ -41,7 +41,7 @@ def test_equal_to_the_reference(reference):
     assert list(result.values()) == pytest.approx(expected, abs=1e-6)
 
 
-def test_every_way_in_gives_the_same(reference):
+def test_all_add_methods_give_the_same_result(reference):
     predictions = [reference[f"{case}.prediction"].numpy() for case in range(4)]
     masks = [reference[f"{case}.mask"].numpy() for case in range(4)]
     counts = torch.tensor([intersection_and_union(*pair) for pair in zip(predictions, masks, strict=True)])
@@ -52,7 +52,7 @@ def test_every_way_in_gives_the_same(reference):
     assert len(metrics) == 4
     assert metrics.compute() == expected
     metrics.add_counts(counts[:, 0].tolist(), counts[:, 1].numpy())
-    assert metrics.compute() == expected  # nothing was left over from the round before
+    assert metrics.compute() == expected  # `compute` has reset the state
 
 
 def test_mean_and_overall_iou_weigh_differently_and_precision_is_strict():
@@ -80,17 +80,17 @@ def _square(side, size=20):
     return mask
 
 
-def test_sentences_without_target_have_metrics_of_their_own():
-    """Worked by hand from gRefCOCO's definitions."""
-    nothing = _square(0)
+def test_sentences_without_a_target_have_separate_metrics():
+    """Expected values are computed by hand from gRefCOCO's definitions."""
+    empty_mask = _square(0)
     cases = [  # prediction, reference
         (_square(10), _square(10)),  # IoU 1
         (_square(10), _square(20)),  # IoU 1/4
-        (_square(0), _square(10)),  # a target denied
-        (_square(7), _square(10)),  # 49 pixels: denied as well, though the overlap is 49 of 100
-        (_square(0), nothing),  # rightly nothing
-        (_square(7), nothing),  # 49 pixels count as nothing
-        (_square(8), nothing),  # 64 do not
+        (_square(0), _square(10)),  # target missed
+        (_square(7), _square(10)),  # 49 pixels count as empty, although IoU is 0.49
+        (_square(0), empty_mask),  # correctly empty
+        (_square(7), empty_mask),  # 49 pixels count as empty
+        (_square(8), empty_mask),  # 64 pixels do not
     ]
     result = ReferringSegmentationMetrics().compute(
         predictions=[prediction for prediction, _ in cases], references=[reference for _, reference in cases]
@@ -101,25 +101,25 @@ def test_sentences_without_target_have_metrics_of_their_own():
     assert result["cIoU"] == pytest.approx((100 + 100) / (100 + 400 + 100 + 100 + 64))
     assert result["N-acc"] == pytest.approx(2 / 3)
     assert result["T-acc"] == pytest.approx(2 / 4)
-    # The ordinary metrics are of the samples with a target, to the pixel.
+    # The other metrics cover the samples with a target, without clearing.
     assert result["mIoU"] == pytest.approx((1 + 0.25 + 0 + 0.49) / 4, abs=1e-6)
     assert result["oIoU"] == pytest.approx((100 + 100 + 49) / (100 + 400 + 100 + 100))
     assert result["Pr@0.5"] == 1 / 4
 
 
-def test_a_sample_without_target_changes_no_ordinary_metric(reference):
+def test_a_sample_without_a_target_does_not_change_the_other_metrics(reference):
     predictions = [reference[f"{case}.prediction"].numpy() for case in range(4)]
     masks = [reference[f"{case}.mask"].numpy() for case in range(4)]
     metrics = ReferringSegmentationMetrics()
     alone = metrics.compute(predictions=predictions, references=masks)
-    assert list(alone) == NAMES  # no sentence is without target: nothing is said about such
+    assert list(alone) == NAMES  # no no-target metrics if every sample has a target
     metrics.add_batch(predictions=predictions, references=masks)
     metrics.add(prediction=_square(20), reference=_square(0))
     assert {name: value for name, value in metrics.compute().items() if name in NAMES} == alone
 
 
 @pytest.mark.parametrize(("pixels", "empty"), [(NO_TARGET_PIXELS - 1, 1.0), (NO_TARGET_PIXELS, 0.0)])
-def test_the_smallest_prediction_that_counts(pixels, empty):
+def test_predictions_below_the_pixel_limit_count_as_empty(pixels, empty):
     prediction = np.arange(400).reshape(20, 20) < pixels
     assert pixel_counts(prediction, prediction) == (pixels, pixels, pixels)
     result = ReferringSegmentationMetrics().compute(
@@ -141,28 +141,28 @@ def test_ground_truth_above_zero_is_foreground(foreground):
     assert intersection_and_union(torch.tensor([[1.0, 1.0], [0.0, 0.0]]), torch.from_numpy(reference)) == (1, 3)
 
 
-def test_bad_input_is_named():
+def test_invalid_input_raises_clear_errors():
     metrics = ReferringSegmentationMetrics()
     mask = np.ones((2, 3), bool)
-    with pytest.raises(ValueError, match="no sample to compute metrics from"):
+    with pytest.raises(ValueError, match="expected at least one sample, got none; call add"):
         metrics.compute()
-    with pytest.raises(ValueError, match=r"prediction is \(2, 3\) and reference \(3, 2\)"):
+    with pytest.raises(ValueError, match=r"got prediction \(2, 3\) and reference \(3, 2\)"):
         metrics.add(prediction=mask, reference=mask.T)
     with pytest.raises(ValueError, match="threshold probabilities"):
         metrics.add(prediction=mask * 0.4, reference=mask)
     with pytest.raises(ValueError, match="got 1 predictions and 2 references"):
         metrics.add_batch(predictions=[mask], references=[mask, mask])
-    with pytest.raises(ValueError, match=r"pass \(B,\) of each"):
+    with pytest.raises(ValueError, match=r"of shape \(B,\), got \(2,\), \(1,\) and \(1,\)"):
         metrics.add_counts([1, 2], [3])
     assert len(metrics) == 0
 
 
-def test_one_line_by_name():
+def test_metrics_are_formatted_as_one_line():
     line = format_metrics(dict(zip(NAMES, (0.612, 0.6008, 0.7, 0.6, 0.5, 0.4, 0.125), strict=True)))
     assert line == "mIoU 61.20  oIoU 60.08  Pr@0.5 70.00  Pr@0.6 60.00  Pr@0.7 50.00  Pr@0.8 40.00  Pr@0.9 12.50"
 
 
-def test_no_file_or_folder_is_written(tmp_path):
+def test_no_files_or_folders_are_written(tmp_path):
     code = (
         "from detris_peft.metrics import ReferringSegmentationMetrics as M\n"
         "a, b = M(), M()\n"

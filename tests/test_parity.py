@@ -1,4 +1,4 @@
-"""Against numbers recorded from the authors' implementation (fixtures/README.md): each stage, each gradient, a run."""
+"""Parity with values recorded from the authors' implementation (fixtures/README.md): stages, gradients, training."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def model():
     return load_official_checkpoint(CHECKPOINT, reference_config())
 
 
-def test_eval_every_stage(model, reference):
-    """Float32, within 1e-4 of what comes out of each stage."""
+def test_outputs_of_every_stage_in_eval_mode(model, reference):
+    """In float32, within 1e-4."""
     expected, got = reference("tiny_eval"), {}
     model.neck.register_forward_hook(lambda *call: got.__setitem__("neck", call[-1]))
     model.decoder.register_forward_hook(lambda *call: got.__setitem__("decoder", call[-1].flatten(2)))
     with torch.no_grad():
         out = model(expected["pixel_values"], expected["input_ids"])
     got |= {"text_last_hidden_state": out.text_states, "sentence_embedding": out.sentence_state, "logits": out.logits}
-    got |= {f"visual_{i + 1}": tap for i, tap in enumerate(out.vision_features)}
+    got |= {f"visual_{i + 1}": feature_map for i, feature_map in enumerate(out.vision_features)}
     for name, value in got.items():
         torch.testing.assert_close(value, expected[name], atol=1e-4, rtol=0, msg=lambda m, name=name: f"{name}: {m}")
 
@@ -53,7 +53,7 @@ def test_one_training_step(model, reference):
         (ours,) = row.ours
         got = parameters[ours].grad if kind == "grad" else buffers[ours]
         got = got.transpose(0, 1) if row.transposed else got
-        # The floor is for gradients that are zero but for rounding (a bias in front of BatchNorm).
+        # The minimum is for gradients that are zero up to rounding errors (of a bias before BatchNorm).
         scale = value.abs().max().clamp_min(1e-2)
         assert (got - value).abs().max() <= 1e-4 * scale, key
         trained.discard(ours)
@@ -96,8 +96,8 @@ def test_trajectory(model, reference, threads):
     ("preset", "keys"),
     [("detris-b", "keys_base"), ("detris-l", "keys_large"), ("detris-l-mixed", "keys_large_mixed")],
 )
-def test_layout_names_every_released_key(preset, keys):
-    """The three released architectures, key for key and shape for shape, without allocating a weight."""
+def test_layout_contains_every_released_key(preset, keys):
+    """All keys and shapes of the three released architectures, without allocating weights."""
     from detris_peft import DetrisForReferringSegmentation, presets
 
     config = presets.get(preset)
@@ -106,10 +106,10 @@ def test_layout_names_every_released_key(preset, keys):
         state = DetrisForReferringSegmentation(config).state_dict()
     rows = list(official_layout(config))
     assert {row.official for row in rows} == set(released)
-    taken = [name for row in rows for name in row.ours]
-    assert len(taken) == len(set(taken))
-    # What stays is rebuilt, not stored: position ids are no weights.
-    assert set(state) - set(taken) == {name for name in state if name.endswith("position_ids")}
+    used = [name for row in rows for name in row.ours]
+    assert len(used) == len(set(used))
+    # Position ids are not weights: the backbone creates them.
+    assert set(state) - set(used) == {name for name in state if name.endswith("position_ids")}
     for row in rows:
         for name, value in row.split(torch.empty(released[row.official], device="meta")).items():
             assert value.shape == state[name].shape, row.official

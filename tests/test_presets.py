@@ -1,29 +1,64 @@
-"""The presets by name, and random backbones on disk."""
+"""Presets, their training recipes, and random backbones on disk."""
 
 from __future__ import annotations
+
+from dataclasses import asdict
 
 import pytest
 from safetensors.torch import load_file
 
 from detris_peft import presets
+from detris_peft.training import TrainingArguments
 
 
-def test_names():
-    assert presets.list() == ("detris-b", "detris-b-half", "detris-l", "detris-l-mixed", "tiny")
+def test_preset_names():
+    assert presets.list_presets() == ("detris-b", "detris-b-half", "detris-l", "detris-l-mixed", "tiny")
 
 
-def test_each_call_gives_a_config_of_its_own():
+def test_each_call_returns_a_new_config():
     first = presets.get("detris-b")
     first.vision_adapter.dim = 16
     assert presets.get("detris-b").vision_adapter.dim == 128
 
 
-def test_an_unknown_name_says_which_there_are():
-    with pytest.raises(ValueError, match="no preset 'detris-xl'; there are detris-b, detris-b-half"):
-        presets.get("detris-xl")
+def test_an_unknown_preset_is_refused_with_the_list_of_presets():
+    for function in (presets.get, presets.recipe):
+        with pytest.raises(ValueError, match=r"expected one of detris-b, detris-b-half, .*got 'detris-xl'"):
+            function("detris-xl")
 
 
-def test_random_backbones_come_from_the_seed_and_are_written_once(tmp_path):
+@pytest.mark.parametrize("name", presets.list_presets())
+def test_a_recipe_holds_only_training_arguments_that_differ_from_the_defaults(name):
+    recipe, defaults = presets.recipe(name), asdict(TrainingArguments())
+    assert recipe.keys() <= defaults.keys()
+    assert not [option for option, value in recipe.items() if defaults[option] == value]
+    TrainingArguments(**recipe)
+
+
+def test_the_recipes_are_the_published_ones():
+    """The paper: 50 epochs, decay after 35; batch size 32 and 1e-4 for DETRIS-B, 64 and 2e-4 for DETRIS-L."""
+    names = ("epochs", "batch_size", "learning_rate", "milestones", "mixed_precision", "max_grad_norm")
+    values = {}
+    for preset in presets.list_presets():
+        arguments = TrainingArguments(**presets.recipe(preset))
+        values[preset] = tuple(getattr(arguments, name) for name in names)
+    assert values == {
+        "detris-b": (50, 32, 1e-4, [35], "bf16", 0.0),
+        "detris-b-half": (50, 32, 1e-4, [35], "bf16", 0.0),
+        "detris-l": (50, 64, 2e-4, [35], "bf16", 0.0),
+        "detris-l-mixed": (50, 64, 2e-4, [35], "bf16", 0.0),
+        "tiny": (4, 16, 2e-3, [3], "no", 1.0),
+    }
+
+
+def test_each_call_returns_a_new_recipe():
+    presets.recipe("tiny")["milestones"].append(40)
+    presets.recipe("detris-l")["epochs"] = 1
+    assert presets.recipe("tiny")["milestones"] == [3]
+    assert "epochs" not in presets.recipe("detris-l")
+
+
+def test_random_backbones_depend_on_the_seed_and_are_written_once(tmp_path):
     config = presets.random_backbones(presets.get("tiny"), tmp_path / "a", seed=1)
     presets.random_backbones(presets.get("tiny"), tmp_path / "b", seed=1)
     presets.random_backbones(presets.get("tiny"), tmp_path / "c", seed=2)

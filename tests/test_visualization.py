@@ -1,4 +1,4 @@
-"""Overlays and plots."""
+"""Mask overlays and plots."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image
 from detris_peft.visualization import MASK_COLOR, overlay, plot_curves
 
 
-def test_overlay_tints_inside_draws_the_border_and_leaves_the_rest():
+def test_overlay_fills_the_mask_draws_its_border_and_keeps_the_background():
     image = Image.new("L", (6, 5), 100)
     mask = np.zeros((5, 6), bool)
     mask[1:4, 1:5] = True
@@ -20,12 +20,12 @@ def test_overlay_tints_inside_draws_the_border_and_leaves_the_rest():
     np.testing.assert_array_equal(pixels[2, 2], np.round((100 + np.array(MASK_COLOR)) / 2))
 
 
-def test_a_mask_that_reaches_the_frame_is_bordered_there():
+def test_the_border_of_a_mask_follows_the_image_edge():
     assert (np.asarray(overlay(Image.new("RGB", (4, 4)), np.ones((4, 4))))[0] == MASK_COLOR).all()
 
 
-def test_overlay_of_another_size_says_both():
-    with pytest.raises(ValueError, match=r"mask is \(3, 3\), the image \(5, 6\)"):
+def test_a_mask_of_another_size_raises():
+    with pytest.raises(ValueError, match=r"size \(H, W\) \(5, 6\), got \(3, 3\)"):
         overlay(Image.new("RGB", (6, 5)), np.ones((3, 3)))
 
 

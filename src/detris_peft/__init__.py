@@ -1,23 +1,30 @@
-"""DETRIS for Hugging Face models: adapters with which frozen encoders segment what a sentence refers to.
+"""DETRIS for Hugging Face models: adapters that let frozen encoders segment what a referring expression describes.
 
-Importing the package registers the peft types DENSE_ALIGNER and TEXT_ADAPTER.
+Importing the package registers the peft types DENSE_ALIGNER and TEXT_ADAPTER, and the model's processors with
+`AutoProcessor` and `AutoImageProcessor`.
 """
 
-from transformers import AutoProcessor
+from transformers import AutoImageProcessor, AutoProcessor
 
 from .adapters import DenseAlignerConfig, TextAdapterConfig
+from .image_processing_detris import DetrisImageProcessor
 from .modeling import DetrisConfig, DetrisForReferringSegmentation
 from .processing_detris import DetrisProcessor
 
-# Here and not in the processor's own file, which knows nothing of the model.
+# Registered here to keep the processors independent of the model.
 AutoProcessor.register(DetrisConfig, DetrisProcessor)
+# Under both names of transformers' backends: otherwise it warns if its preferred one is missing.
+AutoImageProcessor.register(
+    DetrisConfig, image_processor_classes={"pil": DetrisImageProcessor, "torchvision": DetrisImageProcessor}
+)
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 __all__ = [
     "DenseAlignerConfig",
     "DetrisConfig",
     "DetrisForReferringSegmentation",
+    "DetrisImageProcessor",
     "DetrisProcessor",
     "TextAdapterConfig",
     "__version__",

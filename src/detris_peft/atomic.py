@@ -102,8 +102,8 @@ def recover(folder: Path) -> None:
         _previous(folder).rename(folder)
     remove(_previous(folder))
     remove(staging_path(folder))
-    for left in folder.parent.glob(f".{staging_path(folder).name}-*"):  # of `atomic_update_dir`
-        remove(left)
+    for stale in folder.parent.glob(f".{staging_path(folder).name}-*"):  # of `atomic_update_dir`
+        remove(stale)
 
 
 def recover_all(parent: Path, pattern: str) -> None:
@@ -142,13 +142,13 @@ def manifest_problem(folder: Path) -> str | None:
     """Return the first mismatch between a folder and its manifest, or None if every file is intact."""
     try:
         content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        for name, noted in content.items():
+        for name, expected in content.items():
             file = folder / name
             if not file.is_file():
                 return f"{name} is missing"
-            if file.stat().st_size != noted["size"]:
-                return f"{name} has {file.stat().st_size} bytes, not {noted['size']}"
-            if _sha256(file) != noted["sha256"]:
+            if file.stat().st_size != expected["size"]:
+                return f"{name} has {file.stat().st_size} bytes, expected {expected['size']}"
+            if _sha256(file) != expected["sha256"]:
                 return f"{name} does not match its checksum"
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         return f"{MANIFEST} cannot be read ({error})"

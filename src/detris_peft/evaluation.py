@@ -1,4 +1,4 @@
-"""Scoring a model on a split: masks at the images' own size, each sample counted exactly once."""
+"""Evaluation at the original image resolution; each sample is counted exactly once."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 from tqdm.auto import tqdm
 
-from .data import Collator, EvaluationSamples, Sample, batches
+from .data import Collator, EvaluationSamples, Sample, iterate_batches
 from .data.errors import BadRowError, BadRows
-from .data.workers import leave_signals_to_the_parent
+from .data.workers import ignore_signals
 from .metrics import ReferringSegmentationMetrics, pixel_counts
 from .modeling.losses import segmentation_loss
 from .processing_detris import DetrisProcessor
@@ -38,27 +38,29 @@ def evaluate(
     bad_rows: BadRows | None = None,
     on_batch: Callable[[], None] | None = None,
 ) -> dict[str, float]:
-    """mIoU, oIoU and Pr@0.5 … Pr@0.9 by name, each in [0, 1], and the mean `loss`, each sample counted once.
-
-    Where there are sentences without target, gIoU, cIoU, N-acc and T-acc too: see `ReferringSegmentationMetrics`.
+    """Score a model on a split, and count each sample exactly once.
 
     Args:
-        model: a `DetrisForReferringSegmentation`, prepared by the accelerator or not. Left in the mode it came in.
-        processor: the one it was trained with.
-        samples: what to score, with `skip_bad_rows` where `bad_rows` is to collect. A stream of `Sample`s gives all of
-            them on each process; its workers share them.
-        accelerator: of the training run; a new one by default. Over several processes the samples are shared out,
-            and every process gets the whole result.
-        batch_size: samples a process and step.
-        num_workers: processes that read images.
-        progress: show a bar.
-        bad_rows: collects the rows that cannot be scored, in their order, on every process; they count nowhere.
-            None stops at the first.
-        on_batch: called before each batch, on every process; what it raises ends the evaluation.
+        model: a `DetrisForReferringSegmentation`, prepared by the accelerator or not. Its train/eval mode is restored.
+        processor: the processor that the model was trained with.
+        samples: the samples to score; set their `skip_bad_rows` if `bad_rows` is given. A stream must yield all
+            samples on each rank; the workers of a rank share them.
+        accelerator: the accelerator of the training run, or None to create one. Samples are distributed over the
+            ranks, and every rank returns the complete result.
+        batch_size: batch size per process.
+        num_workers: DataLoader workers per process.
+        progress: show a progress bar.
+        bad_rows: collects the errors of rows that cannot be scored, in row order, on every rank; these rows are
+            excluded from the scores. None raises the first error.
+        on_batch: called before each batch on every rank; its exceptions end the evaluation.
+
+    Returns:
+        The mean `loss`, and mIoU, oIoU and Pr@0.5 to Pr@0.9 in [0, 1], keyed by name. If there are sentences without a
+        target, also gIoU, cIoU, N-acc and T-acc: see `ReferringSegmentationMetrics`.
 
     Raises:
-        BadRowError: see `bad_rows`.
-        ValueError: there is no sample to score.
+        BadRowError: a row cannot be scored, and `bad_rows` is None.
+        ValueError: there are no samples to score.
     """
     accelerator = accelerator or Accelerator()
     streamed = isinstance(samples, IterableDataset)
@@ -66,10 +68,15 @@ def evaluate(
     model = model.to(accelerator.device)
     was_training = model.training
     model.eval()
-    results, bad = [], []
+    results, errors = [], []
     hidden = not (progress and accelerator.is_main_process)
     steps = tqdm(
-        batches(loader), "evaluating", None if streamed else len(loader), unit="batch", leave=False, disable=hidden
+        iterate_batches(loader),
+        "evaluating",
+        None if streamed else len(loader),
+        unit="batch",
+        leave=False,
+        disable=hidden,
     )
     try:
         for batch in steps:
@@ -77,40 +84,39 @@ def evaluate(
                 on_batch()
             if batch["errors"] and bad_rows is None:
                 raise batch["errors"][0][1]
-            bad += batch["errors"]
+            errors += batch["errors"]
             results.append(accelerator.gather(_score(model, processor, accelerator, batch)))
     finally:
         model.train(was_training)
     if bad_rows is not None:
-        named: dict[
-            str, BadRowError
-        ] = {}  # a row comes with each of its sentences, and the last batches are filled up
-        for _, error in sorted(gather_object(bad), key=lambda one: one[0]):
-            named.setdefault(str(error), error)
-        bad_rows.extend(named.values())
+        # A row occurs once per sentence, and distributed sampling pads the last batch with duplicates.
+        unique: dict[str, BadRowError] = {}
+        for _, error in sorted(gather_object(errors), key=lambda indexed: indexed[0]):
+            unique.setdefault(str(error), error)
+        bad_rows.extend(unique.values())
     return _summary(results)
 
 
 def _score(model: nn.Module, processor: DetrisProcessor, accelerator: Accelerator, batch: dict[str, Any]) -> Any:
-    """(B, 4) of int64: number (-1 of a bad row), intersection, union, predicted pixels; (B,) losses."""
+    """Return (B, 4) of int64: index (-1 for invalid rows), intersection, union, predicted pixels; and (B,) losses."""
     with accelerator.autocast():
         outputs = model(**{name: batch[name] for name in MODEL_INPUTS})
     losses = segmentation_loss(outputs.logits, batch["labels"], reduction="none")
     predictions = processor.post_process_referring_segmentation(outputs, batch["target_sizes"])
     counts = [pixel_counts(prediction, mask) for prediction, mask in zip(predictions, batch["masks"], strict=True)]
-    numbers = torch.where(batch["good"], batch["numbers"], -1)
-    return torch.cat([numbers[:, None], torch.tensor(counts, device=accelerator.device)], dim=1), losses
+    indices = torch.where(batch["valid"], batch["indices"], -1)
+    return torch.cat([indices[:, None], torch.tensor(counts, device=accelerator.device)], dim=1), losses
 
 
 def _summary(results: list[Any]) -> dict[str, float]:
     if not results:
-        raise ValueError("there is no sample to score: the dataset is empty")
+        raise ValueError("expected samples to score, got none: the dataset is empty")
     counts, losses = (np.concatenate([part.cpu().numpy() for part in parts]) for parts in zip(*results, strict=True))
-    # Processes go in step, so the last batches are filled up with samples that had their turn.
-    numbers, first = np.unique(counts[:, 0], return_index=True)
-    first = first[numbers >= 0]
+    # Distributed sampling pads the last batch with duplicates.
+    indices, first = np.unique(counts[:, 0], return_index=True)
+    first = first[indices >= 0]
     if not len(first):
-        raise ValueError("there is no sample to score: every row is bad")
+        raise ValueError("expected samples to score, got none: every row is invalid; run `detris data check`")
     metrics = ReferringSegmentationMetrics()
     metrics.add_counts(*counts[first, 1:].T)
     return {**metrics.compute(), "loss": float(losses[first].mean(dtype=np.float64))}
@@ -119,13 +125,13 @@ def _summary(results: list[Any]) -> dict[str, float]:
 def _loader(
     samples: Any, processor: DetrisProcessor, accelerator: Accelerator, batch_size: int, num_workers: int
 ) -> DataLoader:
-    numbered = _NumberedStream(samples) if isinstance(samples, IterableDataset) else _Numbered(samples)
+    indexed = _IndexedStream(samples) if isinstance(samples, IterableDataset) else _IndexedSamples(samples)
     loader = DataLoader(
-        numbered,
+        indexed,
         batch_size,
         num_workers=num_workers,
-        collate_fn=_NumberedCollator(Collator(processor)),
-        worker_init_fn=leave_signals_to_the_parent,
+        collate_fn=_IndexedCollator(Collator(processor)),
+        worker_init_fn=ignore_signals,
     )
     return prepare_data_loader(
         loader,
@@ -133,12 +139,12 @@ def _loader(
         num_processes=accelerator.num_processes,
         process_index=accelerator.process_index,
         put_on_device=True,
-        dispatch_batches=False,  # masks of many sizes cannot be sent from one process to the others
+        dispatch_batches=False,  # masks of different sizes cannot be broadcast between ranks
     )
 
 
-class _Numbered(Dataset):
-    """Samples with their places, by which one that came twice is known."""
+class _IndexedSamples(Dataset):
+    """Adds the sample index, to drop duplicates added by distributed padding."""
 
     def __init__(self, samples: EvaluationSamples) -> None:
         self.samples = samples
@@ -150,8 +156,8 @@ class _Numbered(Dataset):
         return index, self.samples[index]
 
 
-class _NumberedStream(IterableDataset):
-    """The same for a stream, which the workers of a process share."""
+class _IndexedStream(IterableDataset):
+    """Adds the sample index to a stream that the workers of a rank share."""
 
     def __init__(self, samples: IterableDataset) -> None:
         self.samples = samples
@@ -159,26 +165,26 @@ class _NumberedStream(IterableDataset):
     def __iter__(self) -> Iterator[tuple[int, Sample]]:
         worker = get_worker_info()
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
-        for place, sample in enumerate(self.samples):
-            yield first + place * step, sample
+        for count, sample in enumerate(self.samples):
+            yield first + count * step, sample
 
 
 @dataclass
-class _NumberedCollator:
+class _IndexedCollator:
     collator: Collator
 
-    def __call__(self, numbered: Sequence[tuple[int, Sample]]) -> dict[str, Any]:
-        """The batch, with its samples' `numbers`, which of them are `good`, and all that is wrong, by number."""
-        samples = [sample for _, sample in numbered]
+    def __call__(self, indexed: Sequence[tuple[int, Sample]]) -> dict[str, Any]:
+        """Return the batch with `indices` and `valid` (B,), and `errors`: the (index, error) of every invalid row."""
+        samples = [sample for _, sample in indexed]
         errors = [
-            (number, error)
-            for number, sample in numbered
-            for error in (*sample.passed_over, sample.bad)
+            (index, error)
+            for index, sample in indexed
+            for error in (*sample.skipped, sample.error)
             if error is not None
         ]
         return {
             **self.collator(samples),
-            "numbers": torch.tensor([number for number, _ in numbered]),
-            "good": torch.tensor([sample.bad is None for sample in samples]),
+            "indices": torch.tensor([index for index, _ in indexed]),
+            "valid": torch.tensor([sample.error is None for sample in samples]),
             "errors": errors,
         }

@@ -1,11 +1,12 @@
-"""The published configurations by name, and `tiny`, small enough for two CPU cores."""
+"""Presets: the published model configurations with their training recipes, and the CPU-sized `tiny`."""
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -28,12 +29,15 @@ _DINOV2_L: dict[str, Any] = {
 
 
 def detris_b() -> DetrisConfig:
-    """DETRIS-B: 2.72 M adapter parameters."""
+    """Return the config of DETRIS-B: 2.72 M adapter parameters."""
     return DetrisConfig(**_BASE, **_CLIP)
 
 
 def detris_b_half() -> DetrisConfig:
-    """DETRIS-B with three adapters of each kind, 1.36 M (Table 2). Which layers the paper does not say."""
+    """Return the config of DETRIS-B with three adapters of each kind, 1.36 M parameters (Table 2).
+
+    The paper does not say which layers.
+    """
     layers = [3, 7, 11]
     return DetrisConfig(
         vision_adapter=DenseAlignerConfig(layers_to_transform=layers),
@@ -44,13 +48,16 @@ def detris_b_half() -> DetrisConfig:
 
 
 def detris_l() -> DetrisConfig:
-    """DETRIS-L: 3.11 M adapter parameters."""
+    """Return the config of DETRIS-L: 3.11 M adapter parameters."""
     aligner = DenseAlignerConfig(layers_to_transform=[2, 6, 10, 14, 18, 22])
     return DetrisConfig(vision_config=_DINOV2_L, vision_adapter=aligner, **_LARGE, **_CLIP)
 
 
 def detris_l_mixed() -> DetrisConfig:
-    """DETRIS-L as released for the mixed training set: adapters of 384 in every layer but the first, 33.3 M."""
+    """Return the config of DETRIS-L as released for the mixed dataset.
+
+    Adapters of dimension 384 in every layer except the first, 33.3 M parameters.
+    """
     return DetrisConfig(
         vision_config=_DINOV2_L,
         vision_adapter=DenseAlignerConfig(dim=384, layers_to_transform=[*range(1, 24)]),
@@ -61,7 +68,7 @@ def detris_l_mixed() -> DetrisConfig:
 
 
 def tiny() -> DetrisConfig:
-    """Random backbones small enough to train beside on two CPU cores; see `random_backbones`."""
+    """Return a config with tiny backbones for CPU training. They have no weights; see `random_backbones`."""
     return DetrisConfig(
         vision_config={
             "model_type": "dinov2_with_registers",
@@ -99,15 +106,18 @@ def tiny() -> DetrisConfig:
 
 
 def random_backbones(config: DetrisConfig, folder: str | os.PathLike, seed: int = 0) -> DetrisConfig:
-    """Write random weights for each backbone that a config does not name, and name them in it.
+    """Save a randomly initialized backbone for each one that a config does not name, and name it in the config.
 
-    A checkpoint holds adapters and head only, so even random backbones must lie somewhere. They are written once; what
-    is there already is used again.
+    A checkpoint holds adapters and head only, so random backbones are saved to disk as well. Existing folders are
+    reused.
 
     Args:
-        config: its `vision_config` and `text_config` are built; a backbone that it names already stays.
-        folder: gets `vision-SEED/` and `text-SEED/`.
-        seed: of the weights.
+        config: changed in place. A backbone is built from `vision_config` or `text_config`; a named one is kept.
+        folder: parent of `vision-SEED/` and `text-SEED/`.
+        seed: random seed of the weights.
+
+    Returns:
+        `config`.
     """
     for kind in ("vision", "text"):
         if getattr(config, f"{kind}_name_or_path"):
@@ -121,26 +131,56 @@ def random_backbones(config: DetrisConfig, folder: str | os.PathLike, seed: int 
     return config
 
 
-_PRESETS: dict[str, Callable[[], DetrisConfig]] = {
-    "detris-b": detris_b,
-    "detris-b-half": detris_b_half,
-    "detris-l": detris_l,
-    "detris-l-mixed": detris_l_mixed,
-    "tiny": tiny,
+class _Preset(NamedTuple):
+    config: Callable[[], DetrisConfig]
+    recipe: Mapping[str, Any]
+
+
+# Recipes hold only what differs from the defaults of `TrainingArguments`. The paper's recipe for DETRIS-L doubles
+# batch size and learning rate.
+_B_RECIPE = {"mixed_precision": "bf16"}
+_L_RECIPE = {**_B_RECIPE, "batch_size": 64, "learning_rate": 2e-4}
+_TINY_RECIPE = {
+    "epochs": 4,
+    "batch_size": 16,
+    "learning_rate": 2e-3,
+    "milestones": [3],
+    "max_grad_norm": 1.0,
+    "num_workers": 0,
+}
+_PRESETS: dict[str, _Preset] = {
+    "detris-b": _Preset(detris_b, _B_RECIPE),
+    "detris-b-half": _Preset(detris_b_half, _B_RECIPE),
+    "detris-l": _Preset(detris_l, _L_RECIPE),
+    "detris-l-mixed": _Preset(detris_l_mixed, _L_RECIPE),
+    "tiny": _Preset(tiny, _TINY_RECIPE),
 }
 
 
-def list() -> tuple[str, ...]:
-    """Names of the presets."""
+def list_presets() -> tuple[str, ...]:
+    """Return the names of the presets."""
     return tuple(_PRESETS)
 
 
 def get(name: str) -> DetrisConfig:
-    """A fresh config of a preset.
+    """Return a new config of a preset.
 
     Raises:
-        ValueError: no preset has this name; the message lists those there are.
+        ValueError: no preset has this name; the message lists the presets.
     """
-    if name not in _PRESETS:
-        raise ValueError(f"There is no preset {name!r}; there are {', '.join(_PRESETS)}.")
-    return _PRESETS[name]()
+    return _find(name).config()
+
+
+def recipe(name: str) -> dict[str, Any]:
+    """Return the training recipe of a preset: values of `TrainingArguments` that differ from its defaults.
+
+    Raises:
+        ValueError: no preset has this name; the message lists the presets.
+    """
+    return copy.deepcopy(dict(_find(name).recipe))
+
+
+def _find(name: str) -> _Preset:
+    if name not in list_presets():
+        raise ValueError(f"preset: expected one of {', '.join(_PRESETS)}, got {name!r}.")
+    return _PRESETS[name]

@@ -1,4 +1,4 @@
-"""Sentences as CLIP's own tokenizer takes them, and a small tokenizer of its kind."""
+"""Cleaning of sentences as in CLIP's own tokenizer, and training of small tokenizers of the same type."""
 
 import html
 import unicodedata
@@ -9,8 +9,8 @@ from typing import Any
 
 from transformers import CLIPTokenizer
 
-# What CLIP's own tokenizer mends through ftfy and sentences do hold: curly quotes, full-width forms, ligatures.
-# (Text decoded with the wrong codec is not mended: ftfy guesses there, and would be one more dependency.)
+# Replaces ftfy, which CLIP's own tokenizer uses, for the cases that occur: curly quotes, full-width forms, ligatures.
+# Text decoded with the wrong codec is not fixed.
 _PLAIN_CHARACTERS = str.maketrans(
     {chr(code): unicodedata.normalize("NFKC", chr(code)) for code in (*range(0xFB00, 0xFB07), *range(0xFF01, 0xFFF0))}
     | dict.fromkeys("\u02bc\u2018\u2019\u201a\u201b", "'")
@@ -19,30 +19,36 @@ _PLAIN_CHARACTERS = str.maketrans(
 
 
 def clean_sentence(sentence: str, name: str) -> str:
-    """What CLIP's own tokenizer does before it splits; lower case is left to the tokenizer, not all want it."""
+    """Clean a sentence as CLIP's own tokenizer does before splitting it. Lowercasing is left to the tokenizer.
+
+    Raises:
+        ValueError: the sentence is empty; the message starts with `name`.
+        TypeError: the sentence is not a string.
+    """
     if not isinstance(sentence, str):
-        raise TypeError(f"{name} is of type {type(sentence).__name__}: pass a sentence (str)")
+        raise TypeError(f"{name}: expected a sentence (str), got {type(sentence).__name__}; convert it first")
     plain = html.unescape(html.unescape(sentence)).translate(_PLAIN_CHARACTERS)
     cleaned = " ".join(plain.split())
     if not cleaned:
-        raise ValueError(f"{name} is empty or only spaces: pass a sentence that names something in the image")
+        raise ValueError(f"{name}: expected a sentence, got only whitespace or nothing; pass a non-empty expression")
     return cleaned
 
 
 def count_tokens(tokenizer: Any, sentences: Iterable[str]) -> list[int]:
-    """How many tokens each sentence has, start and end included, before any is cut."""
+    """Return the number of tokens of each sentence before truncation, start and end token included."""
     cleaned = [clean_sentence(sentence, f"sentence {i}") for i, sentence in enumerate(sentences)]
     return [len(ids) for ids in tokenizer(cleaned)["input_ids"]] if cleaned else []
 
 
 def train_tokenizer(sentences: Iterable[str], vocab_size: int) -> CLIPTokenizer:
-    """A small tokenizer of CLIP's kind (byte-level BPE), for text encoders that come without a vocabulary.
+    """Train a small CLIP tokenizer (byte-level BPE), for text encoders without a published vocabulary.
 
-    Id 0 is "!", the padding; start and end are the two highest ids, vocab_size - 2 and vocab_size - 1. The same
-    sentences always give the same ids. Characters never seen become "<|unk|>" (id 1).
+    Id 0 is "!", the padding; the start and end token have the two highest ids, vocab_size - 2 and vocab_size - 1.
+    Characters that do not occur in the sentences become "<|unk|>" (id 1). The result is deterministic and does not
+    depend on the order of the sentences.
 
     Raises:
-        ValueError: `vocab_size` cannot hold the sentences' characters.
+        ValueError: `vocab_size` is too small for the characters of the sentences, or a sentence is empty.
     """
     pipeline = CLIPTokenizer().backend_tokenizer
     words = Counter()
@@ -50,11 +56,14 @@ def train_tokenizer(sentences: Iterable[str], vocab_size: int) -> CLIPTokenizer:
         normalized = pipeline.normalizer.normalize_str(clean_sentence(sentence, f"sentences[{i}]"))
         words.update(word for word, _ in pipeline.pre_tokenizer.pre_tokenize_str(normalized))
     characters = sorted(set("".join(words)))
-    # As in CLIP, a word's last symbol carries the mark of its end; every character may stand in either place.
+    # As in CLIP, the last symbol of a word is marked; any character may be last or not.
     symbols = ["!", "<|unk|>", *characters, *(character + "</w>" for character in characters)]
     vocab = {symbol: i for i, symbol in enumerate(dict.fromkeys(symbols))}
     if vocab_size < len(vocab) + 2:
-        raise ValueError(f"vocab_size {vocab_size} is too small: these sentences' characters need {len(vocab) + 2}")
+        raise ValueError(
+            f"vocab_size: expected at least {len(vocab) + 2} for the characters of these sentences, got {vocab_size}; "
+            "increase it"
+        )
 
     splits = {word: [*word[:-1], word[-1] + "</w>"] for word in words}
     merges = []
@@ -65,14 +74,14 @@ def train_tokenizer(sentences: Iterable[str], vocab_size: int) -> CLIPTokenizer:
                 pairs[pair] += words[word]
         if not pairs:
             break
-        left, right = min(pairs, key=lambda pair: (-pairs[pair], pair))  # ties by spelling, not by order of arrival
+        left, right = min(pairs, key=lambda pair: (-pairs[pair], pair))  # deterministic tie-break
         merges.append((left, right))
         vocab.setdefault(left + right, len(vocab))
         for split in splits.values():
-            for i in range(len(split)):  # the list gets shorter on the way: a slice beyond its end is only empty
+            for i in range(len(split)):  # the list gets shorter: slicing past its end is empty
                 if split[i : i + 2] == [left, right]:
                     split[i : i + 2] = [left + right]
-    reserved = range(len(vocab), vocab_size - 2)  # fewer words than ids: the end token stays the highest all the same
-    vocab |= {f"<|reserved_{i}|>": i for i in reserved}
+    # With fewer words than ids, reserved tokens keep the end token at the highest id.
+    vocab |= {f"<|reserved_{i}|>": i for i in range(len(vocab), vocab_size - 2)}
     vocab |= {"<|startoftext|>": vocab_size - 2, "<|endoftext|>": vocab_size - 1}
     return CLIPTokenizer(vocab=vocab, merges=merges, unk_token="<|unk|>")

@@ -1,4 +1,4 @@
-"""Images of results: an overlay, training curves, and a grid of predictions."""
+"""Mask overlays, training curves, and grids of samples and predictions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .processing_detris import to_rgb
+from .image_processing_detris import to_rgb
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,36 +27,47 @@ MASK_COLOR = (0, 215, 255)  # cyan: rare in photographs, and none of RefShapes' 
 def overlay(
     image: Image.Image, mask: Any, color: tuple[int, int, int] = MASK_COLOR, opacity: float = 0.55
 ) -> Image.Image:
-    """The image in RGB with a mask (H, W) laid over it: tinted inside, a full-colored line around."""
+    """Return the image in RGB with a mask (H, W), filled with a translucent color and outlined.
+
+    Raises:
+        ValueError: the mask does not have the size of the image.
+    """
     pixels = to_rgb(image).astype(np.float32)
-    inside = np.asarray(mask) > 0
-    if inside.shape != pixels.shape[:2]:
-        raise ValueError(f"The mask is {inside.shape}, the image {pixels.shape[:2]}: give a mask of its size.")
-    pixels[inside] = (1 - opacity) * pixels[inside] + opacity * np.array(color, np.float32)
-    pixels[_border(inside)] = color
+    foreground = np.asarray(mask) > 0
+    if foreground.shape != pixels.shape[:2]:
+        raise ValueError(
+            f"expected a mask of the image's size (H, W) {pixels.shape[:2]}, got {foreground.shape}; resize the mask"
+        )
+    pixels[foreground] = (1 - opacity) * pixels[foreground] + opacity * np.array(color, np.float32)
+    pixels[_border(foreground)] = color
     return Image.fromarray(pixels.round().astype(np.uint8))
 
 
-def _border(inside: np.ndarray) -> np.ndarray:
-    """Foreground pixels with a background neighbor."""
-    padded = np.pad(inside, 1)
+def _border(foreground: np.ndarray) -> np.ndarray:
+    """Return the foreground pixels that have a background neighbor."""
+    padded = np.pad(foreground, 1)
     interior = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return inside & ~interior
+    return foreground & ~interior
 
 
 def _pyplot() -> Any:
     try:
         import matplotlib
     except ImportError:
-        raise ImportError("Curves and grids need matplotlib: pip install 'detris-peft[train]'.") from None
-    matplotlib.use("Agg")  # files only: works without a screen
+        raise ImportError("plots: expected matplotlib to be installed; pip install 'detris-peft[train]'") from None
+    matplotlib.use("Agg")  # renders to files without a display
     from matplotlib import pyplot
 
     return pyplot
 
 
 def plot_curves(history: Sequence[dict[str, float]], file: str | os.PathLike) -> None:
-    """Loss, and metrics by name, over epochs."""
+    """Plot loss and metrics over epochs.
+
+    Args:
+        history: one record per evaluation, as `detris_peft.training.train` returns them.
+        file: image file to write.
+    """
     plt = _pyplot()
     epochs = [record["epoch"] for record in history]
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
@@ -82,13 +93,13 @@ def plot_predictions(
     file: str | Path | IO[bytes],
     count: int = 6,
 ) -> None:
-    """A grid in the manner of the paper's Figure 2: image with its sentence, ground truth, prediction.
+    """Plot a grid like Figure 2 of the paper: image with its sentence, ground truth, prediction.
 
-    Bad rows are left out; where all that would be shown are bad, no image is made.
+    Invalid rows are skipped. If all selected rows are invalid, no file is written.
     """
     plt = _pyplot()
-    places = np.linspace(0, len(samples) - 1, min(count, len(samples))).astype(int)
-    chosen = [sample for sample in (samples[i] for i in places) if sample.bad is None]
+    indices = np.linspace(0, len(samples) - 1, min(count, len(samples))).astype(int)
+    chosen = [sample for sample in (samples[index] for index in indices) if sample.error is None]
     if not chosen:
         return
     count = len(chosen)
@@ -114,25 +125,23 @@ def plot_predictions(
 def plot_samples(
     samples: Sequence[tuple[Image.Image, Any, str, str]], file: str | os.PathLike, columns: int = 4
 ) -> None:
-    """A grid of images with their masks (H, W) laid over them; above each, a caption and below that its sentence."""
+    """Plot a grid of (image, mask (H, W), caption, sentence): the image with its mask under caption and sentence."""
     plt = _pyplot()
-    lines = max(math.ceil(len(samples) / columns), 1)
-    figure, axes = plt.subplots(
-        lines, columns, figsize=(3 * columns, 3.1 * lines), layout="constrained", squeeze=False
-    )
-    for place in axes.flat:
-        place.axis("off")
-    for place, (image, mask, caption, sentence) in zip(axes.flat, samples, strict=False):
-        # Shrunk before the line is drawn, which would be too thin to see otherwise.
-        pixels = Image.fromarray(to_rgb(image))
-        pixels.thumbnail((480, 480), reducing_gap=2.0)
+    rows = max(math.ceil(len(samples) / columns), 1)
+    figure, axes = plt.subplots(rows, columns, figsize=(3 * columns, 3.1 * rows), layout="constrained", squeeze=False)
+    for cell in axes.flat:
+        cell.axis("off")
+    for cell, (image, mask, caption, sentence) in zip(axes.flat, samples, strict=False):
+        # Resize before drawing the outline, which would otherwise be too thin to see.
+        thumbnail = Image.fromarray(to_rgb(image))
+        thumbnail.thumbnail((480, 480), reducing_gap=2.0)
         foreground = Image.fromarray((np.asarray(mask) > 0).astype(np.uint8))
-        foreground = foreground.resize(pixels.size, Image.Resampling.NEAREST)
-        place.imshow(overlay(pixels, foreground, opacity=0.35))  # the object's own color stays to be judged
-        # Dollar signs in a sentence are no formula.
-        place.set_title(f"{caption}\n{_wrapped(sentence, 36)}", fontsize=8, parse_math=False)
+        foreground = foreground.resize(thumbnail.size, Image.Resampling.NEAREST)
+        cell.imshow(overlay(thumbnail, foreground, opacity=0.35))  # keeps the object's color visible
+        # parse_math is off because sentences may hold dollar signs.
+        cell.set_title(f"{caption}\n{_wrapped(sentence, 36)}", fontsize=8, parse_math=False)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # other scripts come out as boxes
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # missing characters are drawn as boxes
         figure.savefig(file, dpi=120, format="png")
     plt.close(figure)
 

@@ -1,4 +1,4 @@
-"""What a branch computes, written out step by step from the method: which token goes where."""
+"""Outputs of the branches, compared with a step-by-step implementation of the paper's equations."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from detris_peft.adapters.dense_aligner import DenseAligner
 from detris_peft.adapters.dmoc import DenseMixtureOfConvolutions
 from detris_peft.adapters.text_adapter import TextAdapter
 
-close = {"atol": 1e-5, "rtol": 1e-4}
+TOLERANCE = {"atol": 1e-5, "rtol": 1e-4}
 
 
 def conv_block(block: nn.Sequential, x: torch.Tensor) -> torch.Tensor:
-    """Convolution → BatchNorm (eps 1e-3) → ReLU, on running statistics."""
+    """Compute convolution → BatchNorm (eps 1e-3) → ReLU with the running statistics."""
     conv, norm = block[0], block[1]
     conv_nd = F.conv2d if x.ndim == 4 else F.conv1d
     x = conv_nd(x, conv.weight, conv.bias, padding=conv.weight.shape[-1] // 2)
@@ -25,15 +25,16 @@ def conv_block(block: nn.Sequential, x: torch.Tensor) -> torch.Tensor:
     return (x * norm.weight.view(shape) + norm.bias.view(shape)).clamp_min(0)
 
 
-def mixture(dmoc: DenseMixtureOfConvolutions, z: torch.Tensor) -> torch.Tensor:
+def mixture_with_residual(dmoc: DenseMixtureOfConvolutions, z: torch.Tensor) -> torch.Tensor:
+    """Compute D-MoC and its residual connection (equations 1 and 2)."""
     b1 = conv_block(dmoc.branch1, z)
     b2 = conv_block(dmoc.branch3[1], conv_block(dmoc.branch3[0], torch.cat([z, b1], 1)))
     b3 = conv_block(dmoc.branch5[1], conv_block(dmoc.branch5[0], torch.cat([z, b1, b2], 1)))
     return torch.cat([b1, b2, b3], 1) + z
 
 
-def settled(module: nn.Module) -> nn.Module:
-    """As after training: no statistic at its starting value."""
+def with_random_statistics(module: nn.Module) -> nn.Module:
+    """Replace the initial BatchNorm statistics by random ones; return the module in eval mode."""
     for m in module.modules():
         if isinstance(m, nn.modules.batchnorm._NormBase):
             m.running_mean.normal_()
@@ -42,7 +43,7 @@ def settled(module: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("dim", [16, 64])
-def test_mixture_of_convolutions_has_the_widths_of_the_method(dim: int):
+def test_widths_and_kernels_of_the_convolutions(dim: int):
     dmoc = DenseMixtureOfConvolutions(dim, spatial_dims=2)
     convolutions = [m for m in dmoc.modules() if isinstance(m, nn.Conv2d)]
     assert [(m.in_channels, m.out_channels, m.kernel_size[0]) for m in convolutions] == [
@@ -56,12 +57,16 @@ def test_mixture_of_convolutions_has_the_widths_of_the_method(dim: int):
 
 @torch.no_grad()
 @pytest.mark.parametrize("prefix", [0, 1, 5])
-def test_dense_aligner(prefix: int):
+def test_dense_aligner_output_matches_the_equations(prefix: int):
     config = DenseAlignerConfig(dim=32, text_dim=20, cross_attention_dim=16, cross_attention_heads=2)
-    branch = settled(DenseAligner(24, config))
+    branch = with_random_statistics(DenseAligner(24, config))
     (h, w), tokens, text = (3, 4), torch.randn(2, prefix + 12, 24), torch.randn(2, 5, 20)
     z = branch.down(tokens).relu()
-    dense = mixture(branch.dmoc, z[:, prefix:].transpose(1, 2).reshape(2, 32, h, w)).flatten(2).transpose(1, 2)
+    dense = (
+        mixture_with_residual(branch.dmoc, z[:, prefix:].transpose(1, 2).reshape(2, 32, h, w))
+        .flatten(2)
+        .transpose(1, 2)
+    )
     cross = branch.cross
     query, key = cross.query(dense), cross.key_value(text)
     w_q, w_k, w_v = cross.attention.in_proj_weight.chunk(3)
@@ -72,23 +77,23 @@ def test_dense_aligner(prefix: int):
     )
     attended = ((q @ k.transpose(-1, -2)) / 8**0.5).softmax(-1) @ v
     aligned = cross.output(cross.attention.out_proj(attended.transpose(1, 2).flatten(2)))
-    # Prefix tokens skip both modules and still get "+ z": twice z.
+    # Prefix tokens skip both modules, but both residual connections apply: 2z.
     expected = branch.up(torch.cat([2 * z[:, :prefix], aligned + z[:, prefix:]], 1))
-    torch.testing.assert_close(branch(tokens, text, (h, w)), expected, **close)
+    torch.testing.assert_close(branch(tokens, text, (h, w)), expected, **TOLERANCE)
 
 
 @torch.no_grad()
-def test_text_adapter():
-    branch = settled(TextAdapter(24, TextAdapterConfig(dim=32)))
+def test_text_adapter_output_matches_the_equation():
+    branch = with_random_statistics(TextAdapter(24, TextAdapterConfig(dim=32)))
     residual = torch.randn(2, 7, 24)
     z = branch.down(residual).relu()
-    words = mixture(branch.dmoc, z[:, 1:].transpose(1, 2)).transpose(1, 2)
+    words = mixture_with_residual(branch.dmoc, z[:, 1:].transpose(1, 2)).transpose(1, 2)
     expected = branch.up(torch.cat([2 * z[:, :1], words], 1))
-    torch.testing.assert_close(branch(residual), expected, **close)
+    torch.testing.assert_close(branch(residual), expected, **TOLERANCE)
 
 
-def test_initialisation():
-    """Dense Aligner: Kaiming normal (fan-in, ReLU) but for the attention's in-projection; text adapter: PyTorch's."""
+def test_initialization():
+    """Dense Aligner: Kaiming normal (fan-in, ReLU), except the attention's in-projection. Text adapter: PyTorch's."""
     branch = DenseAligner(512, DenseAlignerConfig(text_dim=512))
     for layer, fan_in in ((branch.down, 512), (branch.up, 128), (branch.cross.key_value, 512)):
         assert layer.weight.std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=0.05)

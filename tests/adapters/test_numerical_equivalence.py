@@ -1,4 +1,4 @@
-"""The adapted computation is one and the same, however it is run."""
+"""Outputs and gradients are the same with every attention kernel, and when checkpointed, compiled or exported."""
 
 from __future__ import annotations
 
@@ -11,57 +11,65 @@ from peft import PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from tests.helpers.adapter_cases import CASES, Case, assert_differ, each_tuner, every_case, every_image_case, stir
+from tests.helpers.adapter_cases import (
+    CASES,
+    AdapterCase,
+    assert_differ,
+    each_tuner,
+    every_case,
+    every_image_case,
+    randomize_statistics,
+)
 
-# Also where gradients are summed in another order.
-close = {"atol": 1e-5, "rtol": 1e-4}
+# Gradients may be summed in a different order.
+TOLERANCE = {"atol": 1e-5, "rtol": 1e-4}
 
 
 @every_case
 @torch.no_grad()
-def test_hidden_states_and_attentions_agree(case: Case):
-    """The list holds the states after the adapters, not those from before."""
-    model = case.adapted()
+def test_recorded_hidden_states_are_the_outputs_of_the_blocks(case: AdapterCase):
+    """`output_hidden_states` includes the output of the adapters."""
+    model = case.make_model()
     model.get_base_model().set_attn_implementation("eager")
-    caught: list[torch.Tensor] = []
-    blocks = model.get_base_model().get_submodule(case.blocks)
+    block_outputs: list[torch.Tensor] = []
+    blocks = model.get_base_model().get_submodule(case.block_list)
     for block in blocks:
-        block.register_forward_hook(lambda module, args, out: caught.append(out[0] if isinstance(out, tuple) else out))
+        block.register_forward_hook(
+            lambda module, args, out: block_outputs.append(out[0] if isinstance(out, tuple) else out)
+        )
     out = model(**case.inputs(), output_hidden_states=True, output_attentions=True)
-    torch.testing.assert_close(out.last_hidden_state, case.states(model), **close)
+    torch.testing.assert_close(out.last_hidden_state, case.run(model), **TOLERANCE)
     assert len(out.hidden_states) == len(blocks) + 1
-    for recorded, given in zip(out.hidden_states[1:-1], caught, strict=False):
-        torch.testing.assert_close(recorded, given)
+    for recorded, expected in zip(out.hidden_states[1:-1], block_outputs, strict=False):
+        torch.testing.assert_close(recorded, expected)
     assert len(out.attentions) == len(blocks)
     rows = out.attentions[1].sum(-1)
     torch.testing.assert_close(rows, torch.ones_like(rows))
 
 
 @every_case
-def test_eager_and_sdpa_attention_agree(case: Case):
-    model = case.adapted()
-    sdpa = case.states(model)
+def test_eager_and_sdpa_attention_agree(case: AdapterCase):
+    model = case.make_model()
+    sdpa = case.run(model)
     model.get_base_model().set_attn_implementation("eager")
-    torch.testing.assert_close(case.states(model), sdpa, **close)
+    torch.testing.assert_close(case.run(model), sdpa, **TOLERANCE)
 
 
 @every_image_case
 @torch.no_grad()
-def test_each_image_and_sentence_alone(case: Case):
-    """Batch order changes nothing, and text counts."""
-    model = case.adapted()
-    inputs, whole = case.inputs(), case.states(model)
+def test_samples_of_a_batch_are_independent_and_text_matters(case: AdapterCase):
+    model = case.make_model()
+    inputs, batched = case.inputs(), case.run(model)
     inputs["pixel_values"], inputs["text_states"] = inputs["pixel_values"][1:2], inputs["text_states"][1:2]
-    torch.testing.assert_close(model(**inputs).last_hidden_state, whole[1:2], **close)
-    assert_differ(case.states(model, text_states=case.inputs(seed=3)["text_states"]), whole)
+    torch.testing.assert_close(model(**inputs).last_hidden_state, batched[1:2], **TOLERANCE)
+    assert_differ(case.run(model, text_states=case.inputs(seed=3)["text_states"]), batched)
 
 
 @every_image_case
 @pytest.mark.parametrize("sides", [(28, 28), (14, 42), (56, 28)], ids=str)
 @torch.no_grad()
-def test_images_of_any_shape(case: Case, sides: tuple[int, int]):
-    """Turned on its side, another grid: not the same tokens in another order."""
-    model = case.adapted()
+def test_patch_grid_follows_the_image_size(case: AdapterCase, sides: tuple[int, int]):
+    model = case.make_model()
     grids: list[tuple] = []
     layer = next(m for m in model.modules() if isinstance(m, BaseTunerLayer))
     layer.branches["default"].dmoc.register_forward_hook(lambda module, args, out: grids.append(args[0].shape[-2:]))
@@ -72,8 +80,10 @@ def test_images_of_any_shape(case: Case, sides: tuple[int, int]):
         assert out.shape[1] >= sides[0] * sides[1] // 14**2
 
 
-def gradients(case: Case, model: PeftModel, *, forwards: int = 1) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Loss and gradients, of the text too, after some forwards and one backward over all of them."""
+def gradients(
+    case: AdapterCase, model: PeftModel, *, forwards: int = 1
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Return loss and gradients, including those of the text, of several forwards and one backward."""
     model.zero_grad()
     losses, leaves = [], {}
     for i in range(forwards):
@@ -89,7 +99,7 @@ def gradients(case: Case, model: PeftModel, *, forwards: int = 1) -> tuple[torch
 
 @every_case
 @pytest.mark.parametrize("forwards", [1, 2], ids=["one-forward", "two-forwards-before-one-backward"])
-def test_gradient_checkpointing(case: Case, forwards: int):
+def test_gradient_checkpointing_keeps_gradients_and_statistics(case: AdapterCase, forwards: int):
     plain = trainable(case)
     checkpointed = copy.deepcopy(plain)
     checkpointed.get_base_model().activation_checkpointing_enable()
@@ -97,21 +107,21 @@ def test_gradient_checkpointing(case: Case, forwards: int):
     (loss, grads), (loss_again, grads_again) = (
         gradients(case, m, forwards=forwards) for m in (plain.train(), checkpointed)
     )
-    torch.testing.assert_close(loss_again, loss, **close)
+    torch.testing.assert_close(loss_again, loss, **TOLERANCE)
     assert grads.keys() == grads_again.keys()
     for name, grad in grads.items():
-        torch.testing.assert_close(grads_again[name], grad, msg=lambda m, name=name: f"{name}: {m}", **close)
+        torch.testing.assert_close(grads_again[name], grad, msg=lambda m, name=name: f"{name}: {m}", **TOLERANCE)
         assert name.startswith("base_model") or grad.abs().sum() > 0
-    # BatchNorm's statistics moved once a forward, not again on recompute.
+    # BatchNorm statistics are updated once per forward, not again in the recomputation.
     for name, buffer in plain.named_buffers():
         torch.testing.assert_close(checkpointed.get_buffer(name), buffer)
         if name.endswith("num_batches_tracked"):
             assert buffer == 7 + forwards
 
 
-def trainable(case: Case) -> PeftModel:
-    """An adapted model without the backbone's own dropout."""
-    model = case.adapted()
+def trainable(case: AdapterCase) -> PeftModel:
+    """Return an adapted model whose backbone has no dropout."""
+    model = case.make_model()
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -122,79 +132,79 @@ def trainable(case: Case) -> PeftModel:
 
 
 @each_tuner
-def test_reentrant_checkpointing(case: Case):
+def test_reentrant_checkpointing_keeps_gradients_and_statistics(case: AdapterCase):
     plain = trainable(case)
     checkpointed = copy.deepcopy(plain)
     checkpointed.prepare_model_for_gradient_checkpointing(checkpointed.get_base_model())
     checkpointed.get_base_model().activation_checkpointing_enable({"use_reentrant": True})
     (loss, grads), (loss_again, grads_again) = (gradients(case, m.train()) for m in (plain, checkpointed))
-    torch.testing.assert_close(loss_again, loss, **close)
+    torch.testing.assert_close(loss_again, loss, **TOLERANCE)
     for name, grad in grads.items():
-        torch.testing.assert_close(grads_again[name], grad, **close)
+        torch.testing.assert_close(grads_again[name], grad, **TOLERANCE)
     for name, buffer in plain.named_buffers():
         torch.testing.assert_close(checkpointed.get_buffer(name), buffer)
 
 
-# Tracing is slow: two backbones that differ most from those of `each_tuner`.
-OTHERS = pytest.mark.parametrize(
+# Tracing is slow: only the two backbones that differ most from those of `each_tuner`.
+other_backbones = pytest.mark.parametrize(
     "case", [c for c in CASES if c.name in ("siglip-vision", "bert")], ids=lambda c: c.name
 )
 
 
-@OTHERS
-def test_compiled_in_one_graph(case: Case):
-    model = case.adapted()
+@other_backbones
+def test_model_compiles_in_one_graph(case: AdapterCase):
+    model = case.make_model()
     torch._dynamo.reset()
-    # `aot_eager`: dynamo's and autograd's tracing without a compiler of C++.
+    # `aot_eager` traces with dynamo and autograd, but needs no C++ compiler.
     compiled = torch.compile(model.get_base_model(), fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(case.states(compiled), case.states(model), **close)
+    torch.testing.assert_close(case.run(compiled), case.run(model), **TOLERANCE)
 
 
 @each_tuner
-def test_compiled_training_step(case: Case):
+def test_compiled_training_step_equals_the_eager_one(case: AdapterCase):
     plain = trainable(case).train()
-    twin = copy.deepcopy(plain)
+    compiled = copy.deepcopy(plain)
     torch._dynamo.reset()
-    twin.get_base_model().compile(fullgraph=True, backend="aot_eager")
-    (loss, grads), (loss_again, grads_again) = gradients(case, plain), gradients(case, twin)
-    torch.testing.assert_close(loss_again, loss, **close)
+    compiled.get_base_model().compile(fullgraph=True, backend="aot_eager")
+    (loss, grads), (loss_again, grads_again) = gradients(case, plain), gradients(case, compiled)
+    torch.testing.assert_close(loss_again, loss, **TOLERANCE)
     for name, grad in grads.items():
-        torch.testing.assert_close(grads_again[name], grad, **close)
+        torch.testing.assert_close(grads_again[name], grad, **TOLERANCE)
     for name, buffer in plain.named_buffers():
-        torch.testing.assert_close(twin.get_buffer(name), buffer, **close)
+        torch.testing.assert_close(compiled.get_buffer(name), buffer, **TOLERANCE)
 
 
-@OTHERS
-def test_exported(case: Case):
-    model = case.adapted().get_base_model()
+@other_backbones
+def test_exported_model_has_the_same_outputs(case: AdapterCase):
+    model = case.make_model().get_base_model()
     inputs = case.inputs()
     exported = torch.export.export(model, (), inputs)
-    got = exported.module()(**inputs).last_hidden_state
-    torch.testing.assert_close(got, case.states(model), **close)
+    output = exported.module()(**inputs).last_hidden_state
+    torch.testing.assert_close(output, case.run(model), **TOLERANCE)
 
 
 @every_case
-def test_frozen_adapters_stand_still(case: Case):
-    """Running statistics and dropout, whatever `.train()` says."""
+def test_frozen_adapters_stay_in_eval_mode(case: AdapterCase):
+    """`.train()` does not enable dropout or statistics updates in them."""
     model = trainable(case)
-    model.add_adapter("other", case.config())
-    stir(model)
-    evaluated = case.states(model)
+    model.add_adapter("other", case.make_config())
+    randomize_statistics(model)
+    evaluated = case.run(model)
     model.set_requires_grad("default", False)
     model.train()
     before = {key: value.clone() for key, value in model.named_buffers()}
-    torch.testing.assert_close(case.states(model), evaluated, **close)
+    torch.testing.assert_close(case.run(model), evaluated, **TOLERANCE)
     assert all(torch.equal(model.get_buffer(key), value) for key, value in before.items())
     model.set_adapter("other")
     model(**case.inputs())
-    moved = {key for key, value in before.items() if not torch.equal(model.get_buffer(key), value)}
-    assert moved
-    assert all(".other." in key for key in moved)
+    changed = {key for key, value in before.items() if not torch.equal(model.get_buffer(key), value)}
+    assert changed
+    assert all(".other." in key for key in changed)
 
 
 @each_tuner
-def test_frozen_by_hand(case: Case):
-    """`requires_grad_` behind peft's back, after `.train()`."""
+def test_adapters_frozen_without_peft_stay_in_eval_mode(case: AdapterCase):
+    """Also if `requires_grad_(False)` is called after `.train()`."""
     model = trainable(case).train()
     model.requires_grad_(False)
     before = {key: value.clone() for key, value in model.named_buffers()}
@@ -203,30 +213,30 @@ def test_frozen_by_hand(case: Case):
 
 
 @each_tuner
-def test_sync_batch_norm_keeps_the_keys(case: Case):
-    model = case.adapted()
-    keys, before = set(model.state_dict()), case.states(model)
+def test_sync_batch_norm_keeps_keys_and_outputs(case: AdapterCase):
+    model = case.make_model()
+    keys, before = set(model.state_dict()), case.run(model)
     model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     assert any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
     assert set(model.state_dict()) == keys
     assert model.base_model.prefix in next(name for name, p in model.named_parameters() if p.requires_grad)
-    torch.testing.assert_close(case.states(model), before)
+    torch.testing.assert_close(case.run(model), before)
 
 
 @each_tuner
-def test_the_second_input_is_not_kept(case: Case):
-    """A layer holds it for one call: no memory kept, no stale text in the next call."""
-    model = case.adapted()
-    case.states(model)
+def test_second_input_is_released_after_the_call(case: AdapterCase):
+    """Otherwise it would occupy memory and could be used by the next call."""
+    model = case.make_model()
+    case.run(model)
     layers: list[Any] = [m for m in model.modules() if isinstance(m, BaseTunerLayer)]
-    assert [layer.handed_over for layer in layers] == [None, None]
+    assert [layer.call_state.second_input for layer in layers] == [None, None]
 
 
 @each_tuner
-def test_dropout_of_the_cross_attention_is_reproducible_under_checkpointing(case: Case):
-    if not case.takes_images:
+def test_cross_attention_dropout_is_the_same_under_checkpointing(case: AdapterCase):
+    if not case.is_image_encoder:
         pytest.skip("only the Dense Aligner has dropout")
-    plain = get_peft_model(case.backbone(), case.config(cross_attention_dropout=0.5))
+    plain = get_peft_model(case.make_backbone(), case.make_config(cross_attention_dropout=0.5))
     checkpointed = copy.deepcopy(plain)
     checkpointed.get_base_model().activation_checkpointing_enable()
     results = []
@@ -234,4 +244,4 @@ def test_dropout_of_the_cross_attention_is_reproducible_under_checkpointing(case
         torch.manual_seed(5)
         results.append(gradients(case, model)[1])
     for name, grad in results[0].items():
-        torch.testing.assert_close(results[1][name], grad, **close)
+        torch.testing.assert_close(results[1][name], grad, **TOLERANCE)

@@ -1,4 +1,4 @@
-"""Adapters on backbones of lower precision: bfloat16, float16, quantised."""
+"""Adapters on backbones in lower precision: bfloat16, float16 and int8."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import torch
 from peft import PeftModel, get_peft_model
 from torch import nn
 
-from tests.helpers.adapter_cases import Case, assert_differ, each_tuner, every_case, stir
+from tests.helpers.adapter_cases import AdapterCase, assert_differ, each_tuner, every_case, randomize_statistics
 
 low_precision = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 
 
-def in_precision(case: Case, dtype: torch.dtype) -> dict[str, Any]:
+def inputs_in_dtype(case: AdapterCase, dtype: torch.dtype) -> dict[str, Any]:
+    """Return the inputs of a case with float tensors cast to `dtype`."""
     return {
         key: value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
         for key, value in case.inputs().items()
@@ -26,14 +27,19 @@ def in_precision(case: Case, dtype: torch.dtype) -> dict[str, Any]:
 @every_case
 @low_precision
 @pytest.mark.parametrize("autocast_adapter_dtype", [True, False], ids=["adapter-fp32", "adapter-as-backbone"])
-def test_half_precision_backbones(case: Case, dtype: torch.dtype, autocast_adapter_dtype: bool, tmp_path: Path):
-    """In float32 by default, as peft has it; statistics as the weights; and the output close to float32's."""
-    reference = case.adapted()
+def test_adapter_dtype_and_outputs_on_half_precision_backbones(
+    case: AdapterCase, dtype: torch.dtype, autocast_adapter_dtype: bool, tmp_path: Path
+):
+    """Adapters are float32 by default, as in peft. Statistics have the dtype of the weights."""
+    reference = case.make_model()
     reference.save_pretrained(tmp_path)
     model = get_peft_model(
-        case.backbone().to(dtype), case.config(), adapter_name="fresh", autocast_adapter_dtype=autocast_adapter_dtype
+        case.make_backbone().to(dtype),
+        case.make_config(),
+        adapter_name="fresh",
+        autocast_adapter_dtype=autocast_adapter_dtype,
     )
-    model.add_adapter("added", case.config(), autocast_adapter_dtype=autocast_adapter_dtype)
+    model.add_adapter("added", case.make_config(), autocast_adapter_dtype=autocast_adapter_dtype)
     model.load_adapter(tmp_path, "loaded", autocast_adapter_dtype=autocast_adapter_dtype)
     expected = torch.float32 if autocast_adapter_dtype else dtype
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
@@ -42,12 +48,12 @@ def test_half_precision_backbones(case: Case, dtype: torch.dtype, autocast_adapt
     assert {name.split("_branches.")[1].split(".")[0] for name in ours} == {"fresh", "added", "loaded"}
 
     model.set_adapter("loaded")
-    inputs = in_precision(case, dtype)
+    inputs = inputs_in_dtype(case, dtype)
     with torch.no_grad():
         got = model.eval()(**inputs).last_hidden_state
     assert got.dtype == dtype
-    torch.testing.assert_close(got.float(), case.states(reference), atol=0.15, rtol=0.1)
-    # Float32 text on a half-precision image encoder is as good.
+    torch.testing.assert_close(got.float(), case.run(reference), atol=0.15, rtol=0.1)
+    # A half-precision image encoder also accepts float32 text.
     if "text_states" in inputs:
         with torch.no_grad():
             model(**{**inputs, "text_states": inputs["text_states"].float()})
@@ -60,12 +66,12 @@ def test_half_precision_backbones(case: Case, dtype: torch.dtype, autocast_adapt
 
 
 @each_tuner
-def test_loaded_in_float32_over_half_precision_loses_nothing(case: Case, tmp_path: Path):
-    source = case.adapted()
+def test_loading_over_a_half_precision_backbone_keeps_float32_weights(case: AdapterCase, tmp_path: Path):
+    source = case.make_model()
     source.save_pretrained(tmp_path)
     for low_cpu_mem_usage in (False, True):
         model = PeftModel.from_pretrained(
-            case.backbone().to(torch.bfloat16), tmp_path, low_cpu_mem_usage=low_cpu_mem_usage
+            case.make_backbone().to(torch.bfloat16), tmp_path, low_cpu_mem_usage=low_cpu_mem_usage
         )
         for name, value in source.state_dict().items():
             if "_branches." in name:
@@ -77,10 +83,10 @@ def test_loaded_in_float32_over_half_precision_loses_nothing(case: Case, tmp_pat
 
 @each_tuner
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-def test_under_autocast(case: Case, dtype: torch.dtype):
-    model = get_peft_model(case.backbone().to(dtype), case.config()).train()
+def test_adapter_gradients_and_statistics_stay_float32_under_autocast(case: AdapterCase, dtype: torch.dtype):
+    model = get_peft_model(case.make_backbone().to(dtype), case.make_config()).train()
     with torch.autocast("cpu", torch.bfloat16):
-        out = model(**in_precision(case, dtype)).last_hidden_state
+        out = model(**inputs_in_dtype(case, dtype)).last_hidden_state
     out.float().square().mean().backward()
     for name, p in model.named_parameters():
         assert not p.requires_grad or (p.grad is not None and p.grad.dtype == torch.float32), name
@@ -88,35 +94,35 @@ def test_under_autocast(case: Case, dtype: torch.dtype):
 
 
 @each_tuner
-def test_moved_as_a_whole(case: Case):
-    """`.to(dtype)` of the adapted model takes weights and statistics along."""
-    model = case.adapted().to(torch.bfloat16)
+def test_casting_the_model_casts_weights_and_statistics(case: AdapterCase):
+    model = case.make_model().to(torch.bfloat16)
     assert {b.dtype for name, b in model.named_buffers() if "running" in name} == {torch.bfloat16}
     with torch.no_grad():
-        assert model(**in_precision(case, torch.bfloat16)).last_hidden_state.dtype == torch.bfloat16
+        assert model(**inputs_in_dtype(case, torch.bfloat16)).last_hidden_state.dtype == torch.bfloat16
 
 
-def quantised(case: Case, backbone: nn.Module) -> nn.Module:
+def quantize(backbone: nn.Module) -> nn.Module:
+    """Quantize the weights to int8, in place."""
     quantization = pytest.importorskip("torchao.quantization", reason="needs torchao")
     quantization.quantize_(backbone, quantization.Int8WeightOnlyConfig())
     return backbone
 
 
 @every_case
-def test_int8_weight_only_backbone(case: Case, tmp_path: Path):
-    plain = case.backbone()
-    backbone = quantised(case, copy.deepcopy(plain))
+def test_adapters_train_save_and_load_on_an_int8_backbone(case: AdapterCase, tmp_path: Path):
+    plain = case.make_backbone()
+    backbone = quantize(copy.deepcopy(plain))
     assert any("torchao" in type(p).__module__ for p in backbone.parameters())
-    model = get_peft_model(backbone, case.config())
-    stir(model)
+    model = get_peft_model(backbone, case.make_config())
+    randomize_statistics(model)
     weights = [p for name, p in model.named_parameters() if "_branches." in name]
     assert {(p.dtype, type(p)) for p in weights} == {(torch.float32, nn.Parameter)}
     model.train()(**case.inputs()).last_hidden_state.square().mean().backward()
     assert all(p.grad is not None for p in weights)
     model.eval().save_pretrained(tmp_path)
     on_plain = PeftModel.from_pretrained(plain, tmp_path)
-    torch.testing.assert_close(case.states(model), case.states(on_plain), atol=0.15, rtol=0.1)
-    again = PeftModel.from_pretrained(quantised(case, case.backbone()), tmp_path, low_cpu_mem_usage=True)
-    torch.testing.assert_close(case.states(again), case.states(model), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(case.run(model), case.run(on_plain), atol=0.15, rtol=0.1)
+    reloaded = PeftModel.from_pretrained(quantize(case.make_backbone()), tmp_path, low_cpu_mem_usage=True)
+    torch.testing.assert_close(case.run(reloaded), case.run(model), atol=1e-5, rtol=1e-5)
     with model.disable_adapter():
-        assert_differ(case.states(model), case.states(on_plain))
+        assert_differ(case.run(model), case.run(on_plain))

@@ -1,4 +1,4 @@
-"""Which modules get an adapter: `target_modules`, `exclude_modules`, `layers_to_transform`; and how many weights."""
+"""Selection of modules (`target_modules`, `exclude_modules`, `layers_to_transform`) and parameter counts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.helpers.adapter_cases import (
     DINOV2,
     IMAGE_CASES,
     TEXT_CASES,
-    Case,
+    AdapterCase,
     assert_differ,
     each_tuner,
     every_case,
@@ -36,64 +36,65 @@ from tests.helpers.adapter_cases import (
 
 
 def adapted_modules(model: PeftModel) -> list[str]:
+    """Return the names of the modules that have an adapter."""
     return [name for name, module in model.get_base_model().named_modules() if isinstance(module, BaseTunerLayer)]
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A way to say which blocks; `{mlp}` and `{blocks}` stand for the backbone's names."""
+class Selection:
+    """A way to select blocks. `{mlp}` and `{blocks}` in the fields are replaced by the backbone's names."""
 
     name: str
     fields: dict[str, Any]
-    chosen: list[int]
+    expected_blocks: list[int]
 
-    def config(self, case: Case) -> Any:
-        text = json.dumps(self.fields).replace("{mlp}", case.mlp).replace("{blocks}", case.blocks)
-        return case.config(**json.loads(text))
+    def make_config(self, case: AdapterCase) -> Any:
+        text = json.dumps(self.fields).replace("{mlp}", case.mlp).replace("{blocks}", case.block_list)
+        return case.make_config(**json.loads(text))
 
 
-CHOICES = [
-    Choice("list", {"layers_to_transform": [0, 2]}, [0, 2]),
-    Choice("number", {"layers_to_transform": 1}, [1]),
-    Choice("all", {"layers_to_transform": None}, [0, 1, 2]),
-    Choice("names", {"layers_to_transform": [1, 2], "target_modules": ["{mlp}"]}, [1, 2]),
-    Choice("whole-names", {"layers_to_transform": None, "target_modules": ["{blocks}.1.{mlp}"]}, [1]),
-    Choice("regex", {"layers_to_transform": None, "target_modules": r".*\.[01]\.{mlp}"}, [0, 1]),
-    Choice("exclude-names", {"layers_to_transform": None, "exclude_modules": ["0.{mlp}"]}, [1, 2]),
-    Choice("exclude-regex", {"layers_to_transform": None, "exclude_modules": r".*\.[02]\.{mlp}"}, [1]),
+SELECTIONS = [
+    Selection("list", {"layers_to_transform": [0, 2]}, [0, 2]),
+    Selection("index", {"layers_to_transform": 1}, [1]),
+    Selection("all", {"layers_to_transform": None}, [0, 1, 2]),
+    Selection("names", {"layers_to_transform": [1, 2], "target_modules": ["{mlp}"]}, [1, 2]),
+    Selection("full-names", {"layers_to_transform": None, "target_modules": ["{blocks}.1.{mlp}"]}, [1]),
+    Selection("regex", {"layers_to_transform": None, "target_modules": r".*\.[01]\.{mlp}"}, [0, 1]),
+    Selection("exclude-names", {"layers_to_transform": None, "exclude_modules": ["0.{mlp}"]}, [1, 2]),
+    Selection("exclude-regex", {"layers_to_transform": None, "exclude_modules": r".*\.[02]\.{mlp}"}, [1]),
 ]
 
 
 @every_case
-@pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: choice.name)
-def test_blocks_are_chosen(case: Case, choice: Choice, tmp_path: Path):
-    model = get_peft_model(case.backbone(), choice.config(case)).eval()
-    expected = [f"{case.blocks}.{i}.{case.mlp}" for i in choice.chosen]
-    if choice.name == "regex" and case.mlp == "output.dense":
+@pytest.mark.parametrize("selection", SELECTIONS, ids=lambda selection: selection.name)
+def test_the_selected_blocks_get_adapters(case: AdapterCase, selection: Selection, tmp_path: Path):
+    model = get_peft_model(case.make_backbone(), selection.make_config(case)).eval()
+    expected = [f"{case.block_list}.{i}.{case.mlp}" for i in selection.expected_blocks]
+    if selection.name == "regex" and case.mlp == "output.dense":
         expected = [name for name in adapted_modules(model) if not name.endswith("attention.output.dense")]
     assert [name for name in adapted_modules(model) if "attention" not in name] == expected
     model.save_pretrained(tmp_path)
-    again = PeftModel.from_pretrained(case.backbone(), tmp_path)
-    assert adapted_modules(again) == adapted_modules(model)
+    reloaded = PeftModel.from_pretrained(case.make_backbone(), tmp_path)
+    assert adapted_modules(reloaded) == adapted_modules(model)
 
 
 @each_tuner
-def test_default_layers(case: Case):
-    """DETRIS-B's: every other block of twelve."""
+def test_default_blocks_are_those_of_detris_b(case: AdapterCase):
+    """Every second block of twelve."""
     backbone_config = case.backbone_config()
     backbone_config.num_hidden_layers = 12
-    config = DenseAlignerConfig(text_dim=24) if case.takes_images else TextAdapterConfig()
+    config = DenseAlignerConfig(text_dim=24) if case.is_image_encoder else TextAdapterConfig()
     model = get_peft_model(case.model_cls(backbone_config), config)
-    assert adapted_modules(model) == [f"{case.blocks}.{i}.mlp" for i in (1, 3, 5, 7, 9, 11)]
-    # Whoever names the blocks in target_modules need not name them again.
-    named = type(config)(target_modules=[f"{case.blocks}.0.mlp"])
+    assert adapted_modules(model) == [f"{case.block_list}.{i}.mlp" for i in (1, 3, 5, 7, 9, 11)]
+    # Full names in target_modules already select the blocks.
+    named = type(config)(target_modules=[f"{case.block_list}.0.mlp"])
     assert named.layers_to_transform is None
 
 
-def test_a_pooling_head_is_not_a_block():
-    """SigLIP's head has an `mlp` too."""
+def test_pooling_head_gets_no_adapter():
+    """SigLIP's pooling head also has an `mlp`."""
     siglip = next(case for case in IMAGE_CASES if case.name == "siglip-vision")
-    model = get_peft_model(siglip.backbone(), siglip.config(layers_to_transform=None))
+    model = get_peft_model(siglip.make_backbone(), siglip.make_config(layers_to_transform=None))
     assert len(adapted_modules(model)) == 3
 
 
@@ -107,7 +108,7 @@ class Block(nn.Module):
 
 
 class UnknownEncoder(nn.Module):
-    """A backbone that no table lists."""
+    """A backbone that is not in `block_layouts`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -119,8 +120,8 @@ class UnknownEncoder(nn.Module):
         return x
 
 
-def test_an_unknown_backbone_works_when_told_where():
-    config = CLIP_TEXT.config(layers_to_transform=[1], target_modules=["feed_forward"], input_module="norm")
+def test_unknown_backbone_works_with_target_modules_and_input_module():
+    config = CLIP_TEXT.make_config(layers_to_transform=[1], target_modules=["feed_forward"], input_module="norm")
     backbone, x = UnknownEncoder().eval(), torch.randn(2, 5, 32)
     plain = backbone(x)
     model = get_peft_model(backbone, config).eval()
@@ -129,13 +130,13 @@ def test_an_unknown_backbone_works_when_told_where():
 
 
 @each_tuner
-def test_identity_leaves_the_backbone_as_it_was(case: Case):
-    plain = case.states(case.backbone())
-    model = case.adapted(init_weights="identity")
-    torch.testing.assert_close(case.states(model), plain, atol=1e-6, rtol=0)
+def test_identity_initialization_equals_the_plain_backbone(case: AdapterCase):
+    plain = case.run(case.make_backbone())
+    model = case.make_model(init_weights="identity")
+    torch.testing.assert_close(case.run(model), plain, atol=1e-6, rtol=0)
     model.train()(**case.inputs()).last_hidden_state.sum().backward()
     grads = [p.grad.abs().sum() for name, p in model.named_parameters() if name.endswith("up.weight")]
-    assert all(grad > 0 for grad in grads)  # and yet it learns
+    assert all(grad > 0 for grad in grads)  # it can still be trained
 
 
 @pytest.mark.parametrize(
@@ -151,8 +152,8 @@ def test_identity_leaves_the_backbone_as_it_was(case: Case):
     ],
     ids=["B", "B-half", "L", "L-mixed", "text-B", "text-B-half", "text-L-mixed"],
 )
-def test_published_numbers_of_parameters(backbone: str, config: Any, count: int):
-    """At full size; nothing is allocated."""
+def test_parameter_counts_match_the_published_models(backbone: str, config: Any, count: int):
+    """Full-size models on the meta device: no memory is allocated."""
     with torch.device("meta"):
         model = {
             "dinov2-b": lambda: Dinov2WithRegistersModel(Dinov2WithRegistersConfig(patch_size=14, image_size=518)),
@@ -165,7 +166,7 @@ def test_published_numbers_of_parameters(backbone: str, config: Any, count: int)
     assert peft_model.get_nb_trainable_parameters()[0] == count
 
 
-def test_the_table_names_every_known_backbone():
+def test_every_known_backbone_has_a_case():
     from detris_peft.adapters.block_layouts import IMAGE_BLOCKS, TEXT_BLOCKS
 
     assert {case.backbone_config().model_type for case in IMAGE_CASES} == set(IMAGE_BLOCKS)

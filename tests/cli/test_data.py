@@ -1,4 +1,4 @@
-"""`detris data`: what a user sees, and what other programs read."""
+"""`detris data`: printed output, exit codes and report files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _own_cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def garden(tmp_path):
-    """A folder with metadata.jsonl, to be bent before it is written: `garden(lines)` by split."""
+    """A function that writes an image folder with metadata.jsonl: `garden(train=lines, val=lines)`."""
 
     def write(**splits):
         for number, (split, lines) in enumerate(splits.items()):
@@ -43,7 +43,7 @@ def line(name, sentence=r"the rose for $5\x or $10", **more):
 
 
 def run(capsys, *arguments):
-    """Exit code, standard output and standard error."""
+    """Run `detris data`; return exit code, standard output and standard error."""
     code = 0
     try:
         main(["data", *map(str, arguments)])
@@ -53,7 +53,7 @@ def run(capsys, *arguments):
     return code, captured.out, captured.err
 
 
-def test_a_sound_set(garden, capsys, tmp_path):
+def test_a_valid_dataset(garden, capsys, tmp_path):
     folder = garden(
         train=[line("a.png"), line("b.png"), line("b.png", mask=None, no_target=True)], val=[line("c.png")]
     )
@@ -63,8 +63,8 @@ def test_a_sound_set(garden, capsys, tmp_path):
     assert out.splitlines()[1:6] == [
         "",
         "split  images  references  sentences  no target  errors  notices",
-        "train         2           3          3          1       0        0",
-        "val           1           1          1          0       0        0",
+        "train       2           3          3          1       0        0",
+        "val         1           1          1          0       0        0",
         "",
     ]
     content = json.loads(report.read_text(encoding="utf-8"))
@@ -79,7 +79,7 @@ def test_a_sound_set(garden, capsys, tmp_path):
         "notices": {},
     }
     pixels = np.asarray(Image.open(preview).convert("RGB")).reshape(-1, 3)
-    assert (pixels == [0, 215, 255]).all(axis=1).sum() > 100  # the masks' lines
+    assert (pixels == [0, 215, 255]).all(axis=1).sum() > 100  # the masks' outlines
 
 
 def test_a_preview_is_the_same_for_the_same_seed(garden, capsys, tmp_path):
@@ -104,18 +104,18 @@ def test_errors_are_counted_listed_and_give_exit_code_1(garden, capsys, tmp_path
     assert "line 4: " not in out
     assert "... and 2 more" in out
     assert "val shared_image: 1" in out
-    order = ("\nerrors\n", "  val shared_image", "\nnotices\n", "at least 32 tokens")
+    order = ("\nerrors\n", "  val shared_image", "\nnotices\n", "got at least 32; the rest is cut off")
     assert [out.index(text) for text in order] == sorted(out.index(text) for text in order)
-    assert preview.exists()  # of the good rows
+    assert preview.exists()  # shows the valid rows
     content = json.loads(report.read_text(encoding="utf-8"))
     assert not content["ok"]
     assert sum(content["splits"]["train"]["bad"].values()) == 5
-    assert len([one for one in content["errors"] if one["split"] == "train"]) == 5  # all of them, not the first few
+    assert len([one for one in content["errors"] if one["split"] == "train"]) == 5  # the report is not shortened
 
 
 def test_tokens_are_counted_with_a_tokenizer(garden, capsys, tmp_path):
     words = Tokenizer(models.WordLevel({"[UNK]": 0, "<s>": 1, "</s>": 2}, unk_token="[UNK]"))
-    words.pre_tokenizer = pre_tokenizers.Split("", "isolated")  # every letter is a token
+    words.pre_tokenizer = pre_tokenizers.Split("", "isolated")  # one token per letter
     words.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
     )
@@ -123,13 +123,13 @@ def test_tokens_are_counted_with_a_tokenizer(garden, capsys, tmp_path):
     folder = garden(train=[line("a.png", "a" * 15), line("b.png", "b" * 16)])
     _, out, _ = run(capsys, "check", "--dataset", folder, "--tokenizer", tmp_path / "letters")
     assert "train sentence_too_long: 1" in out
-    assert f"reference 2: 18 tokens, the first 17 are read: '{'b' * 16}'" in out
+    assert f"reference 2: expected at most 17 tokens, got 18; the rest is cut off: '{'b' * 16}'" in out
     code, _, _ = run(capsys, "check", "--dataset", folder, "--tokenizer", tmp_path / "none")
-    assert str(code).startswith(f"error: --tokenizer {tmp_path / 'none'} cannot be loaded: ")
+    assert str(code).startswith(f"error: --tokenizer: cannot load {tmp_path / 'none'} (")
 
 
-def test_a_mask_of_which_the_model_would_see_nothing(garden, capsys):
-    """The processor samples every 40th pixel of this image: between them there is room for one."""
+def test_a_mask_that_vanishes_at_the_model_size_is_an_error(garden, capsys):
+    """The processor samples every 40th pixel of this image, so a small mask can fall between samples."""
     folder = garden(train=[line("a.png")])
     Image.new("RGB", (2000, 1000)).save(folder / "train" / "a.png")
     lines = [line("a.png", mask=[x, 333, x + 2, 333, x + 2, 335, x, 335]) for x in range(1000, 1040)]
@@ -137,7 +137,7 @@ def test_a_mask_of_which_the_model_would_see_nothing(garden, capsys):
     code, out, _ = run(capsys, "check", "--dataset", folder, "--image_size", "50", "--no_images")
     assert code == 1
     assert "mask_empty" in out
-    assert "a.png: the mask of reference 1 has 4 pixels, of which none is left" in out
+    assert "got reference 1 with 4 pixels of which none remain" in out
     code, _, _ = run(capsys, "check", "--dataset", folder, "--image_size", "1200", "--no_images")
     assert code == 0
 
@@ -147,11 +147,14 @@ def test_a_mask_of_which_the_model_would_see_nothing(garden, capsys):
     [
         (["check", "--dataset", "nowhere"], "error: data: the data root is missing"),
         (["convert", "--dataset", "nowhere", "--output", "out"], "error: data: the data root is missing"),
-        (["convert", "--output", "out", "--max_shard_size", "5"], "error: max_shard_size is '5'"),
-        (["check", "--streaming"], "error: --streaming cannot be checked"),
+        (
+            ["convert", "--output", "out", "--max_shard_size", "5"],
+            "error: max_shard_size: expected a number with KB, MB or GB",
+        ),
+        (["check", "--streaming"], "error: --streaming: expected a dataset with random access"),
     ],
 )
-def test_what_cannot_be_is_one_line(arguments, message, capsys, tmp_path, monkeypatch):
+def test_invalid_arguments_give_an_error_in_one_line(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, _ = run(capsys, *arguments)
     assert str(code).startswith(message)
@@ -160,7 +163,7 @@ def test_what_cannot_be_is_one_line(arguments, message, capsys, tmp_path, monkey
     assert not (tmp_path / "out").exists()
 
 
-def test_convert_and_check_what_came_out(garden, capsys, tmp_path):
+def test_the_output_of_convert_passes_check(garden, capsys, tmp_path):
     folder = garden(train=[line("a.png"), line("b.png", mask=[])], val=[line("c.png")])
     out = tmp_path / "parquet"
     code, _, _ = run(capsys, "convert", "--dataset", folder, "--output", out)
@@ -169,11 +172,11 @@ def test_convert_and_check_what_came_out(garden, capsys, tmp_path):
     code, text, _ = run(capsys, "convert", "--dataset", folder, "--output", out, "--skip_bad_rows")
     assert code == 0
     assert text.startswith(f"wrote {out}: train 1 rows, val 1 rows\n")
-    assert "left out 1 bad rows" in text
+    assert "skipped 1 bad rows" in text
     assert "train/metadata.jsonl line 2" in text
     code, text, _ = run(capsys, "check", "--dataset", out)
     assert code == 0
-    assert "train         1           1          1       0        0" in text
+    assert "train       1           1          1       0        0" in text
     code, _, _ = run(capsys, "convert", "--dataset", folder, "--output", out, "--splits", "val")
     assert "--overwrite" in str(code)
     code, _, _ = run(capsys, "convert", "--dataset", folder, "--output", out, "--splits", "val", "--overwrite")
@@ -181,19 +184,19 @@ def test_convert_and_check_what_came_out(garden, capsys, tmp_path):
 
 
 class Hub:
-    """Notes what is asked of it; `fault` is raised when files are to be uploaded."""
+    """Records calls; raises `error` on upload if it is set."""
 
     def __init__(self):
-        self.calls, self.fault = [], None
+        self.calls, self.error = [], None
 
     def create_repo(self, name, **options):
         self.calls.append(("create_repo", name, options))
 
     def upload_folder(self, **options):
         self.calls.append(("upload_folder", options))
-        if self.fault:
-            raise self.fault
-        return "https://there"
+        if self.error:
+            raise self.error
+        return "https://hub/commit"
 
 
 @pytest.fixture
@@ -204,30 +207,30 @@ def hub(monkeypatch):
     return hub
 
 
-def test_push_to_hub_in_one_commit(garden, capsys, tmp_path, hub):
+def test_push_to_hub_uploads_the_folder_and_deletes_old_shards(garden, capsys, tmp_path, hub):
     folder, out = garden(train=[line("a.png")]), tmp_path / "out"
     code, text, _ = run(
         capsys, "convert", "--dataset", folder, "--output", out, "--push_to_hub", "user/garden", "--private"
     )
     assert code == 0
-    assert "uploaded user/garden: https://there" in text
+    assert "uploaded user/garden: https://hub/commit" in text
     check, create, upload = hub.calls
     assert check == ("check", "user/garden")
     assert create == ("create_repo", "user/garden", {"repo_type": "dataset", "private": True, "exist_ok": True})
     assert upload[1].items() >= {"repo_id": "user/garden", "repo_type": "dataset", "folder_path": str(out)}.items()
-    assert upload[1]["delete_patterns"] == "data/*.parquet"  # shards of an earlier conversion go in the same commit
+    assert upload[1]["delete_patterns"] == "data/*.parquet"  # shards of an earlier conversion
 
 
-def test_a_refused_upload_says_where_the_data_are(garden, capsys, tmp_path, hub):
+def test_a_failed_upload_names_the_local_folder_and_how_to_resume(garden, capsys, tmp_path, hub):
     folder, out = garden(train=[line("a.png")]), tmp_path / "out"
-    hub.fault = OSError("403 Forbidden\nlong story")
+    hub.error = OSError("403 Forbidden\nlong story")
     code, _, _ = run(capsys, "convert", "--dataset", folder, "--output", out, "--push_to_hub", "user/garden")
-    assert str(code).startswith(f"error: user/garden was not uploaded (403 Forbidden): {out} is whole, go on with")
+    assert str(code).startswith(f"error: user/garden: the upload failed (403 Forbidden); {out} is complete")
     assert str(code).endswith(f"`hf upload user/garden {out} --repo-type dataset`")
     assert (out / "README.md").exists()
 
 
-def test_help_lists_what_there_is(capsys):
+def test_help_lists_commands_and_options(capsys):
     code, out, _ = run(capsys, "--help")
     assert code == 0
     assert "check" in out

@@ -1,4 +1,4 @@
-"""A changed sample is still a true one: image, mask and sentence say the same."""
+"""Augmented samples stay correct: image, mask and sentence agree."""
 
 from __future__ import annotations
 
@@ -14,8 +14,14 @@ from detris_peft.data import EvaluationSamples, TrainingSamples, load_refer
 from detris_peft.data.augmentation import RandomAugmentation, can_be_flipped, swap_sides
 from detris_peft.data.refshapes import write_refshapes
 from detris_peft.data.samples import Sample
+from detris_peft.defaults import CLIP_MEAN
 
-FLIP = RandomAugmentation(flip=1.0, scale=(1.0, 1.0), color=0.0)
+
+def augmentation(*args, **options):
+    return RandomAugmentation(*args, image_mean=CLIP_MEAN, **options)
+
+
+FLIP = augmentation(flip=1.0, scale=(1.0, 1.0), color=0.0)
 
 
 def sample(mask=None, sentence="the cup", side=32, image=None):
@@ -24,8 +30,8 @@ def sample(mask=None, sentence="the cup", side=32, image=None):
     return Sample(Image.fromarray(original) if image is None else image, sentence, mask, 7)
 
 
-def changed(augmentation, one, seed=0):
-    return augmentation(one, np.random.default_rng(seed))
+def augmented(augment, one, seed=0):
+    return augment(one, np.random.default_rng(seed))
 
 
 @pytest.mark.parametrize(
@@ -43,7 +49,7 @@ def changed(augmentation, one, seed=0):
         ("", ""),
     ],
 )
-def test_left_and_right_change_places(sentence, swapped):
+def test_left_and_right_are_exchanged(sentence, swapped):
     assert swap_sides(sentence) == swapped
     assert swap_sides(swapped) == sentence
 
@@ -64,10 +70,10 @@ def test_left_and_right_change_places(sentence, swapped):
         ("the plate left of it", True),
     ],
 )
-def test_where_right_is_no_side_nothing_is_flipped(sentence, flips):
+def test_sentences_where_right_is_not_a_side_are_not_flipped(sentence, flips):
     assert can_be_flipped(sentence) == flips
     mask = np.eye(32, dtype=np.uint8)[:, :9].repeat(4, axis=1)[:, :32].copy()
-    one = changed(FLIP, sample(mask, sentence))
+    one = augmented(FLIP, sample(mask, sentence))
     np.testing.assert_array_equal(one.mask, mask[:, ::-1] if flips else mask)
     assert one.sentence == (swap_sides(sentence) if flips else sentence)
 
@@ -79,13 +85,13 @@ def shapes(tmp_path_factory):
     return root, load_refer(root, "refshapes", "unc", "train")
 
 
-def test_what_stands_on_the_left_does_so_after_the_flip(shapes):
-    """RefShapes says "on the left" of shapes in the left part of the image: so it must be of flipped ones."""
+def test_a_flipped_sentence_names_the_side_of_the_flipped_target(shapes):
+    """RefShapes uses "on the left" for shapes in the left part of the image; this must hold for flipped samples."""
     _, rows = shapes
     sides = Counter()
     samples = EvaluationSamples(rows, "all")
     for one in (samples[index] for index in range(len(samples))):
-        flipped = changed(FLIP, one)
+        flipped = augmented(FLIP, one)
         np.testing.assert_array_equal(flipped.mask, one.mask[:, ::-1])
         before, after = (np.asarray(each.image, np.int16) for each in (one, flipped))
         assert np.abs(after - before[:, ::-1]).max() <= 1
@@ -97,37 +103,37 @@ def test_what_stands_on_the_left_does_so_after_the_flip(shapes):
     assert min(sides["on the left"], sides["on the right"]) >= 3
 
 
-def test_it_follows_from_its_generator_alone_and_leaves_pytorchs(shapes):
-    augmentation = RandomAugmentation()
+def test_augmentation_depends_on_its_generator_only_and_keeps_the_state_of_pytorchs(shapes):
+    augment = augmentation()
     one = EvaluationSamples(shapes[1])[0]
     state = torch.get_rng_state()
-    first, again, other = (changed(augmentation, one, seed) for seed in (1, 1, 2))
+    first, again, other = (augmented(augment, one, seed) for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), state)
     assert first.image.tobytes() == again.image.tobytes() != other.image.tobytes()
     np.testing.assert_array_equal(first.mask, again.mask)
-    # In an epoch: by seed, epoch and row, whichever is read first.
-    samples, backwards = (TrainingSamples(shapes[1], 5, augment=augmentation) for _ in range(2))
+    # In an epoch it depends on seed, epoch and row, not on the reading order.
+    samples, backwards = (TrainingSamples(shapes[1], 5, augment=augment) for _ in range(2))
     images = [samples[i].image.tobytes() for i in range(6)]
     assert [backwards[i].image.tobytes() for i in reversed(range(6))] == images[::-1]
     backwards.set_epoch(1)
-    places = [backwards.order.tolist().index(row) for row in samples.order[:6]]
-    assert [backwards[place].image.tobytes() for place in places] != images
+    positions = [backwards.order.tolist().index(row) for row in samples.order[:6]]
+    assert [backwards[position].image.tobytes() for position in positions] != images
 
 
-def test_image_and_mask_are_scaled_alike_and_what_becomes_free_is_the_mean():
+def test_image_and_mask_are_scaled_together_and_padded_with_the_mean():
     mask = np.zeros((41, 61), np.uint8)
     mask[10:30, 20:40] = 1
     image = np.where(mask[..., None] == 1, 255, 0).astype(np.uint8).repeat(3, axis=2)
     for factor in (0.5, 2.0):
-        one = changed(RandomAugmentation(0.0, (factor, factor), 0.0), sample(mask, image=Image.fromarray(image)))
+        one = augmented(augmentation(0.0, (factor, factor), 0.0), sample(mask, image=Image.fromarray(image)))
         assert one.mask.sum() == pytest.approx(mask.sum() * factor**2, rel=0.1)
         disagreeing = (np.asarray(one.image)[..., 0] > 127) != (one.mask == 1)
         assert not disagreeing[5:-5, 5:-5][10:21, 15:36].any()
         if factor < 1:
             np.testing.assert_array_equal(np.asarray(one.image)[0, 0], [123, 117, 104])
-    # Of a large JPEG the image may be a half of its mask, which comes down to it.
+    # A large JPEG may be decoded at half size; its mask is downsampled to the same size.
     half = Image.fromarray(image[::2, ::2])
-    one = changed(RandomAugmentation(0.0, (0.5, 0.5), 0.0), sample(mask, image=half))
+    one = augmented(augmentation(0.0, (0.5, 0.5), 0.0), sample(mask, image=half))
     assert (one.image.size, one.mask.shape) == ((31, 21), (21, 31))
     assert one.mask.sum() == pytest.approx(mask.sum() / 16, rel=0.2)
     assert ((np.asarray(one.image)[..., 0] > 200) <= (one.mask == 1)).all()
@@ -135,14 +141,14 @@ def test_image_and_mask_are_scaled_alike_and_what_becomes_free_is_the_mean():
 
 def test_the_target_never_leaves_the_image():
     mask = np.zeros((32, 32), np.uint8)
-    mask[0, 0] = 1  # out of the frame as soon as it grows, gone as soon as it shrinks
-    augmentation = RandomAugmentation(flip=0.5, scale=(0.4, 3.0))
+    mask[0, 0] = 1  # leaves the image when scaled up, vanishes when scaled down
+    augment = augmentation(flip=0.5, scale=(0.4, 3.0))
     for seed in range(30):
-        one = changed(augmentation, sample(mask), seed)
+        one = augmented(augment, sample(mask), seed)
         assert one.mask.any()
         assert set(np.unique(one.mask)) <= {0, 1}
         assert one.mask.dtype == np.uint8
-    assert not changed(augmentation, sample()).mask.any()  # no target
+    assert not augmented(augment, sample()).mask.any()  # no target
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "RGBA", "CMYK"])
@@ -150,28 +156,28 @@ def test_images_of_any_mode_become_rgb(mode):
     ramp = np.linspace(0, 255, 32 * 32).reshape(32, 32).astype(np.uint8)
     image = Image.fromarray(ramp).convert(mode)
     assert image.mode == mode
-    one = changed(RandomAugmentation(0.0, (1.0, 1.0), 0.0), sample(image=image))
+    one = augmented(augmentation(0.0, (1.0, 1.0), 0.0), sample(image=image))
     assert (one.image.mode, one.image.size) == ("RGB", (32, 32))
     expected = np.asarray(image.convert("L"), np.int16)
     assert np.abs(np.asarray(one.image.convert("L"), np.int16) - expected).max() <= 1
 
 
-def test_images_of_16_bits_stay_with_their_sentences():
+def test_16_bit_images_and_their_sentences_are_unchanged():
     deep = Image.fromarray(np.full((32, 32), 40_000, np.uint16))
-    one = changed(RandomAugmentation(flip=1.0), sample(image=deep, sentence="on the left"))
+    one = augmented(augmentation(flip=1.0), sample(image=deep, sentence="on the left"))
     assert (one.image, one.sentence) == (deep, "on the left")
 
 
-def test_colors_change_by_no_more_than_they_may():
+def test_colors_change_within_the_limit():
     for value in (0, 255):
         flat = Image.new("RGB", (8, 8), (value,) * 3)
         for seed in range(5):
-            pixels = np.asarray(changed(RandomAugmentation(0, (1, 1), 0.5), sample(image=flat), seed).image)
+            pixels = np.asarray(augmented(augmentation(0, (1, 1), 0.5), sample(image=flat), seed).image)
             assert pixels.min() >= min(value, 127)  # black stays black, white is half as bright at most
             assert pixels.max() <= value
-    grey = Image.new("RGB", (8, 8), (100, 100, 100))
+    gray = Image.new("RGB", (8, 8), (100, 100, 100))
     seen = {
-        changed(RandomAugmentation(0, (1, 1), 0.2), sample(image=grey), seed).image.getpixel((0, 0))[0]
+        augmented(augmentation(0, (1, 1), 0.2), sample(image=gray), seed).image.getpixel((0, 0))[0]
         for seed in range(20)
     }
     assert len(seen) > 5
@@ -179,13 +185,13 @@ def test_colors_change_by_no_more_than_they_may():
     assert max(seen) <= 121
 
 
-def test_what_is_out_of_range_and_a_missing_kornia_are_said(monkeypatch):
+def test_values_out_of_range_and_a_missing_kornia_raise(monkeypatch):
     for fields in ({"flip": 1.5}, {"scale": (0.0, 1.0)}, {"scale": (1.2, 1.0)}, {"color": 1.0}):
-        with pytest.raises(ValueError, match=f"{next(iter(fields))}=.* is out of range"):
-            RandomAugmentation(**fields)
+        with pytest.raises(ValueError, match=f"expected flip in .*, got .*{next(iter(fields))}="):
+            augmentation(**fields)
     real = importlib.util.find_spec
     monkeypatch.setattr(
         "detris_peft.data.augmentation.find_spec", lambda name: None if name == "kornia" else real(name)
     )
-    with pytest.raises(ValueError, match=r"^Augmentation needs kornia: pip install 'detris-peft\[augment\]'\.$"):
-        RandomAugmentation()
+    with pytest.raises(ValueError, match=r"expected kornia to be installed; pip install 'detris-peft\[augment\]'$"):
+        augmentation()

@@ -1,4 +1,4 @@
-"""Whatever people write into a row is read, or refused as a bad row: never another error, never a blank mask."""
+"""Any value of a field is either parsed or rejected with a BadRowError: no other error, no mask without foreground."""
 
 import io
 
@@ -45,7 +45,7 @@ def test_any_value_is_a_mask_with_foreground_or_a_bad_row(value, fractions):
 
 @settings(max_examples=300, deadline=None)
 @given(VALUES)
-def test_any_value_is_sentences_and_an_id_or_a_bad_row(value):
+def test_any_value_is_sentences_or_an_id_or_a_bad_row(value):
     try:
         sentences = read_sentences(value, "here")
     except BadRowError:
@@ -61,10 +61,10 @@ def test_any_value_is_sentences_and_an_id_or_a_bad_row(value):
         assert all(-(2**63) <= one < 2**63 for one in (number, *sentence_ids(number, 3)))
 
 
-def test_ids_stay_or_depend_on_the_text_alone():
+def test_numeric_ids_are_kept_and_text_ids_are_hashed():
     assert [read_id(value, 4, "") for value in (7, "007", None)] == [7, 7, 4]
     assert read_id("a7", 4, "") == text_id("a7") != text_id("a8")
-    assert text_id("a7") == 161058116285104  # on every machine
+    assert text_id("a7") == 161058116285104  # the same on every machine
 
 
 def header(size=(WIDTH, HEIGHT), kind="JPEG", turn=None):
@@ -78,15 +78,15 @@ def header(size=(WIDTH, HEIGHT), kind="JPEG", turn=None):
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("turn", [None, 1, 3, 6, 8])
-def test_sizes_are_those_of_the_image_that_datasets_decodes(kind, turn):
+def test_upright_size_equals_the_size_that_datasets_decodes(kind, turn):
     decoded = datasets.Image().decode_example(header(kind=kind, turn=turn))
     assert upright_size(header(kind=kind, turn=turn), "") == (decoded.height, decoded.width)
 
 
-def test_sizes_come_from_the_header_alone():
-    whole = header((2000, 1500))
-    cut = {"bytes": whole["bytes"][:700], "path": None}
-    assert upright_size(cut, "") == (1500, 2000)
+def test_upright_size_reads_the_header_alone():
+    complete = header((2000, 1500))
+    truncated = {"bytes": complete["bytes"][:700], "path": None}
+    assert upright_size(truncated, "") == (1500, 2000)
     with pytest.raises(MissingImageError, match=r"here: none\.jpg is missing"):
         upright_size({"path": "none.jpg", "bytes": None}, "here")
     for broken in ({"bytes": b"x", "path": "x.jpg"}, {"bytes": None, "path": None}, {"bytes": b"", "path": "."}):
@@ -95,12 +95,12 @@ def test_sizes_come_from_the_header_alone():
         assert caught.value.kind == "image_damaged"
 
 
-def test_boxes_are_rectangles_within_the_image():
+def test_boxes_become_rectangular_masks_within_the_image():
     expected = np.zeros((HEIGHT, WIDTH), np.uint8)
     expected[1:4, 2:6] = 1
     for box, corners in (([2, 1, 4, 3], False), ([2, 1, 6, 4], True)):
         np.testing.assert_array_equal(decode_mask(read_box(box, HEIGHT, WIDTH, "", corners=corners)), expected)
-    assert decode_mask(read_box([6, 4, 3, 3], HEIGHT, WIDTH, "")).sum() == 4  # rounding: a pixel beyond is no fault
+    assert decode_mask(read_box([6, 4, 3, 3], HEIGHT, WIDTH, "")).sum() == 4  # one pixel outside is tolerated
     for box, kind in (
         ([6, 4, 9, 9], "mask_malformed"),
         ([20, 1, 3, 3], "mask_out_of_frame"),

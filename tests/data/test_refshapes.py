@@ -1,4 +1,4 @@
-"""RefShapes: the sentences say one thing only, testB is new, masks fit what is drawn, and the seed decides all."""
+"""RefShapes: sentences are unambiguous, testB is unseen, masks match the drawing, and the seed fixes every byte."""
 
 import itertools
 import json
@@ -34,7 +34,7 @@ def references(root):
 
 @pytest.fixture(scope="module")
 def scenes(instances):
-    """Image id to its shapes' attributes, by annotation id."""
+    """Map each image id to the attributes of its shapes, keyed by annotation id."""
     scenes = {}
     for annotation in instances["annotations"]:
         scenes.setdefault(annotation["image_id"], {})[annotation["id"]] = annotation["attributes"]
@@ -42,7 +42,7 @@ def scenes(instances):
 
 
 def _fitting(words, scene):
-    """Ids of the shapes that these attribute words fit, each word being a color, a size or a class."""
+    """Return the ids of the shapes that match all attribute words (colors, sizes and classes)."""
     return {
         ann_id
         for ann_id, shape in scene.items()
@@ -60,10 +60,10 @@ AXES = {
 }
 
 
-def _read(sentence, scene, half):
-    """Who is meant, read anew from the words alone.
+def _resolve(sentence, scene, half):
+    """Return the ids of the shapes that the sentence refers to, derived from its words only.
 
-    A place is read as "in that half" or as "nearest that border", a relation as any displacement that way.
+    A place means "in that half" or "nearest to that border", a relation means any displacement in that direction.
     """
     sentence = sentence.removeprefix("the ")
     if match := re.fullmatch(r"(.+) (left of|right of|above|below) the (.+)", sentence):
@@ -84,22 +84,22 @@ def _read(sentence, scene, half):
     return _fitting(sentence, scene)
 
 
-def test_every_sentence_fits_its_target_alone(references, scenes):
+def test_every_sentence_refers_to_its_target_only(references, scenes):
     for reference in references:
         for sentence in reference["sentences"]:
             for half in (True, False):
-                meant = _read(sentence["sent"], scenes[reference["image_id"]], half)
-                assert meant == {reference["ann_id"]}, sentence["sent"]
+                resolved = _resolve(sentence["sent"], scenes[reference["image_id"]], half)
+                assert resolved == {reference["ann_id"]}, sentence["sent"]
 
 
-def test_a_distractor_of_the_same_class_always_stands_by(references, scenes):
+def test_every_target_has_a_distractor_of_its_class(references, scenes):
     for reference in references:
         scene = scenes[reference["image_id"]]
         assert len(_fitting(scene[reference["ann_id"]]["kind"], scene)) >= 2
 
 
 def test_color_size_class_and_place_are_each_needed(references, scenes):
-    """Without the words of one kind, a good share of the sentences would fit several shapes."""
+    """Without the words of one attribute, a substantial share of the sentences would be ambiguous."""
     words = {"color": set(COLORS), "size": {"small", "large"}, "kind": set(CLASSES)}
     sentences = [
         (s["sent"], scenes[r["image_id"]]) for r in references for s in r["sentences"] if r["split"] == "train"
@@ -109,8 +109,8 @@ def test_color_size_class_and_place_are_each_needed(references, scenes):
         for sentence, scene in sentences:
             subject = re.split(r" (?:left of|right of|above|below) ", sentence)[0]
             kept = [word for word in subject.split() if word not in dropped]
-            meant = _read(" ".join(kept), scene, half=True) if kept != ["the"] and kept else scene
-            needed += subject.split() != kept and len(meant) > 1
+            resolved = _resolve(" ".join(kept), scene, half=True) if kept != ["the"] and kept else scene
+            needed += subject.split() != kept and len(resolved) > 1
         assert needed / len(sentences) > 0.08, name
     needed_place = sum(r["needs"] != "attributes" for r in references if r["split"] == "train")
     assert 0.3 < needed_place / (2 * SMALL["train"]) < 0.7
@@ -120,7 +120,7 @@ def test_test_a_needs_attributes_only(references):
     assert {r["needs"] for r in references if r["split"] == "testA"} == {"attributes"}
 
 
-def test_test_b_is_never_met_in_training(references, scenes):
+def test_test_b_combinations_do_not_occur_in_training(references, scenes):
     for reference in references:
         scene = scenes[reference["image_id"]]
         pairs = {(shape["color"], shape["kind"]) for shape in scene.values()}
@@ -142,7 +142,7 @@ def test_test_b_is_never_met_in_training(references, scenes):
     assert {kind for _, kind in trained} == set(CLASSES)
 
 
-def test_each_image_stands_in_one_split(references):
+def test_each_image_is_in_one_split(references):
     splits = {}
     for reference in references:
         splits.setdefault(reference["image_id"], set()).add(reference["split"])
@@ -150,21 +150,21 @@ def test_each_image_stands_in_one_split(references):
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_it_is_read_as_any_refer_set(root, split):
+def test_refshapes_loads_as_a_refer_dataset(root, split):
     rows = load_refer(root, "refshapes", "unc", split)
     assert len(rows) == 2 * SMALL.get(split, SMALL["test"])
     assert len(set(rows["ref_id"])) == len(rows)
     assert all(rows["sentences"])
 
 
-def _grown(mask, steps):
+def _dilated(mask, steps):
     for _ in range(steps):
         mask = mask | np.roll(mask, 1, 0) | np.roll(mask, -1, 0) | np.roll(mask, 1, 1) | np.roll(mask, -1, 1)
     return mask
 
 
-def test_masks_are_what_is_drawn(root, scenes):
-    """Within the mask the image has the target's color, and beside it (JPEG blurs one pixel) it has not."""
+def test_masks_match_the_drawn_shapes(root, scenes):
+    """The image has the target's color inside the mask, and not just outside it (JPEG blurs one pixel)."""
     rows = load_refer(root, "refshapes", "unc", "train")
     for row in rows.select(range(30)):
         image, mask = decode_row(row)
@@ -172,13 +172,13 @@ def test_masks_are_what_is_drawn(root, scenes):
         distance = np.abs(np.asarray(image, dtype=float) - paint).max(axis=2)
         inside = mask == 1
         assert np.quantile(distance[inside], 0.95) < 45
-        assert np.quantile(distance[_grown(inside, 3) & ~_grown(inside, 1)], 0.05) > 45
+        assert np.quantile(distance[_dilated(inside, 3) & ~_dilated(inside, 1)], 0.05) > 45
 
 
 def test_annotations_hold_every_form_of_segmentation(instances):
     forms = {
-        "polygon" if isinstance(found, list) else type(found["counts"]).__name__
-        for found in (annotation["segmentation"] for annotation in instances["annotations"])
+        "polygon" if isinstance(segmentation, list) else type(segmentation["counts"]).__name__
+        for segmentation in (annotation["segmentation"] for annotation in instances["annotations"])
     }
     assert forms == {"polygon", "list", "str"}
     assert all(annotation["area"] > 0 for annotation in instances["annotations"])
@@ -197,7 +197,7 @@ def _files(root):
     return {str(file.relative_to(root)): file.read_bytes() for file in root.rglob("*") if file.is_file()}
 
 
-def test_the_seed_decides_every_byte(root, tmp_path):
+def test_the_seed_fixes_every_byte(root, tmp_path):
     write_refshapes(tmp_path / "again", seed=3, **SMALL)
     assert _files(tmp_path / "again") == _files(root)
     write_refshapes(tmp_path / "other", seed=4, train=1, val=0, test=0)
@@ -205,34 +205,48 @@ def test_the_seed_decides_every_byte(root, tmp_path):
     assert _files(tmp_path / "other")[name] != _files(root)[name]
 
 
-def test_a_image_does_not_depend_on_how_many_there_are(root, tmp_path):
+def test_an_image_does_not_depend_on_the_number_of_images(root, tmp_path):
     write_refshapes(tmp_path, seed=3, train=2, val=3, test=1)
     fewer, more = _files(tmp_path / "images"), _files(root / "images")
     assert len(fewer) == 7
     assert all(more[name] == content for name, content in fewer.items())
 
 
-def test_it_overwrites_only_when_told_and_spares_other_images(tmp_path):
+def test_only_overwrite_replaces_refshapes_and_other_images_are_kept(tmp_path):
     write_refshapes(tmp_path, train=3, val=0, test=0)
     other = tmp_path / "images" / "train2014" / "COCO_train2014_000000000009.jpg"
-    other.write_bytes(b"someone's")
+    other.write_bytes(b"not ours")
     before = _files(tmp_path)
     with pytest.raises(FileExistsError, match="--overwrite"):
         write_refshapes(tmp_path, train=1, val=0, test=0)
     assert _files(tmp_path) == before
     write_refshapes(tmp_path, train=1, val=0, test=0, overwrite=True)
     assert sorted(file.name for file in other.parent.iterdir()) == [other.name, "refshapes_train_000000.jpg"]
-    assert other.read_bytes() == b"someone's"
+    assert other.read_bytes() == b"not ours"
 
 
 def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
-    def full(*_arguments):
+    def disk_full(*_arguments):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("detris_peft.data.refshapes.generate._write_annotations", full)
+    monkeypatch.setattr("detris_peft.data.refshapes.generate._write_annotations", disk_full)
     with pytest.raises(OSError, match="No space"):
         write_refshapes(tmp_path, train=1, val=0, test=0)
-    assert _files(tmp_path) == {}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_replacement_keeps_the_old_dataset(tmp_path, monkeypatch):
+    write_refshapes(tmp_path, train=1, val=0, test=0)
+    before = _files(tmp_path)
+
+    def disk_full(*_arguments):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("detris_peft.data.refshapes.generate._write_annotations", disk_full)
+    with pytest.raises(OSError, match="No space"):
+        write_refshapes(tmp_path, seed=1, train=2, val=0, test=0, overwrite=True)
+    assert _files(tmp_path) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "refshapes"]
 
 
 @pytest.mark.parametrize(
@@ -246,20 +260,20 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
     ],
     ids=str,
 )
-def test_arguments_out_of_range_are_refused(tmp_path, wrong):
-    with pytest.raises(ValueError, match=r"needed|must be"):
+def test_arguments_out_of_range_raise(tmp_path, wrong):
+    with pytest.raises(ValueError, match=r"^expected .*, got .*(train|image_size|max_objects|references|place)="):
         write_refshapes(tmp_path, **{"train": 1, "val": 0, "test": 0, **wrong})
     assert not (tmp_path / "refshapes").exists()
 
 
-def test_a_wish_that_no_scene_grants_ends_with_advice(tmp_path, monkeypatch):
+def test_references_that_no_scene_allows_raise(tmp_path, monkeypatch):
     monkeypatch.setattr("detris_peft.data.refshapes.generate.MAX_TRIES", 1)
-    with pytest.raises(ValueError, match="ask for fewer"):
+    with pytest.raises(ValueError, match="request fewer references"):
         write_refshapes(tmp_path, train=20, val=0, test=0, references=3, place=0, relation=1)
     assert _files(tmp_path) == {}
 
 
-def test_the_command_line_writes_and_complains_in_one_line(tmp_path, capsys):
+def test_the_command_line_writes_and_reports_errors_in_one_line(tmp_path, capsys):
     arguments = [str(tmp_path), "--train", "2", "--val", "1", "--test", "1", "--image_size", "64"]
     main(arguments)
     assert "refshapes" in capsys.readouterr().out

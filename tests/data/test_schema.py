@@ -1,4 +1,4 @@
-"""JPEGs that are decoded no larger than the model needs: how large, where they lie, and what stays as it was."""
+"""Decoding rows: size and alignment of JPEGs that are decoded at a reduced size, and errors that name the image."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from detris_peft import DetrisProcessor
-from detris_peft.data import BadRowError, Collator, Sample, decode_row, encode_mask
+from detris_peft.data import FEATURES, BadRowError, Collator, Sample, decode_row, encode_mask, make_row, to_dataset
 from detris_peft.tokenization_detris import train_tokenizer
 
 
@@ -17,13 +17,13 @@ def processor():
 
 
 def photograph(folder, width, height, orientation=1):
-    """A row for a smooth image, in which a shift by a part of a pixel shows, and a mask of an ellipse."""
+    """Return a row with a smooth image, in which subpixel shifts are measurable, and the mask of an ellipse."""
     x, y = np.meshgrid(np.arange(width) / 60, np.arange(height) / 45)
-    pixels = np.stack([np.sin(x + y), np.cos(x), np.sin(y) * np.cos(x)], axis=-1) * 100 + 128
+    colors = np.stack([np.sin(x + y), np.cos(x), np.sin(y) * np.cos(x)], axis=-1) * 100 + 128
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     path = folder / "photograph.jpg"
-    Image.fromarray(pixels.astype(np.uint8)).save(path, quality=98, subsampling=0, exif=exif)
+    Image.fromarray(colors.astype(np.uint8)).save(path, quality=98, subsampling=0, exif=exif)
     if orientation >= 5:
         width, height = height, width
     across, down = np.meshgrid(np.arange(width) / width, np.arange(height) / height)
@@ -35,14 +35,14 @@ def photograph(folder, width, height, orientation=1):
 @pytest.mark.parametrize(
     ("size", "image_size", "decoded"),
     [
-        ((640, 480), 448, (640, 480)),  # COCO's, at the paper's size: nothing changes
+        ((640, 480), 448, (640, 480)),  # COCO's size at the paper's image_size: not reduced
         ((640, 480), 320, (320, 240)),
         ((1003, 757), 448, (502, 379)),
         ((757, 1003), 125, (95, 126)),
         ((1003, 757), 126, (251, 190)),
     ],
 )
-def test_the_decoder_gives_no_less_than_the_model_needs(tmp_path, size, image_size, decoded):
+def test_reduced_jpegs_are_at_least_as_large_as_image_size(tmp_path, size, image_size, decoded):
     row = photograph(tmp_path, *size)
     image, mask = decode_row(row, image_size)
     assert image.size == decoded
@@ -52,21 +52,22 @@ def test_the_decoder_gives_no_less_than_the_model_needs(tmp_path, size, image_si
 
 @pytest.mark.parametrize("size", [(640, 480), (1003, 757)])
 @pytest.mark.parametrize("orientation", [1, 2, 3, 6, 8])
-def test_a_smaller_image_lies_where_the_whole_one_does(processor, tmp_path, size, orientation):
+def test_reduced_images_are_aligned_with_full_size_images(processor, tmp_path, size, orientation):
     row = photograph(tmp_path, *size, orientation)
-    whole, small = (decode_row(row, image_size) for image_size in (None, 56))
-    # A turned image whose size does not divide would come to lie a part of a pixel off, and stays whole.
-    divides = orientation == 1 or size == (640, 480)
-    assert small[0].size == tuple(-(-side // 8) if divides else side for side in whole[0].size)
-    first, second = Collator(processor)([Sample(image, "the red circle", mask, 1) for image, mask in (whole, small)])[
+    full, small = (decode_row(row, image_size) for image_size in (None, 56))
+    # A rotated image whose size is not divisible would be shifted by a subpixel, so it is not reduced.
+    divisible = orientation == 1 or size == (640, 480)
+    assert small[0].size == tuple(-(-side // 8) if divisible else side for side in full[0].size)
+    first, second = Collator(processor)([Sample(image, "the red circle", mask, 1) for image, mask in (full, small)])[
         "pixel_values"
     ]
     levels = (first - second).abs()[:, 10:-10, 10:-10] * 255 * np.mean(processor.image_std)
-    # What is left is the average over a pixel. Without its middle it would be 3 or more, a file's pixel off 1.1.
+    # The remaining difference is averaging within a pixel. Ignoring pixel centers gives 3 or more, a shift by one
+    # pixel of the file 1.1.
     assert levels.mean() < 0.8
 
 
-def test_nothing_but_pixel_values_depends_on_how_large_it_was_decoded(processor, tmp_path):
+def test_reduced_decoding_changes_only_pixel_values(processor, tmp_path):
     row = photograph(tmp_path, 640, 480)
     batch = Collator(processor)([Sample(*pair) for pair in samples(row)])
     assert (batch["labels"][0] == batch["labels"][1]).all()
@@ -80,7 +81,7 @@ def samples(row):
         yield image, "the red circle", mask, 1
 
 
-def test_images_that_are_no_jpeg_stay_whole(tmp_path):
+def test_png_images_are_not_reduced(tmp_path):
     row = photograph(tmp_path, 640, 480)
     path = tmp_path / "photograph.png"
     Image.open(row["image"]["path"]).save(path)
@@ -88,13 +89,23 @@ def test_images_that_are_no_jpeg_stay_whole(tmp_path):
     assert decode_row(row, 56)[0].size == (640, 480)
 
 
-def test_faults_are_named_also_where_a_image_is_decoded_smaller(tmp_path):
+def test_make_row_has_the_columns_of_the_schema():
+    arguments = {"image": "a.jpg", "sentences": ["a", "b"], "mask": encode_mask(np.ones((2, 2)), 2, 2), "ref_id": 3}
+    arguments |= {"image_id": 1, "split": "val", "dataset": "toys", "file_name": "a.jpg"}
+    row, empty = (make_row(**arguments, ann_ids=ann_ids) for ann_ids in ([7, 8], []))
+    assert [*row] == [*FEATURES]
+    assert (row["ann_id"], row["ann_ids"], row["no_target"], row["sent_ids"]) == (7, [7, 8], False, [3000, 3001])
+    assert (empty["ann_id"], empty["ann_ids"], empty["no_target"], empty["category_id"]) == (-1, [], True, -1)
+    assert to_dataset([row, empty]).features == FEATURES
+
+
+def test_reduced_decoding_reports_damaged_rows(tmp_path):
     row = photograph(tmp_path, 640, 480)
     content = (tmp_path / "photograph.jpg").read_bytes()
-    cut = {**row, "image": {"path": None, "bytes": content[: len(content) // 2]}}
-    gone = {**row, "image": {"path": str(tmp_path / "gone.jpg"), "bytes": None}}
-    other = {**row, "mask": encode_mask(np.ones((60, 80)), 60, 80)}  # the size as decoded, not the file's
-    for bad, kind in ((cut, "image_damaged"), (gone, "image_missing"), (other, "mask_malformed")):
+    truncated = {**row, "image": {"path": None, "bytes": content[: len(content) // 2]}}
+    missing = {**row, "image": {"path": str(tmp_path / "missing.jpg"), "bytes": None}}
+    other = {**row, "mask": encode_mask(np.ones((60, 80)), 60, 80)}  # the reduced size, not the file's
+    for bad, kind in ((truncated, "image_damaged"), (missing, "image_missing"), (other, "mask_malformed")):
         with pytest.raises(BadRowError) as caught:
             decode_row(bad, 56)
         assert caught.value.kind == kind

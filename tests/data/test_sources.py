@@ -1,4 +1,4 @@
-"""Which reader a name or place takes."""
+"""DataSource selects the reader for a name or path, and checks the options."""
 
 import json
 import pickle
@@ -26,7 +26,7 @@ OUTLINE = [2, 1, 6, 1, 6, 4, 2, 4]
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):
-    """A working folder whose `data` holds one dataset of each kind."""
+    """Create a working folder whose `data` has one dataset of each format."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     root = tmp_path / "data"
@@ -49,7 +49,7 @@ def data(tmp_path, monkeypatch):
         content = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [annotation]}
         (root / "coco" / f"{split}.json").write_text(json.dumps(content))
         (root / "table" / "data").mkdir(parents=True, exist_ok=True)
-        rows = datasets.Dataset.from_dict({"img": [image], "says": [split], "box": [[0, 0, 3, 3]]})
+        rows = datasets.Dataset.from_dict({"img": [image], "caption": [split], "box": [[0, 0, 3, 3]]})
         rows.cast_column("img", datasets.Image()).to_parquet(
             root / "table" / "data" / f"{split}-00000-of-00001.parquet"
         )
@@ -57,7 +57,7 @@ def data(tmp_path, monkeypatch):
     return root
 
 
-COLUMNS = "image=img,sentences=says,box=box"
+COLUMNS = "image=img,sentences=caption,box=box"
 SOURCES = {
     "refer": ({"dataset": "refshapes"}, ["train", "val", "testA", "testB"]),
     "refer by path": ({"dataset": "data/refshapes", "data_root": "elsewhere"}, ["train", "val", "testA", "testB"]),
@@ -75,7 +75,7 @@ SOURCES = {
 
 
 @pytest.mark.parametrize(("fields", "splits"), SOURCES.values(), ids=SOURCES)
-def test_every_layout_is_recognised(data, fields, splits):
+def test_every_format_is_detected(data, fields, splits):
     source = DataSource(**fields)
     assert source.splits() == splits
     for split in splits:
@@ -88,10 +88,10 @@ def test_every_layout_is_recognised(data, fields, splits):
         source.load("dev")
 
 
-def test_leaks_are_dropped_unless_it_is_said_otherwise(data):
+def test_mixed_drops_leaking_images_by_default(data):
     references = load_plain_pickle(data / "refcoco" / "refs(unc).p")
     images = {reference["image_id"] for reference in references if reference["split"] == "train"}
-    leaking = min(images)  # refcoco validates on a image that the two others train on
+    leaking = min(images)  # a validation image of refcoco that the two others train on
     changed = [one | {"split": "val"} if one["image_id"] == leaking else one for one in references]
     (data / "refcoco" / "refs(unc).p").write_bytes(pickle.dumps(changed))
     kept, dropped = (DataSource("mixed", leak=leak).load("train") for leak in ("keep", None))
@@ -99,35 +99,54 @@ def test_leaks_are_dropped_unless_it_is_said_otherwise(data):
     assert set(dropped["image_id"]) == images - {leaking}
 
 
-def test_bad_rows_are_handed_to_the_reader(data):
+def test_bad_rows_are_collected(data):
     with open(data / "flowers" / "train" / "metadata.jsonl", "a") as file:
-        file.write('\n{"file_name": "gone.png", "sentence": "x", "mask": [1, 2]}\n')
+        file.write('\n{"file_name": "missing.png", "sentence": "x", "mask": [1, 2]}\n')
     bad_rows = BadRows()
     assert len(DataSource("flowers").load("train", bad_rows)) == 1
     assert bad_rows.counts() == {"image_missing": 1}
 
 
 WRONG = {
-    "no root": ({"data_root": "nowhere"}, "nowhere: the data root is missing: pass the folder that holds 'refcoco'"),
-    "no set": (
+    "no root": ({"data_root": "nowhere"}, "nowhere: the data root is missing; pass the folder that holds 'refcoco'"),
+    "no dataset": (
         {"dataset": "refclef"},
-        "data/refclef: the dataset's folder is missing: in data there are coco, empty, flowers, gref",
+        "data/refclef: the dataset's folder is missing; data has coco, empty, flowers, gref",
     ),
-    "empty": ({"dataset": "empty"}, "data/empty: no dataset there, but notes.txt: accepted are a folder with refs"),
-    "a file": ({"dataset": "empty/notes.txt"}, r"notes\.txt: is a file: accepted are"),
-    "no json": ({"dataset": "none.json"}, r"none\.json: no such file, nor below data"),
-    "no jsons": ({"dataset": "none/{split}.json"}, r"no such file, nor below data"),
+    "empty": (
+        {"dataset": "empty"},
+        "data/empty: no dataset in this folder, only notes.txt; accepted are: mixed; a COCO .json file; ",
+    ),
+    "a file": (
+        {"dataset": "empty/notes.txt"},
+        r"notes\.txt: expected a dataset, got a file; accepted are: .*; a folder with refs\(\*\)\.p",
+    ),
+    "no json": ({"dataset": "none.json"}, r"none\.json: no such file, also not below data"),
+    "no jsons": ({"dataset": "none/{split}.json"}, r"no such file, also not below data"),
     "split_by": ({"dataset": "refshapes", "split_by": "umd"}, r"refs\(umd\)\.p: the file is missing.*refs\(unc\)\.p"),
-    "leak": ({"dataset": "flowers", "leak": "drop"}, "--leak drop: keep is known, and drop for --dataset mixed"),
-    "columns": ({"dataset": "flowers", "columns": COLUMNS}, "--columns is for parquet and Hub datasets"),
-    "streaming": ({"dataset": "refshapes", "streaming": True}, "--streaming is for parquet and Hub datasets"),
-    "no columns": ({"dataset": "table"}, "data/table: has the columns img, says, box: say which is which"),
+    "leak": (
+        {"dataset": "flowers", "leak": "drop"},
+        "--leak drop: expected mixed, got flowers, which is a folder with metadata.jsonl; omit",
+    ),
+    "columns": (
+        {"dataset": "flowers", "columns": COLUMNS},
+        "--columns: expected a folder of parquet .* on the Hub, got flowers",
+    ),
+    "streaming": (
+        {"dataset": "refshapes", "streaming": True},
+        "--streaming: expected a folder of parquet .* on the Hub, got refshapes",
+    ),
+    "leak value": ({"dataset": "mixed", "leak": "maybe"}, "--leak: expected keep or drop, got maybe"),
+    "no columns": (
+        {"dataset": "table"},
+        "data/table: expected the columns image, sentences, mask, got img, caption, box; pass",
+    ),
     "no mapping": ({"dataset": "table", "columns": "mine"}, "mine: no such column mapping"),
 }
 
 
 @pytest.mark.parametrize(("fields", "message"), WRONG.values(), ids=WRONG)
-def test_what_is_not_there_is_said_with_what_is(data, fields, message):
+def test_errors_say_what_was_found_and_what_is_accepted(data, fields, message):
     (data / "empty").mkdir()
     (data / "empty" / "notes.txt").touch()
     with pytest.raises((FileNotFoundError, ValueError), match=message) as caught:
@@ -135,7 +154,7 @@ def test_what_is_not_there_is_said_with_what_is(data, fields, message):
     assert "\n" not in str(caught.value)
 
 
-def test_the_fields_are_options():
+def test_fields_are_command_line_options():
     parser = HfArgumentParser(DataSource)
     line = ["--dataset", "user/name", "--columns", "lmms-lab-refcoco", "--streaming", "--leak", "keep"]
     (source,) = parser.parse_args_into_dataclasses(line)
@@ -149,7 +168,7 @@ def blocks(language):
 
 @pytest.fixture
 def photographs(tmp_path, monkeypatch):
-    """What the reader of docs/your-own-data.md starts from."""
+    """Create the files that docs/your-own-data.md starts from."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     photo, mask = Image.new("RGB", (8, 6)), np.zeros((6, 8), np.uint8)
@@ -170,7 +189,7 @@ def photographs(tmp_path, monkeypatch):
     (tmp_path / "roses.yaml").write_text(blocks("yaml")[0])
 
 
-def test_the_documents_code_does_what_it_says(photographs, capsys):
+def test_the_code_in_the_documentation_runs(photographs, capsys):
     write_metadata, write_coco, stream_roses = blocks("python")
     for split in ("train", "val"):
         exec(write_metadata.replace("flowers/train", f"flowers/{split}"), {})
@@ -186,7 +205,7 @@ def test_the_documents_code_does_what_it_says(photographs, capsys):
     assert capsys.readouterr().out.strip().endswith("['a rose']")
 
 
-def test_the_documents_commands_have_these_options(capsys):
+def test_the_commands_in_the_documentation_have_these_options(capsys):
     (commands,) = blocks("bash")
     for line in commands.splitlines():
         program, *words = shlex.split(line)

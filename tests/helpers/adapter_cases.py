@@ -1,4 +1,4 @@
-"""The table that the tests of the adapters run over: (tuner × backbone), as tiny models with random weights."""
+"""Cases for the adapter tests: each tuner on each backbone, as tiny models with random weights."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from transformers import (
 
 from detris_peft import DenseAlignerConfig, TextAdapterConfig
 
-TEXT_DIM = 24  # T of the sentences that the image encoders get; no image encoder is as wide
+TEXT_DIM = 24  # width T of `text_states`; differs from the width of the image encoders
 DIM = 16
 BATCH = 3
 SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
@@ -46,55 +46,71 @@ TEXT = {**SIZES, "intermediate_size": 48, "vocab_size": 99, "max_position_embedd
 
 
 @dataclass(frozen=True)
-class Case:
-    """One tuner on one backbone."""
+class AdapterCase:
+    """One tuner on one backbone.
+
+    Attributes:
+        name: id of the case in the test names.
+        model_cls: class of the backbone.
+        backbone_config: returns a new config of the backbone.
+        mlp: name of the MLP within a block, the default target.
+        block_list: path of the list of blocks.
+        extra_inputs: further arguments of the backbone's forward.
+    """
 
     name: str
     model_cls: type[PreTrainedModel]
     backbone_config: Callable[[], Any]
-    mlp: str  # of a block; what the default target is
-    blocks: str  # path of the list of blocks
-    call: dict[str, Any] = field(default_factory=dict)
+    mlp: str
+    block_list: str
+    extra_inputs: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def takes_images(self) -> bool:
+    def is_image_encoder(self) -> bool:
         return "image_size" in self.backbone_config().to_dict()
 
-    def backbone(self, **kwargs: Any) -> PreTrainedModel:
-        """Always the same random weights."""
+    def make_backbone(self, **kwargs: Any) -> PreTrainedModel:
+        """Return a new backbone. Its random weights are the same in every call."""
         with torch.random.fork_rng():
             torch.manual_seed(1)
             config = self.backbone_config()
             config._attn_implementation = kwargs.pop("attn_implementation", "sdpa")
             return self.model_cls(config).eval()
 
-    def config(self, **changes: Any) -> Any:
+    def make_config(self, **changes: Any) -> Any:
+        """Return a small adapter config; `changes` override its fields."""
         fields: dict[str, Any] = {"dim": DIM, "layers_to_transform": [0, 2]}
-        if not self.takes_images:
+        if not self.is_image_encoder:
             return TextAdapterConfig(**{**fields, **changes})
         fields |= {"text_dim": TEXT_DIM, "cross_attention_dim": 8, "cross_attention_heads": 2}
         return DenseAlignerConfig(**{**fields, "cross_attention_dropout": 0.0, **changes})
 
-    def adapted(self, adapter_name: str = "default", **changes: Any) -> PeftModel:
-        model = get_peft_model(self.backbone(), self.config(**changes), adapter_name=adapter_name)
-        stir(model)
+    def make_model(self, adapter_name: str = "default", **changes: Any) -> PeftModel:
+        """Return the backbone with a new adapter that has random BatchNorm statistics, in eval mode."""
+        model = get_peft_model(self.make_backbone(), self.make_config(**changes), adapter_name=adapter_name)
+        randomize_statistics(model)
         return model.eval()
 
     def inputs(self, batch: int = BATCH, seed: int = 0) -> dict[str, Any]:
+        """Return inputs of the model. They depend only on the arguments."""
         generator = torch.Generator().manual_seed(seed)
-        if self.takes_images:
-            images = torch.randn(batch, 3, 28, 42, generator=generator)  # not a square
+        if self.is_image_encoder:
+            images = torch.randn(batch, 3, 28, 42, generator=generator)  # not square
             text = torch.randn(batch, 5, TEXT_DIM, generator=generator)
-            return {"pixel_values": images, "text_states": text, **self.call}
-        return {"input_ids": torch.randint(5, 90, (batch, 7), generator=generator), **self.call}
+            return {"pixel_values": images, "text_states": text, **self.extra_inputs}
+        return {"input_ids": torch.randint(5, 90, (batch, 7), generator=generator), **self.extra_inputs}
 
     @torch.no_grad()
-    def states(self, model: nn.Module, **changes: Any) -> torch.Tensor:
+    def run(self, model: nn.Module, **changes: Any) -> torch.Tensor:
+        """Return the model's last hidden state for `inputs()`, with `changes` in the arguments."""
         return model(**{**self.inputs(), **changes}).last_hidden_state
 
 
-def stir(model: nn.Module, adapter_name: str | None = None) -> None:
-    """Statistics as after training: a BatchNorm fresh from the factory hides that they were not saved."""
+def randomize_statistics(model: nn.Module, adapter_name: str | None = None) -> None:
+    """Randomize the BatchNorm statistics of one adapter or of all.
+
+    With their initial values, a test could not detect that they are not saved.
+    """
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._NormBase) and (
             adapter_name is None or f".{adapter_name}." in name
@@ -104,67 +120,70 @@ def stir(model: nn.Module, adapter_name: str | None = None) -> None:
             module.num_batches_tracked.fill_(7)
 
 
-SQUARE_TABLE = {"interpolate_pos_encoding": True}
+# The position embeddings of these backbones have the shape of square images.
+INTERPOLATE_POSITIONS = {"interpolate_pos_encoding": True}
 
 IMAGE_CASES = [
-    Case("dinov2", Dinov2Model, lambda: Dinov2Config(**IMAGE, mlp_ratio=2), "mlp", "encoder.layer"),
-    Case(
+    AdapterCase("dinov2", Dinov2Model, lambda: Dinov2Config(**IMAGE, mlp_ratio=2), "mlp", "encoder.layer"),
+    AdapterCase(
         "dinov2-swiglu",
         Dinov2Model,
         lambda: Dinov2Config(**IMAGE, mlp_ratio=2, use_swiglu_ffn=True),
         "mlp",
         "encoder.layer",
     ),
-    Case(
+    AdapterCase(
         "dinov2-registers",
         Dinov2WithRegistersModel,
         lambda: Dinov2WithRegistersConfig(**IMAGE, mlp_ratio=2, num_register_tokens=4),
         "mlp",
         "encoder.layer",
     ),
-    Case(
+    AdapterCase(
         "dinov3",
         DINOv3ViTModel,
-        # In training it would rescale positions at random.
+        # Otherwise positions are rescaled at random in training mode.
         lambda: DINOv3ViTConfig(**IMAGE, intermediate_size=48, num_register_tokens=2, pos_embed_rescale=None),
         "mlp",
         "model.layer",
     ),
-    Case(
+    AdapterCase(
         "clip-vision",
         CLIPVisionModel,
         lambda: CLIPVisionConfig(**IMAGE, intermediate_size=48),
         "mlp",
         "encoder.layers",
-        SQUARE_TABLE,
+        INTERPOLATE_POSITIONS,
     ),
-    Case(
+    AdapterCase(
         "siglip-vision",
         SiglipVisionModel,
         lambda: SiglipVisionConfig(**IMAGE, intermediate_size=48),
         "mlp",
         "encoder.layers",
-        SQUARE_TABLE,
+        INTERPOLATE_POSITIONS,
     ),
-    Case("vit", ViTModel, lambda: ViTConfig(**IMAGE, intermediate_size=48), "mlp", "layers", SQUARE_TABLE),
+    AdapterCase(
+        "vit", ViTModel, lambda: ViTConfig(**IMAGE, intermediate_size=48), "mlp", "layers", INTERPOLATE_POSITIONS
+    ),
 ]
 
 TEXT_CASES = [
-    Case("clip-text", CLIPTextModel, lambda: CLIPTextConfig(**TEXT, eos_token_id=98), "mlp", "encoder.layers"),
-    Case(
+    AdapterCase("clip-text", CLIPTextModel, lambda: CLIPTextConfig(**TEXT, eos_token_id=98), "mlp", "encoder.layers"),
+    AdapterCase(
         "clip-text-projection",
         CLIPTextModelWithProjection,
         lambda: CLIPTextConfig(**TEXT, eos_token_id=98, projection_dim=8),
         "mlp",
         "text_model.encoder.layers",
     ),
-    Case("siglip-text", SiglipTextModel, lambda: SiglipTextConfig(**TEXT), "mlp", "encoder.layers"),
-    Case("bert", BertModel, lambda: BertConfig(**TEXT), "output.dense", "encoder.layer"),
-    Case("xlm-roberta", XLMRobertaModel, lambda: XLMRobertaConfig(**TEXT), "output.dense", "encoder.layer"),
+    AdapterCase("siglip-text", SiglipTextModel, lambda: SiglipTextConfig(**TEXT), "mlp", "encoder.layers"),
+    AdapterCase("bert", BertModel, lambda: BertConfig(**TEXT), "output.dense", "encoder.layer"),
+    AdapterCase("xlm-roberta", XLMRobertaModel, lambda: XLMRobertaConfig(**TEXT), "output.dense", "encoder.layer"),
 ]
 
 CASES = IMAGE_CASES + TEXT_CASES
-# One backbone a tuner, for behavior that does not depend on the backbone.
+# One backbone per tuner, for behavior that does not depend on the backbone.
 DINOV2, CLIP_TEXT = IMAGE_CASES[0], TEXT_CASES[0]
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -176,6 +195,6 @@ def assert_differ(a: torch.Tensor, b: torch.Tensor) -> None:
     assert (a - b).abs().max() > 1e-4
 
 
-def with_batch(case: Case, rows: list[int]) -> dict[str, Any]:
-    """The inputs of some rows only."""
-    return {k: v[rows] if isinstance(v, torch.Tensor) else v for k, v in case.inputs().items()}
+def select_samples(inputs: dict[str, Any], rows: list[int]) -> dict[str, Any]:
+    """Return the inputs of some samples of a batch."""
+    return {k: v[rows] if isinstance(v, torch.Tensor) else v for k, v in inputs.items()}

@@ -1,7 +1,7 @@
-"""A Hub on loopback that speaks huggingface_hub's own wire format, as far as pushing and loading need it.
+"""A local HTTP server with the parts of the Hub's API that pushing and loading need.
 
-Repositories with branches and commits, Git LFS for weights, tokens that may write, read or nothing. `hf-local-hub` of
-PyPI would be such a server, but its package is only a starter: the server itself is a Go program that is not in it.
+It implements repositories with branches and commits, Git LFS for weights, and tokens with different permissions. The
+package `hf-local-hub` is not used, because it only starts a separate server program, which it does not contain.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-# token → user and role
+# Token → user and role
 TOKENS = {"hf_writer": ("user", "write"), "hf_reader": ("user", "read")}
 
 
 class Repository:
+    """Commits by id (path → content), and branches that point to them."""
+
     def __init__(self, private=False):
         self.private = private
         self.commits: dict[str, dict[str, bytes]] = {}
@@ -34,12 +36,22 @@ class Repository:
         return oid
 
     def at(self, revision: str) -> tuple[str, dict[str, bytes]] | None:
+        """Return the commit id and the files of a branch or commit, or None if it does not exist."""
         oid = self.branches.get(revision, revision)
         return (oid, self.commits[oid]) if oid in self.commits else None
 
 
 class HubServer(ThreadingHTTPServer):
-    """Repositories by name, and what a test may switch."""
+    """The server's state.
+
+    Attributes:
+        repositories: keyed by name (`user/name`).
+        objects: contents uploaded with Git LFS, keyed by SHA-256.
+        requests: method and path of all requests so far.
+        uploading: set when an upload of weights has started.
+        hold: if set, uploads wait for this event.
+        faults: part of a path → status of the error response; 0 closes the connection.
+    """
 
     daemon_threads = True
 
@@ -48,15 +60,16 @@ class HubServer(ThreadingHTTPServer):
         self.repositories: dict[str, Repository] = {}
         self.objects: dict[str, bytes] = {}
         self.requests: list[str] = []
-        self.uploading = threading.Event()  # an upload of weights began
-        self.hold: threading.Event | None = None  # … and waits for this
-        self.faults: dict[str, int] = {}  # part of a path → status to answer; 0 hangs up
+        self.uploading = threading.Event()
+        self.hold: threading.Event | None = None
+        self.faults: dict[str, int] = {}
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
     def add_folder(self, name: str, folder: Path) -> None:
+        """Create a repository with the files of a local folder."""
         files = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
         self.repositories[name] = Repository()
         self.repositories[name].commit("main", files)
@@ -68,7 +81,7 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *args):
         pass
 
-    def answer(self, content=b"", status=200, **headers):
+    def respond(self, content=b"", status=200, **headers):
         body = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **headers}.items():
@@ -77,8 +90,8 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def refuse(self, status, message, code=""):
-        self.answer({"error": message}, status, X_Error_Message=message, X_Error_Code=code)
+    def fail(self, status, message, code=""):
+        self.respond({"error": message}, status, X_Error_Message=message, X_Error_Code=code)
 
     def handle_request(self):
         path = unquote(urlsplit(self.path).path)
@@ -87,28 +100,28 @@ class Handler(BaseHTTPRequestHandler):
         for part, status in self.server.faults.items():
             if part in path:
                 if status:
-                    self.refuse(status, "Out of order")
+                    self.fail(status, "Out of order")
                 else:
                     self.close_connection = True
                 return
         user, role = TOKENS.get((self.headers.get("Authorization") or "").removeprefix("Bearer "), (None, None))
         if path == "/api/whoami-v2":
             if user is None:
-                self.refuse(401, "Invalid credentials in Authorization header")
+                self.fail(401, "Invalid credentials in Authorization header")
             else:
                 orgs = [{"name": "lab", "roleInOrg": "write"}, {"name": "museum", "roleInOrg": "read"}]
-                self.answer({"name": user, "orgs": orgs, "auth": {"accessToken": {"role": role}}})
+                self.respond({"name": user, "orgs": orgs, "auth": {"accessToken": {"role": role}}})
         elif self.command == "PUT":
             self.store(path.removeprefix("/lfs/"), body)
         elif self.command == "POST":
             if path == "/api/validate-yaml":
-                self.answer({"errors": [], "warnings": []})
+                self.respond({"errors": [], "warnings": []})
             elif user is None:
-                self.refuse(401, "Invalid username or password.")
+                self.fail(401, "Invalid username or password.")
             elif role != "write":
-                self.refuse(403, "You have read access only")
+                self.fail(403, "You have read access only")
             else:
-                self.write(path, json.loads(body) if not path.startswith("/api/models") else body, user)
+                self.write(path, body if path.startswith("/api/models") else json.loads(body), user)
         else:
             self.read(path, user)
 
@@ -122,19 +135,19 @@ class Handler(BaseHTTPRequestHandler):
             name = f"{owner}/{body['name']}"
             url = {"url": f"{self.server.url}/{name}"}
             if owner not in (user, "lab"):
-                self.refuse(403, f"You don't have the rights to create a model under the namespace {owner}")
+                self.fail(403, f"You don't have the rights to create a model under the namespace {owner}")
             elif name in self.server.repositories:
-                self.answer({"error": "You already created this model repo", **url}, 409)
+                self.respond({"error": "You already created this model repo", **url}, 409)
             else:
                 self.server.repositories[name] = Repository(body.get("visibility") == "private")
-                self.answer(url)
+                self.respond(url)
         elif path.endswith(".git/info/lfs/objects/batch"):
-            self.answer({"transfer": "basic", "objects": [self.slot(item) for item in body["objects"]]})
+            self.respond({"transfer": "basic", "objects": [self.upload_actions(item) for item in body["objects"]]})
         else:
-            owner, name, verb, revision = path.removeprefix("/api/models/").split("/", 3)
-            getattr(self, verb)(self.server.repositories[f"{owner}/{name}"], revision, body)
+            owner, name, action, revision = path.removeprefix("/api/models/").split("/", 3)
+            getattr(self, action)(self.server.repositories[f"{owner}/{name}"], revision, body)
 
-    def slot(self, item):
+    def upload_actions(self, item):
         if item["oid"] in self.server.objects:
             return item
         return {**item, "actions": {"upload": {"href": f"{self.server.url}/lfs/{item['oid']}"}}}
@@ -145,14 +158,14 @@ class Handler(BaseHTTPRequestHandler):
             self.server.hold.wait(60)
         assert hashlib.sha256(body).hexdigest() == oid
         self.server.objects[oid] = body
-        self.answer()
+        self.respond()
 
     def branch(self, repository, name, body):
         if name in repository.branches:
-            self.refuse(409, "Reference already exists")
+            self.fail(409, "Reference already exists")
         else:
             repository.commit(name, repository.at("main")[1])
-            self.answer(status=201)
+            self.respond(status=201)
 
     def preupload(self, repository, revision, body):
         modes = [
@@ -163,7 +176,7 @@ class Handler(BaseHTTPRequestHandler):
             }
             for file in json.loads(body)["files"]
         ]
-        self.answer({"files": modes})
+        self.respond({"files": modes})
 
     def commit(self, repository, revision, body):
         files = dict(repository.at(revision)[1])
@@ -177,37 +190,37 @@ class Handler(BaseHTTPRequestHandler):
             elif key == "deletedFile":
                 del files[value["path"]]
         oid = repository.commit(revision, files)
-        self.answer({"commitOid": oid, "commitUrl": f"{self.server.url}/x/y/commit/{oid}", "hookOutput": ""})
+        self.respond({"commitOid": oid, "commitUrl": f"{self.server.url}/x/y/commit/{oid}", "hookOutput": ""})
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def read(self, path, user):
         is_api = path.startswith("/api/models/")
         parts = path.removeprefix("/api/models" if is_api else "").strip("/").split("/")
-        name, verb, revision = "/".join(parts[:2]), *[*parts[2:4], "", ""][:2]
-        inside = "/".join(parts[4:])
+        name, action, revision = "/".join(parts[:2]), *[*parts[2:4], "", ""][:2]
+        path_in_repo = "/".join(parts[4:])
         repository = self.server.repositories.get(name)
         if repository is None or (repository.private and user is None):
-            self.refuse(404 if user else 401, "Repository not found", "RepoNotFound")
+            self.fail(404 if user else 401, "Repository not found", "RepoNotFound")
             return
         found = repository.at(revision or "main")
         if found is None:
-            self.refuse(404, f"Invalid rev id: {revision}", "RevisionNotFound")
+            self.fail(404, f"Invalid rev id: {revision}", "RevisionNotFound")
             return
         oid, files = found
-        if verb == "tree":
-            below = {p: c for p, c in files.items() if p.startswith(f"{inside}/" if inside else "")}
-            if not below:
-                self.refuse(404, f"{inside} does not exist on {revision}", "EntryNotFound")
+        if action == "tree":
+            matching = {p: c for p, c in files.items() if p.startswith(f"{path_in_repo}/" if path_in_repo else "")}
+            if not matching:
+                self.fail(404, f"{path_in_repo} does not exist on {revision}", "EntryNotFound")
             else:
-                self.answer([self.entry(repository, p, c) for p, c in below.items()])
+                self.respond([self.entry(repository, p, c) for p, c in matching.items()])
         elif is_api:
-            self.answer({"id": name, "sha": oid, "siblings": [{"rfilename": p} for p in files]})
-        elif inside in files:
-            digest = hashlib.sha256(files[inside]).hexdigest()
-            self.answer(files[inside], ETag=f'"{digest}"', X_Repo_Commit=oid)
+            self.respond({"id": name, "sha": oid, "siblings": [{"rfilename": p} for p in files]})
+        elif path_in_repo in files:
+            digest = hashlib.sha256(files[path_in_repo]).hexdigest()
+            self.respond(files[path_in_repo], ETag=f'"{digest}"', X_Repo_Commit=oid)
         else:
-            self.answer(status=404, X_Error_Code="EntryNotFound", X_Repo_Commit=oid)
+            self.respond(status=404, X_Error_Code="EntryNotFound", X_Repo_Commit=oid)
 
     def entry(self, repository, path, content):
         digest = hashlib.sha256(content).hexdigest()
@@ -220,7 +233,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def running():
+def run_hub_server():
+    """Run a server without repositories in a thread."""
     server = HubServer()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

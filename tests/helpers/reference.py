@@ -1,4 +1,4 @@
-"""The reference architecture and its recorded numbers (fixtures/README.md)."""
+"""The config of the reference checkpoint, and the folder with the recorded values (fixtures/README.md)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
 def reference_config(**changes) -> DetrisConfig:
-    """The architecture of `fixtures/tiny_checkpoint.pth`."""
+    """Return the architecture of `fixtures/tiny_checkpoint.pth` as a `DetrisConfig`."""
     fields = {
         "vision_config": Dinov2WithRegistersConfig(
             hidden_size=48,

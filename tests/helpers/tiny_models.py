@@ -1,4 +1,4 @@
-"""Tiny backbones with random weights, one of each kind that the library knows."""
+"""Tiny backbones with random weights, one per supported type, and a DETRIS config for them."""
 
 from __future__ import annotations
 
@@ -53,17 +53,19 @@ TEXT = {
 
 
 def image_encoder(kind: str = "dinov2_with_registers", **changes) -> PreTrainedModel:
+    """Return an image encoder in eval mode."""
     model, config, fields = IMAGE[kind]
     return model(config(**{**fields, **changes})).eval()
 
 
 def text_encoder(kind: str = "clip_projected", **changes) -> PreTrainedModel:
+    """Return a text encoder in eval mode."""
     model, config, fields = TEXT[kind]
     return model(config(**{**fields, **changes})).eval()
 
 
 def tiny_config(**changes) -> DetrisConfig:
-    """Adapters and head for the backbones above; the head is wider than neither and as wide as none of them."""
+    """Return a config for tiny backbones. The head's width (40) differs from those of both encoders (32 and 48)."""
     fields = {
         "vision_config": image_encoder().config,
         "text_config": text_encoder().config,
@@ -87,7 +89,7 @@ def tiny_config(**changes) -> DetrisConfig:
 
 
 def inputs(batch: int = 2, height: int = 48, width: int = 48, pad: int = 0) -> dict[str, torch.Tensor]:
-    """Images, sentences of different lengths, and soft masks, from a seed of their own."""
+    """Return a batch of images, sentences of different lengths and soft masks, independent of the global seed."""
     generator = torch.Generator().manual_seed(7)
     input_ids = torch.randint(2, 58, (batch, 7), generator=generator)
     input_ids[:, 0], input_ids[:, -1] = 58, 59
@@ -100,7 +102,7 @@ def inputs(batch: int = 2, height: int = 48, width: int = 48, pad: int = 0) -> d
 
 
 def perturb(model: torch.nn.Module) -> None:
-    """Give everything that is trained, and every running statistic, a value that no fresh model has."""
+    """Change all trained weights and running statistics in place, so that they differ from any new model's."""
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:

@@ -1,4 +1,4 @@
-"""A tiny run's data, model and processor; `root` also serves other tests."""
+"""Fixtures of a tiny training run: data, model and processor. Tests in other folders use `root` too."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from tests.helpers import toy_run
 
 
 @pytest.fixture(autouse=True)
-def _one_accelerator_a_test():
-    """accelerate keeps precision and devices for the process; each test is a run of its own."""
+def _new_accelerator_per_test():
+    """accelerate keeps precision and devices in a process-wide state; reset it between tests."""
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)

@@ -1,4 +1,4 @@
-"""A run small enough to be started dozens of times: made-up data, tiny random backbones."""
+"""A training run small enough to be started dozens of times: synthetic data, tiny random backbones."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from detris_peft import (
 from detris_peft.data import load_refer
 from detris_peft.data.refshapes import write_refshapes
 from detris_peft.tokenization_detris import train_tokenizer
-from detris_peft.training import TrainingArguments, TrainingInterrupted, train, trainer
+from detris_peft.training import TrainingArguments, TrainingInterrupted, results, train
 
 ADAM_STEP = torch.optim.Adam.step
 
 
 def write_toys(root: Path) -> Path:
-    """Data and backbones below `root`."""
+    """Write data and backbones to `root`."""
     write_refshapes(root, train=10, val=4, test=1, image_size=48)
     presets.random_backbones(presets.get("tiny"), root / "backbones")
     return root
@@ -45,7 +45,7 @@ def load_rows(root: Path):
 
 
 def load_model(root: Path, dropout: float = 0.0) -> DetrisForReferringSegmentation:
-    """The same at each call: the head and the adapters are drawn from one seed."""
+    """Return a model with the same weights at each call."""
     torch.manual_seed(0)
     config = presets.random_backbones(presets.get("tiny"), root / "backbones")
     config.image_size = 48
@@ -87,13 +87,13 @@ def run(
     """Train in this process.
 
     Args:
-        root: of `write_toys`.
+        root: folder of `write_toys`.
         folder: the run's output_dir.
-        die_at_sync: kill the process at the so-manieth file that is written to the disk, in the middle of a save.
-        gradients: file for the first step's gradients, by the order of the weights; of the main process.
-        own_group: lead a process group of one's own, and leave with the code of a command that was stopped.
+        die_at_sync: kill the process in the middle of a save, at the sync with this number (1-based); 0: never.
+        gradients: file for the gradients of the first step on the main rank, numbered in the order of the weights.
+        own_group: create a new process group, and exit with the code of an interrupted command.
         double: train in float64, where rounding cannot move a ReLU's input across zero.
-        changes: of the training arguments.
+        changes: training arguments that differ from those of `arguments`.
     """
     if own_group:
         os.setpgrp()
@@ -108,13 +108,13 @@ def run(
             real(path)
 
         atomic._sync = sync
-    trainer.plot_curves = trainer.plot_predictions = lambda *_: None  # most of the time of so small a run
+    results.plot_curves = results.plot_predictions = lambda *_: None  # would take most of the time of a tiny run
     rows = load_rows(root)
     model = load_model(root, dropout)
     if double:
         model.double()
     if gradients:
-        _note_gradients(gradients)
+        _save_first_gradients(gradients)
     try:
         train(model, load_processor(model.config, rows[0]), *rows, arguments(folder, **changes))
     except TrainingInterrupted as stop:
@@ -123,17 +123,17 @@ def run(
         raise
 
 
-def _note_gradients(file: str) -> None:
+def _save_first_gradients(file: str) -> None:
     real = torch.optim.Adam.step
 
     def step(optimizer, *args, **kwargs):
         if not os.path.exists(file):
             weights = [p for group in optimizer.param_groups for p in group["params"]]
-            # Sharded ones are put together by all processes.
-            whole = [p.grad.full_tensor() if isinstance(p.grad, DTensor) else p.grad for p in weights]
+            # All ranks take part in gathering sharded gradients.
+            gathered = [p.grad.full_tensor() if isinstance(p.grad, DTensor) else p.grad for p in weights]
             PartialState().wait_for_everyone()
             if PartialState().is_main_process:
-                save_file({str(i): gradient.clone() for i, gradient in enumerate(whole)}, file)
+                save_file({str(i): gradient.clone() for i, gradient in enumerate(gathered)}, file)
             PartialState().wait_for_everyone()
         return real(optimizer, *args, **kwargs)
 
@@ -141,13 +141,13 @@ def _note_gradients(file: str) -> None:
 
 
 def _let_fsdp_run_on_cpu() -> None:
-    """accelerate (1.15) offers FSDP on accelerators only, PyTorch also here: call the CPU processes GPU ones."""
+    """Declare the CPU ranks GPU ranks: accelerate (1.15) supports FSDP on accelerators only, PyTorch on CPU too."""
     state = PartialState(cpu=True)
     state._shared_state.update(distributed_type=DistributedType.MULTI_GPU, device=torch.device("cpu"))
 
 
 def main() -> None:
-    """`toy_run.py ROOT CASES.json`: each case is the keywords of a `run`, one after the other, in this launch."""
+    """Run `toy_run.py ROOT CASES.json`: call `run` for each case, a dictionary of its arguments, in this launch."""
     root, cases = sys.argv[1:]
     for case in json.loads(Path(cases).read_text()):
         if os.environ.get("ACCELERATE_USE_FSDP") == "true":

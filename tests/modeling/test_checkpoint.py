@@ -1,14 +1,16 @@
-"""Adapter-only checkpoints: what is in them, what comes back, and what is refused."""
+"""Adapter-only checkpoints: contents, loading, saving, and error messages."""
 
 from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from peft import PeftModel, get_peft_model_state_dict
@@ -16,14 +18,22 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, CLIPTextModelWithProjection, Dinov2WithRegistersModel
 
-from detris_peft import DetrisConfig, DetrisForReferringSegmentation
+from detris_peft import DetrisConfig, DetrisForReferringSegmentation, DetrisProcessor
 from detris_peft.modeling import checkpoint
+from tests.helpers.reference import FIXTURES
 from tests.helpers.tiny_models import image_encoder, inputs, perturb, text_encoder, tiny_config
+
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+WEIGHT_FILES = (
+    "head.safetensors",
+    "vision_adapter/adapter_model.safetensors",
+    "text_adapter/adapter_model.safetensors",
+)
 
 
 @pytest.fixture(scope="module")
 def backbones(tmp_path_factory) -> Path:
-    """A folder with `vision/` and `text/`, as a user would have downloaded them."""
+    """A folder with the backbones `vision/` and `text/`."""
     folder = tmp_path_factory.mktemp("backbones")
     torch.manual_seed(1)
     image_encoder().save_pretrained(folder / "vision")
@@ -47,7 +57,7 @@ def logits(model) -> torch.Tensor:
 
 @pytest.fixture
 def saved(backbones, tmp_path):
-    """A model, and the folder it was saved to beside a copy of its backbones."""
+    """A model and its checkpoint folder, next to a copy of its backbones."""
     shutil.copytree(backbones, tmp_path / "backbones")
     model = make(tmp_path / "backbones")
     model.save_pretrained(tmp_path / "runs" / "one")
@@ -58,11 +68,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
 
 
-# -- what is in it ----------------------------------------------------------------------------------------------------
+# -- contents ---------------------------------------------------------------------------------------------------------
 
 
-def test_holds_what_is_trained_and_nothing_else(saved):
-    """Keys of all files together: the trainable weights and the running statistics, as exact sets."""
+def test_checkpoint_contains_exactly_the_trained_weights(saved):
+    """Trainable weights and running statistics, compared as exact sets of keys."""
     model, folder = saved
     assert set(contents(folder)) == {
         "README.md",
@@ -74,13 +84,9 @@ def test_holds_what_is_trained_and_nothing_else(saved):
             for f in ("config.json", "model.safetensors")
         ),
     }
-    held = {}
-    for file, prefix in (
-        ("head.safetensors", ""),
-        ("vision_adapter/adapter_model.safetensors", "vision_model."),
-        ("text_adapter/adapter_model.safetensors", "text_model."),
-    ):
-        held |= {prefix + k: v for k, v in load_file(folder / file).items()}
+    stored = {}
+    for file, prefix in zip(WEIGHT_FILES, ("", "vision_model.", "text_model."), strict=True):
+        stored |= {prefix + k: v for k, v in load_file(folder / file).items()}
 
     def without_adapter_name(name: str) -> str:
         return name.replace("_branches.default.", "_branches.")
@@ -88,20 +94,17 @@ def test_holds_what_is_trained_and_nothing_else(saved):
     trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
     statistics = {n: b for n, b in model.named_buffers() if n.rpartition(".")[2] in STATISTICS}
     expected = {without_adapter_name(n): v for n, v in (trainable | statistics).items()}
-    assert set(held) == set(expected)
+    assert set(stored) == set(expected)
     for name, value in expected.items():
-        assert torch.equal(held[name], value), name
+        assert torch.equal(stored[name], value), name
     frozen = {without_adapter_name(n) for n, p in model.named_parameters() if not p.requires_grad}
     assert frozen
-    assert not frozen & set(held)
-    assert set(checkpoint.trainable_state_dict(model)) == set(held)
-
-
-STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+    assert not frozen & set(stored)
+    assert set(checkpoint.trainable_state_dict(model)) == set(stored)
 
 
 @pytest.mark.parametrize("without", [("vision_adapter",), ("text_adapter",), ("vision_adapter", "text_adapter")])
-def test_without_an_adapter(backbones, tmp_path, without):
+def test_adapters_may_be_omitted(backbones, tmp_path, without):
     model = make(backbones, **dict.fromkeys(without))
     model.save_pretrained(tmp_path / "run")
     assert not [name for name in without if (tmp_path / "run" / name).exists()]
@@ -109,7 +112,7 @@ def test_without_an_adapter(backbones, tmp_path, without):
     assert torch.equal(logits(model), logits(loaded))
 
 
-def test_names_no_path_of_this_machine(saved):
+def test_backbone_paths_are_relative(saved):
     _, folder = saved
     config = json.loads((folder / "config.json").read_text())
     assert config["vision_name_or_path"] == "../../backbones/vision"
@@ -118,8 +121,8 @@ def test_names_no_path_of_this_machine(saved):
         assert str(folder.parents[1]) not in (folder / file).read_text()
 
 
-def test_others_can_read_the_files(saved):
-    """Written aside in a private folder; the files themselves are as public as any."""
+def test_files_have_the_default_permissions(saved):
+    """The staging folder and safetensors files are private while they are written."""
     _, folder = saved
     reference = folder.parent / "plain"
     reference.write_text("")
@@ -127,10 +130,10 @@ def test_others_can_read_the_files(saved):
     assert modes == {reference.stat().st_mode & 0o444}
 
 
-# -- what comes back --------------------------------------------------------------------------------------------------
+# -- loading ----------------------------------------------------------------------------------------------------------
 
 
-def test_loads_over_the_backbones_it_names(saved):
+def test_checkpoint_loads_over_the_backbones_that_it_names(saved):
     model, folder = saved
     for loaded in (DetrisForReferringSegmentation.from_pretrained(folder), AutoModel.from_pretrained(folder)):
         assert type(loaded) is DetrisForReferringSegmentation
@@ -143,8 +146,8 @@ def test_loads_over_the_backbones_it_names(saved):
         assert torch.equal(logits(model), logits(loaded))
 
 
-def test_loads_in_a_fresh_process(saved, tmp_path):
-    """Bit-equal logits, with other random numbers about."""
+def test_logits_are_bit_identical_in_a_new_process(saved, tmp_path):
+    """Also with another random seed."""
     model, folder = saved
     batch = inputs()
     save_file({k: batch[k] for k in ("pixel_values", "input_ids")}, tmp_path / "in.safetensors")
@@ -164,8 +167,8 @@ with torch.no_grad():
     assert torch.equal(load_file(out)["logits"], logits(model))
 
 
-def test_nothing_is_random_after_loading(saved):
-    """Two loads under different seeds agree in every weight and statistic."""
+def test_loading_does_not_depend_on_the_seed(saved):
+    """Two loads with different seeds give the same weights and statistics."""
     _, folder = saved
     torch.manual_seed(1)
     one = DetrisForReferringSegmentation.from_pretrained(folder)
@@ -175,28 +178,28 @@ def test_nothing_is_random_after_loading(saved):
         assert torch.equal(a, b), name
 
 
-def test_the_adapters_alone_with_peft(saved):
-    """`PeftModel.from_pretrained` on the same folder: the model's own encoders, to the bit."""
+def test_peft_loads_each_adapter_alone(saved):
+    """`PeftModel.from_pretrained` on the same folder gives bit-identical encoders."""
     model, folder = saved
     vision = Dinov2WithRegistersModel.from_pretrained(folder.parents[1] / "backbones" / "vision")
-    alone = PeftModel.from_pretrained(vision, folder, subfolder="vision_adapter", is_trainable=True).eval()
+    vision = PeftModel.from_pretrained(vision, folder, subfolder="vision_adapter", is_trainable=True).eval()
     text = CLIPTextModelWithProjection.from_pretrained(folder.parents[1] / "backbones" / "text")
-    words = PeftModel.from_pretrained(text, folder, subfolder="text_adapter", is_trainable=True).eval()
+    text = PeftModel.from_pretrained(text, folder, subfolder="text_adapter", is_trainable=True).eval()
     batch = inputs()
     with torch.no_grad():
         expected, _ = model.encode_text(batch["input_ids"])
-        taps = model.encode_image(batch["pixel_values"], expected)
-        states = words(input_ids=batch["input_ids"]).last_hidden_state
-        out = alone(batch["pixel_values"], text_states=states).last_hidden_state
-        frozen = alone.requires_grad_(False)(batch["pixel_values"], text_states=states).last_hidden_state
+        feature_maps = model.encode_image(batch["pixel_values"], expected)
+        states = text(input_ids=batch["input_ids"]).last_hidden_state
+        out = vision(batch["pixel_values"], text_states=states).last_hidden_state
+        frozen = vision.requires_grad_(False)(batch["pixel_values"], text_states=states).last_hidden_state
     assert torch.equal(states, expected)
-    patches = taps[-1].flatten(2).transpose(1, 2)
+    patches = feature_maps[-1].flatten(2).transpose(1, 2)
     assert torch.equal(out[:, -36:], patches)
-    # PyTorch sums in another order beside frozen weights.
+    # PyTorch sums in another order if the weights are frozen.
     torch.testing.assert_close(frozen[:, -36:], patches, atol=1e-5, rtol=0)
 
 
-def test_a_run_moves_with_its_backbones(saved, tmp_path):
+def test_checkpoint_can_be_moved_together_with_its_backbones(saved, tmp_path):
     model, _ = saved
     before = logits(model)
     (tmp_path / "elsewhere").mkdir()
@@ -204,13 +207,13 @@ def test_a_run_moves_with_its_backbones(saved, tmp_path):
         (tmp_path / name).rename(tmp_path / "elsewhere" / name)
     loaded = DetrisForReferringSegmentation.from_pretrained(tmp_path / "elsewhere" / "runs" / "one")
     assert torch.equal(logits(loaded), before)
-    # Saved again elsewhere, it still finds them.
+    # A checkpoint saved again in another folder still finds them.
     loaded.save_pretrained(tmp_path / "other" / "deep" / "run")
     again = DetrisForReferringSegmentation.from_pretrained(tmp_path / "other" / "deep" / "run")
     assert torch.equal(logits(again), before)
 
 
-def test_backbones_within_the_checkpoint(backbones, tmp_path):
+def test_backbones_may_be_inside_the_checkpoint_folder(backbones, tmp_path):
     shutil.copytree(backbones, tmp_path / "run" / "backbones")
     model = make(tmp_path / "run" / "backbones")
     model.save_pretrained(tmp_path / "run")
@@ -218,7 +221,7 @@ def test_backbones_within_the_checkpoint(backbones, tmp_path):
     assert torch.equal(logits(DetrisForReferringSegmentation.from_pretrained(tmp_path / "moved")), logits(model))
 
 
-def test_passed_backbones_stand_in_for_named_ones(saved):
+def test_passed_backbones_replace_the_named_ones(saved):
     model, folder = saved
     shutil.move(folder.parents[1] / "backbones", folder.parents[1] / "kept")
     vision = Dinov2WithRegistersModel.from_pretrained(folder.parents[1] / "kept" / "vision")
@@ -228,7 +231,7 @@ def test_passed_backbones_stand_in_for_named_ones(saved):
     assert loaded.config.vision_name_or_path == str(folder.parents[1] / "kept" / "vision")
 
 
-def test_keywords_reach_the_backbones(saved):
+def test_keyword_arguments_reach_the_backbones(saved):
     _, folder = saved
     loaded = DetrisForReferringSegmentation.from_pretrained(
         folder, dtype=torch.bfloat16, attn_implementation="eager", device_map="cpu"
@@ -237,31 +240,31 @@ def test_keywords_reach_the_backbones(saved):
     trained = {p.dtype for p in loaded.parameters() if p.requires_grad}
     assert (frozen, trained) == ({torch.bfloat16}, {torch.float32})
     assert loaded.vision_model.config._attn_implementation == "eager"
-    with pytest.raises(TypeError, match="from_pretrained does not know load_in_8bit"):
+    with pytest.raises(TypeError, match="from_pretrained got unexpected keyword arguments: load_in_8bit"):
         DetrisForReferringSegmentation.from_pretrained(folder, load_in_8bit=True)
 
 
-def test_revisions_are_saved_and_asked_for(backbones, tmp_path, monkeypatch):
-    """A pinned revision goes to the Hub with the name it was set for, and with no other."""
+def test_revisions_are_saved_and_requested(backbones, tmp_path, monkeypatch):
+    """A pinned revision is requested only for the backbone that it was set for."""
     model = make(backbones)
     model.config.vision_name_or_path, model.config.vision_revision = "user/dino", "v1"
     model.save_pretrained(tmp_path / "run")
-    read, asked = Dinov2WithRegistersModel.from_pretrained, []
+    from_pretrained, requested = Dinov2WithRegistersModel.from_pretrained, []
 
     def from_hub(name, **keywords):
-        asked.append((name, keywords.pop("revision", None)))
-        return read(backbones / "vision", **keywords)
+        requested.append((name, keywords.pop("revision", None)))
+        return from_pretrained(backbones / "vision", **keywords)
 
     monkeypatch.setattr(Dinov2WithRegistersModel, "from_pretrained", from_hub)
     loaded = DetrisForReferringSegmentation.from_pretrained(tmp_path / "run")
-    assert asked == [("user/dino", "v1")]
+    assert requested == [("user/dino", "v1")]
     assert torch.equal(logits(loaded), logits(model))
     assert loaded.config.vision_name_or_path == str(backbones / "vision")
     assert loaded.config.vision_revision is None
 
 
-def test_positions_are_saved_with_it(backbones, tmp_path):
-    """The position table's resampling is part of what was trained."""
+def test_position_interpolation_is_saved(backbones, tmp_path):
+    """The adapters were trained with it."""
     model = make(backbones, position_interpolation="official")
     model.save_pretrained(tmp_path / "run")
     loaded = DetrisForReferringSegmentation.from_pretrained(tmp_path / "run")
@@ -272,11 +275,34 @@ def test_positions_are_saved_with_it(backbones, tmp_path):
     assert not torch.allclose(logits(other), logits(model), atol=1e-4)
 
 
+def test_checkpoint_of_version_0_1_0_dev0_loads(tmp_path):
+    """Its config names the field `tap_layers`. The recorded logits are those of that version."""
+    shutil.copytree(FIXTURES / "checkpoint_0.1.0.dev0", tmp_path / "old")
+    expected = load_file(tmp_path / "old" / "expected.safetensors")
+    model = DetrisForReferringSegmentation.from_pretrained(tmp_path / "old")
+    with torch.no_grad():
+        actual = model(expected["pixel_values"], expected["input_ids"]).logits
+    torch.testing.assert_close(actual, expected["logits"], rtol=0, atol=1e-5)
+    processor = DetrisProcessor.from_pretrained(tmp_path / "old")
+    batch = processor(images=np.zeros((40, 30, 3), np.uint8), text="a red mug", return_tensors="pt")
+    assert batch["pixel_values"].shape == (1, 3, 56, 56)
+    assert batch["input_ids"].shape == (1, 9)
+
+    model.save_pretrained(tmp_path / "new")
+    assert "tap_layers" in json.loads((tmp_path / "old" / "config.json").read_text())
+    config = json.loads((tmp_path / "new" / "config.json").read_text())
+    assert config["extract_layers"] == [0, 1]
+    assert "tap_layers" not in config
+    loaded = DetrisForReferringSegmentation.from_pretrained(tmp_path / "new")
+    with torch.no_grad():
+        assert torch.equal(loaded(expected["pixel_values"], expected["input_ids"]).logits, actual)
+
+
 # -- saving -----------------------------------------------------------------------------------------------------------
 
 
-def test_saved_over_an_earlier_checkpoint(saved):
-    """Everything is replaced, what an earlier model had and this one has not is gone, other files stay."""
+def test_saving_replaces_an_earlier_checkpoint(saved):
+    """Stale adapter files are removed, unrelated files are kept."""
     model, folder = saved
     (folder / "metrics.json").write_text("{}")
     other = make(folder.parents[1] / "backbones", text_adapter=None)
@@ -288,8 +314,8 @@ def test_saved_over_an_earlier_checkpoint(saved):
     assert torch.equal(logits(DetrisForReferringSegmentation.from_pretrained(folder)), logits(model))
 
 
-@pytest.mark.parametrize("breaks", ["save_file", "model_card", "_portable"])
-def test_a_failing_save_leaves_the_earlier_checkpoint(saved, monkeypatch, breaks):
+@pytest.mark.parametrize("failing", ["save_file", "model_card", "_portable"])
+def test_failed_save_keeps_the_earlier_checkpoint(saved, monkeypatch, failing):
     model, folder = saved
     before = contents(folder.parent)
     perturb(model)
@@ -297,7 +323,7 @@ def test_a_failing_save_leaves_the_earlier_checkpoint(saved, monkeypatch, breaks
     def fail(*args, **kwargs):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(checkpoint, breaks, fail)
+    monkeypatch.setattr(checkpoint, failing, fail)
     with pytest.raises(OSError, match="No space left"):
         model.save_pretrained(folder)
     with pytest.raises(OSError, match="No space left"):
@@ -306,12 +332,12 @@ def test_a_failing_save_leaves_the_earlier_checkpoint(saved, monkeypatch, breaks
     assert [p.name for p in folder.parent.iterdir()] == [folder.name]
 
 
-def test_other_processes_write_nothing(saved, tmp_path):
+def test_other_ranks_write_nothing(saved, tmp_path):
     saved[0].save_pretrained(tmp_path / "second", is_main_process=False)
     assert not (tmp_path / "second").exists()
 
 
-def test_gathered_weights_are_saved_in_place_of_the_modules(saved, tmp_path):
+def test_gathered_weights_are_saved_instead_of_the_models_own(saved, tmp_path):
     model, _ = saved
     gathered = {k: v + 1 if v.is_floating_point() else v for k, v in model.state_dict().items()}
     model.save_pretrained(tmp_path / "gathered", state_dict=gathered)
@@ -320,18 +346,20 @@ def test_gathered_weights_are_saved_in_place_of_the_modules(saved, tmp_path):
         trained = name in gathered and ("_branches." in name or not name.startswith(("vision_model", "text_model")))
         assert torch.equal(value, gathered[name] if trained else model.state_dict()[name]), name
     del gathered["neck.sentence_proj.weight"]
-    with pytest.raises(ValueError, match=r"state_dict lacks 1 weights .* \['neck.sentence_proj.weight'\]"):
-        model.save_pretrained(tmp_path / "lacking", state_dict=gathered)
-    assert not (tmp_path / "lacking").exists()
+    with pytest.raises(
+        ValueError, match=r"state_dict: .* but 1 are missing, .* \['neck.sentence_proj.weight'\]; pass"
+    ):
+        model.save_pretrained(tmp_path / "incomplete", state_dict=gathered)
+    assert not (tmp_path / "incomplete").exists()
 
 
-def test_saving_to_a_file_is_refused(saved, tmp_path):
+def test_saving_to_a_file_raises(saved, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="is a file: give a folder to save to"):
+    with pytest.raises(ValueError, match="/file: expected a folder to save to, got a file"):
         saved[0].save_pretrained(tmp_path / "file")
 
 
-def test_saving_changes_nothing_in_the_model(saved, tmp_path):
+def test_saving_does_not_change_the_model(saved, tmp_path):
     model, _ = saved
     before = copy.deepcopy(model.config.to_dict()), logits(model)
     model.save_pretrained(tmp_path / "again")
@@ -340,35 +368,40 @@ def test_saving_changes_nothing_in_the_model(saved, tmp_path):
     assert not model.vision_model.peft_config["default"].inference_mode
 
 
-# -- what is refused --------------------------------------------------------------------------------------------------
+# -- errors -----------------------------------------------------------------------------------------------------------
 
 
-def refused(error, match, folder, **kwargs):
+def assert_load_raises(error, match, folder, **kwargs):
     with pytest.raises(error, match=match) as raised:
         DetrisForReferringSegmentation.from_pretrained(folder, **kwargs)
     assert "\n" not in str(raised.value)
 
 
 def test_missing_folder(tmp_path):
-    refused(
-        FileNotFoundError, "There is no checkpoint folder .*nowhere: give a folder or a Hub name", tmp_path / "nowhere"
-    )
-    refused(FileNotFoundError, r"There is no checkpoint folder \./nowhere", "./nowhere")
-    refused(FileNotFoundError, "There is no folder nobody/nothing, nor can it be had from the Hub", "nobody/nothing")
-    refused(FileNotFoundError, "nor can it be had from the Hub", "not a name")
+    match = "nowhere: expected a checkpoint folder or a Hub id"
+    assert_load_raises(FileNotFoundError, match, tmp_path / "nowhere")
+    assert_load_raises(FileNotFoundError, rf"^\./{match}", "./nowhere")
+    match = "no such folder, and the download from the Hub failed"
+    assert_load_raises(FileNotFoundError, f"^nobody/nothing: {match}", "nobody/nothing")
+    assert_load_raises(FileNotFoundError, f"^not a name: {match}", "not a name")
 
 
-@pytest.mark.parametrize(
-    "file", ["config.json", "head.safetensors", "vision_adapter/adapter_model.safetensors", "text_adapter"]
-)
+@pytest.mark.parametrize("file", ["head.safetensors", "vision_adapter/adapter_model.safetensors", "text_adapter"])
 def test_missing_file(saved, file):
     _, folder = saved
     (shutil.rmtree if (folder / file).is_dir() else Path.unlink)(folder / file)
-    refused(FileNotFoundError, f"{file}.*: (give a folder|copy or download it whole)", folder)
+    assert_load_raises(
+        FileNotFoundError, f"{file}.* is missing from the checkpoint; copy or download the complete folder", folder
+    )
 
 
-def test_missing_subfolder(saved):
-    refused(FileNotFoundError, "one/best holds no config.json", saved[1], subfolder="best")
+def test_missing_config(saved):
+    _, folder = saved
+    (folder / "config.json").unlink()
+    match = "one: expected a checkpoint written by .*save_pretrained, got a folder without config.json"
+    assert_load_raises(FileNotFoundError, match, folder)
+    match = match.replace("one:", "one/best:")
+    assert_load_raises(FileNotFoundError, match, folder, subfolder="best")
 
 
 def test_subfolder(saved):
@@ -377,45 +410,48 @@ def test_subfolder(saved):
     assert torch.equal(logits(loaded), logits(model))
 
 
-@pytest.mark.parametrize(
-    "file", ["head.safetensors", "vision_adapter/adapter_model.safetensors", "text_adapter/adapter_model.safetensors"]
-)
-@pytest.mark.parametrize("left", [0, 100, -10])
-def test_truncated_file(saved, file, left):
+@pytest.mark.parametrize("file", WEIGHT_FILES)
+@pytest.mark.parametrize("length", [0, 100, -10])
+def test_truncated_file(saved, file, length):
     _, folder = saved
     data = (folder / file).read_bytes()
-    (folder / file).write_bytes(data[:left])
-    refused(ValueError, f"{file} is damaged or not whole .*: copy or download it again", folder)
+    (folder / file).write_bytes(data[:length])
+    assert_load_raises(ValueError, f"{file} is damaged or incomplete .*; copy or download it again", folder)
 
 
-@pytest.mark.parametrize(
-    "file", ["head.safetensors", "vision_adapter/adapter_model.safetensors", "text_adapter/adapter_model.safetensors"]
-)
-def test_missing_left_over_and_misshapen_weights(saved, file):
+@pytest.mark.parametrize("file", WEIGHT_FILES)
+def test_missing_unexpected_and_misshapen_weights(saved, file):
     _, folder = saved
-    whole = load_file(folder / file)
-    key = sorted(whole)[0]
-    save_file({k: v for k, v in whole.items() if k != key}, folder / file)
-    refused(ValueError, f"{file} does not fit .*1 weights are missing .*{key}", folder)
-    save_file(whole | {"surplus.weight": torch.zeros(1)}, folder / file)
-    refused(ValueError, f"{file} does not fit .*1 are left over .*surplus.weight", folder)
-    save_file(whole | {key: torch.zeros(3, 1)}, folder / file)
-    refused(ValueError, rf"{file} does not fit .*{key} is \(3, 1\) in the file, needed is", folder)
+    weights = load_file(folder / file)
+    key = sorted(weights)[0]
+    save_file({k: v for k, v in weights.items() if k != key}, folder / file)
+    assert_load_raises(ValueError, f"{file} does not fit .*1 keys are missing .*{key}", folder)
+    save_file(weights | {"surplus.weight": torch.zeros(1)}, folder / file)
+    assert_load_raises(ValueError, f"{file} does not fit .*1 are unexpected .*surplus.weight", folder)
+    save_file(weights | {key: torch.zeros(3, 1)}, folder / file)
+    shape = re.escape(str(tuple(weights[key].shape)))
+    assert_load_raises(
+        ValueError, rf"{file} does not fit .*expected {shape} for {key}, got \(3, 1\); take all files", folder
+    )
 
 
 @pytest.mark.parametrize(
-    ("text", "match"), [("{", "is not a config"), ("[]", "is not a config"), ("{}", "None model")]
+    ("text", "match"),
+    [
+        ("{", "config.json: expected a model config, got invalid JSON .*; copy or download it again"),
+        ("[]", "config.json: expected a model config, got invalid JSON .*; copy or download it again"),
+        ("{}", "config.json: expected model_type 'detris', got None"),
+    ],
 )
 def test_damaged_config(saved, text, match):
     _, folder = saved
     (folder / "config.json").write_text(text)
-    refused(ValueError, match, folder)
+    assert_load_raises(ValueError, match, folder)
 
 
 def test_folder_of_another_model(backbones):
-    refused(
-        ValueError, "config.json is of a 'dinov2_with_registers' model, needed is .*'detris'", backbones / "vision"
-    )
+    match = "config.json: expected model_type 'detris', got 'dinov2_with_registers'"
+    assert_load_raises(ValueError, match, backbones / "vision")
 
 
 @pytest.mark.parametrize("kind", ["vision", "text"])
@@ -423,27 +459,31 @@ def test_missing_backbone(saved, kind):
     model, folder = saved
     backbone = folder.parents[1] / "backbones" / kind
     (backbone / "model.safetensors").rename(backbone / "gone")
-    refused(OSError, f"The {kind} backbone .*{kind} cannot be loaded .*pass a loaded one as {kind}_model", folder)
+    match = f"The {kind} backbone .*{kind} cannot be loaded .*; pass a loaded one as {kind}_model"
+    assert_load_raises(OSError, match, folder)
     shutil.rmtree(backbone)
-    refused(FileNotFoundError, f"The {kind} backbone is gone from .*: pass .* or mend {kind}_name_or_path in", folder)
+    match = f"The {kind} backbone .*{kind} does not exist; pass .*, or correct {kind}_name_or_path in"
+    assert_load_raises(FileNotFoundError, match, folder)
     setattr(model.config, f"{kind}_name_or_path", None)
     model.save_pretrained(folder)
-    refused(ValueError, f"The checkpoint does not name its {kind} backbone.*pass a loaded one as {kind}_model", folder)
+    match = f"The checkpoint does not name its {kind} backbone.*; pass a loaded one as {kind}_model"
+    assert_load_raises(ValueError, match, folder)
 
 
-def test_backbone_with_a_gap(saved):
-    """transformers would fill it with random numbers and a warning."""
+def test_backbone_with_missing_weights(saved):
+    """transformers would initialize them randomly and only warn."""
     _, folder = saved
     file = folder.parents[1] / "backbones" / "vision" / "model.safetensors"
     weights = load_file(file)
     save_file({k: v for k, v in weights.items() if k != "layernorm.weight"}, file, metadata={"format": "pt"})
-    refused(ValueError, r"vision backbone .* lacks 1 weights, among them \['layernorm.weight'\]", folder)
+    match = r"vision backbone .* is missing 1 weights, such as \['layernorm.weight'\]"
+    assert_load_raises(ValueError, match, folder)
     file.write_bytes(file.read_bytes()[:500])
-    refused(OSError, "The vision backbone .* cannot be loaded", folder)
+    assert_load_raises(OSError, "The vision backbone .* cannot be loaded", folder)
 
 
-def test_text_encoder_without_a_pooler_is_whole(tmp_path):
-    """Checkpoints of XLM-R hold no pooler: it is not used, and its random numbers do no harm."""
+def test_text_encoder_without_pooler_weights_loads(tmp_path):
+    """Checkpoints of XLM-R contain no pooler. It is not used, so its random weights do not matter."""
     text = text_encoder("xlm_roberta")
     text.save_pretrained(tmp_path / "text")
     file = tmp_path / "text" / "model.safetensors"
@@ -468,31 +508,29 @@ def test_text_encoder_without_a_pooler_is_whole(tmp_path):
         ({"patch_size": 4}, "patch_size=8"),
     ],
 )
-def test_other_image_encoder(saved, changes, field):
+def test_image_encoder_of_another_architecture(saved, changes, field):
     _, folder = saved
-    match = f"trained over a vision encoder with {field}, this one has {next(iter(changes.values()))}: load it over"
-    refused(ValueError, match, folder, vision_model=image_encoder(**changes))
+    got = next(iter(changes.values()))
+    match = f"expected a vision encoder with {field}, as in training, got {got}; load the checkpoint over"
+    assert_load_raises(ValueError, match, folder, vision_model=image_encoder(**changes))
 
 
-def test_other_text_encoder(saved):
+def test_text_encoder_of_another_architecture(saved):
     _, folder = saved
-    refused(
-        ValueError,
-        "text encoder with hidden_size=48, this one has 64",
-        folder,
-        text_model=text_encoder(hidden_size=64),
-    )
-    refused(ValueError, "with model_type=clip_text_model, this one has bert", folder, text_model=text_encoder("bert"))
+    match = "expected a text encoder with hidden_size=48, as in training, got 64"
+    assert_load_raises(ValueError, match, folder, text_model=text_encoder(hidden_size=64))
+    match = "expected a text encoder with model_type=clip_text_model, as in training, got bert"
+    assert_load_raises(ValueError, match, folder, text_model=text_encoder("bert"))
 
 
-def test_head_of_another_shape(saved):
+def test_head_of_another_width(saved):
     _, folder = saved
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"hidden_dim": 80}))
-    refused(ValueError, r"head.safetensors does not fit config.json .* in the file, needed is", folder)
+    assert_load_raises(ValueError, r"head.safetensors does not fit .* expected \(240,\) for .*, got \(120,\)", folder)
 
 
-def test_files_are_plain_safetensors(saved):
+def test_weights_are_plain_safetensors_files(saved):
     _, folder = saved
     for file in folder.rglob("*.safetensors"):
         with safe_open(file, "pt") as opened:

@@ -1,4 +1,4 @@
-"""Every image encoder with every text encoder, at a size that neither was made for."""
+"""Every supported image encoder with every text encoder, at an image size other than that of their configs."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tests.helpers.tiny_models import IMAGE, TEXT, image_encoder, inputs, pertur
 @pytest.mark.parametrize("text", TEXT)
 @pytest.mark.parametrize("image", IMAGE)
 def test_from_backbones(image, text):
-    """Shapes, gradients to every trained weight, and the backbones' own numbers as the taps."""
-    vision, words = image_encoder(image), text_encoder(text)
-    plain_vision, plain_words = copy.deepcopy(vision), copy.deepcopy(words)
-    model = DetrisForReferringSegmentation.from_backbones(vision, words, tiny_config())
+    """Shapes, gradients of every trained weight, and feature maps equal to the plain backbones' states."""
+    vision_model, text_model = image_encoder(image), text_encoder(text)
+    plain_vision, plain_text = copy.deepcopy(vision_model), copy.deepcopy(text_model)
+    model = DetrisForReferringSegmentation.from_backbones(vision_model, text_model, tiny_config())
     config = model.config
     assert config.vision_config.architectures == [type(plain_vision).__name__]
-    assert config.text_config.architectures == [type(plain_words).__name__]
+    assert config.text_config.architectures == [type(plain_text).__name__]
     batch = inputs(height=40, width=56, pad=config.pad_token_id)
     out = model(**batch)
     assert out.logits.shape == (2, 1, 20, 28)
@@ -31,27 +31,27 @@ def test_from_backbones(image, text):
 
     with model.vision_model.disable_adapter(), model.text_model.disable_adapter(), torch.no_grad():
         states, sentence = model.encode_text(batch["input_ids"])
-        taps = model.encode_image(batch["pixel_values"], states)
+        feature_maps = model.encode_image(batch["pixel_values"], states)
         keywords = {} if image.startswith("dino") else {"interpolate_pos_encoding": True}
         reference = plain_vision(batch["pixel_values"], output_hidden_states=True, **keywords)
         mask = (batch["input_ids"] != config.pad_token_id).long() if text in ("bert", "xlm_roberta") else None
-        said = plain_words(input_ids=batch["input_ids"], attention_mask=mask)
+        text_output = plain_text(input_ids=batch["input_ids"], attention_mask=mask)
     expected = [reference.hidden_states[2], reference.hidden_states[3], reference.last_hidden_state]
     assert config.extract_layers == [1, 2]
-    for tap, tokens in zip(taps, expected, strict=True):
-        torch.testing.assert_close(tap.flatten(2).transpose(1, 2), tokens[:, -35:])
-    torch.testing.assert_close(states, said.last_hidden_state)
+    for feature_map, tokens in zip(feature_maps, expected, strict=True):
+        torch.testing.assert_close(feature_map.flatten(2).transpose(1, 2), tokens[:, -35:])
+    torch.testing.assert_close(states, text_output.last_hidden_state)
     if text == "clip_projected":
-        torch.testing.assert_close(sentence, said.text_embeds)
+        torch.testing.assert_close(sentence, text_output.text_embeds)
     elif text in ("clip", "siglip"):
-        torch.testing.assert_close(sentence, said.pooler_output)
+        torch.testing.assert_close(sentence, text_output.pooler_output)
     else:
-        torch.testing.assert_close(sentence, said.last_hidden_state[:, 0])
+        torch.testing.assert_close(sentence, text_output.last_hidden_state[:, 0])
 
 
 @pytest.mark.parametrize(("image", "text"), [*zip(IMAGE, [*TEXT, "clip"], strict=True)])
-def test_configs_alone_build_their_encoders(image, text):
-    """`DetrisForReferringSegmentation(config)` knows which class a bare config stands for."""
+def test_model_is_built_from_configs_without_architectures(image, text):
+    """`DetrisForReferringSegmentation(config)` finds the class of a backbone config that does not name one."""
     config = tiny_config(vision_config=IMAGE[image][1](**IMAGE[image][2]), text_config=TEXT[text][1](**TEXT[text][2]))
     model = DetrisForReferringSegmentation(config)
     assert type(model.vision_model.get_base_model()) is IMAGE[image][0]
@@ -66,8 +66,8 @@ def test_save_and_load(image, text, tmp_path):
     image_encoder(image).save_pretrained(tmp_path / "vision")
     text_encoder(text).save_pretrained(tmp_path / "text")
     vision = type(image_encoder(image)).from_pretrained(tmp_path / "vision")
-    words = type(text_encoder(text)).from_pretrained(tmp_path / "text")
-    model = DetrisForReferringSegmentation.from_backbones(vision, words, tiny_config())
+    text_model = type(text_encoder(text)).from_pretrained(tmp_path / "text")
+    model = DetrisForReferringSegmentation.from_backbones(vision, text_model, tiny_config())
     perturb(model)
     model.save_pretrained(tmp_path / "run")
     loaded = DetrisForReferringSegmentation.from_pretrained(tmp_path / "run")
@@ -83,23 +83,25 @@ def test_default_config_takes_its_text_width_from_the_encoder():
     assert model(**inputs()).logits.shape == (2, 1, 24, 24)
 
 
-def test_text_width_other_than_the_aligners_is_refused():
-    with pytest.raises(ValueError, match="hidden states are 64 wide: set DenseAlignerConfig"):
+def test_text_width_other_than_text_dim_raises():
+    match = r"text_dim=48: expected the width of .*, 64; set DenseAlignerConfig\(text_dim=64\)"
+    with pytest.raises(ValueError, match=match):
         DetrisForReferringSegmentation.from_backbones(image_encoder(), text_encoder(hidden_size=64), tiny_config())
 
 
-def test_a_backbone_is_used_once():
-    """A second model on the same objects would silently replace the first one's adapters."""
+def test_backbone_with_adapters_raises():
+    """A second model over the same backbone would silently replace the adapters of the first."""
     vision, text = image_encoder(), text_encoder()
     DetrisForReferringSegmentation.from_backbones(vision, text, tiny_config())
-    with pytest.raises(ValueError, match="dinov2_with_registers backbone carries adapters already: pass a plain one"):
+    match = "expected a dinov2_with_registers backbone without adapters, got one that already has some; pass"
+    with pytest.raises(ValueError, match=match):
         DetrisForReferringSegmentation.from_backbones(vision, text_encoder(), tiny_config())
     wrapped = get_peft_model(text_encoder(), tiny_config().text_adapter)
-    with pytest.raises(ValueError, match="clip_text_model backbone carries adapters already"):
+    with pytest.raises(ValueError, match="expected a clip_text_model backbone without adapters"):
         DetrisForReferringSegmentation.from_backbones(image_encoder(), wrapped, tiny_config())
 
 
-def test_the_users_config_is_left_alone():
+def test_from_backbones_does_not_change_the_users_config():
     config = tiny_config()
     before = config.to_dict()
     DetrisForReferringSegmentation.from_backbones(image_encoder("vit"), text_encoder("bert"), config)

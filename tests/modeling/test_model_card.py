@@ -1,4 +1,4 @@
-"""The model card: metadata as huggingface_hub reads it, and lines that run."""
+"""The model card: metadata as huggingface_hub reads it, results, and code that runs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def python_blocks(card):
     return re.findall(r"```python\n(.*?)```", card, re.DOTALL)
 
 
-def test_metadata_as_the_hub_reads_it(tmp_path):
+def test_metadata_is_readable_by_the_hub(tmp_path):
     (tmp_path / "README.md").write_text(model_card(named_config(), RESULTS))
     data = ModelCard.load(tmp_path / "README.md").data
     assert data.library_name == "peft"
@@ -59,7 +59,7 @@ def test_metadata_as_the_hub_reads_it(tmp_path):
     }
 
 
-def test_without_results_there_is_no_claim():
+def test_card_without_results_shows_no_scores():
     card = ModelCard(model_card(named_config()))
     assert card.data.eval_results is None
     assert card.data.get("datasets") is None
@@ -67,7 +67,7 @@ def test_without_results_there_is_no_claim():
     assert "## Training" not in card.text
 
 
-def test_results_stand_in_the_text_by_name_and_the_machine_does_not():
+def test_card_shows_results_and_no_local_paths():
     card = model_card(named_config(), RESULTS)
     assert "| mIoU | oIoU | Pr@0.5 | gIoU | N-acc |\n|---|---|---|---|---|\n| 75.12 | 60.00 | 90.00 |" in card
     assert "`testA` of refcoco+" in card
@@ -81,14 +81,14 @@ def test_results_stand_in_the_text_by_name_and_the_machine_does_not():
     assert card.data.get("base_model") is None
 
 
-def test_the_revision_of_a_backbone_is_kept_in_the_lines_for_peft():
+def test_code_for_peft_contains_the_revision_of_the_backbone():
     config = named_config()
     config.vision_revision = "v1"
     assert 'from_pretrained("facebook/dinov2-with-registers-base", revision="v1")' in model_card(config)
 
 
 @pytest.mark.parametrize("field", ["vision_adapter", "vision_name_or_path"])
-def test_no_lines_for_peft_where_they_could_not_work(field):
+def test_code_for_peft_is_omitted_if_it_could_not_work(field):
     config = named_config()
     assert len(python_blocks(model_card(config))) == 2
     setattr(config, field, None)
@@ -96,8 +96,8 @@ def test_no_lines_for_peft_where_they_could_not_work(field):
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_the_lines_run_over_local_backbones(named, tmp_path, monkeypatch):
-    """Over backbones of the Hub they are run in `test_hub`."""
+def test_code_runs_with_local_backbones(named, tmp_path, monkeypatch):
+    """`test_hub.py` runs it with backbones on the Hub."""
     image_encoder().save_pretrained(tmp_path / "vision")
     text_encoder().save_pretrained(tmp_path / "text")
     model = DetrisForReferringSegmentation.from_backbones(
@@ -112,7 +112,8 @@ def test_the_lines_run_over_local_backbones(named, tmp_path, monkeypatch):
             "vision_model": Dinov2WithRegistersModel.from_pretrained(tmp_path / "vision"),
             "text_model": CLIPTextModelWithProjection.from_pretrained(tmp_path / "text"),
         }
-    with pytest.warns(UserWarning, match="will not name its") if not named else contextlib.nullcontext():
+    warns = pytest.warns(UserWarning, match="does not name its vision and text backbone")
+    with contextlib.nullcontext() if named else warns:
         model.save_pretrained(tmp_path / "run")
     tokenizer = train_tokenizer(["the red mug on the left"], 60)
     DetrisProcessor.from_config(model.config, tokenizer).save_pretrained(tmp_path / "run")

@@ -1,4 +1,4 @@
-"""The model: shapes, the loss, what is frozen, and that training's modes and savings change no number."""
+"""The model: shapes, errors, frozen weights, training mode, gradient checkpointing, precision."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def make(**changes) -> DetrisForReferringSegmentation:
 
 @pytest.mark.parametrize("without", [(), ("vision_adapter",), ("text_adapter",), ("vision_adapter", "text_adapter")])
 def test_shapes_with_and_without_adapters(without):
-    """The ablation of Table 3: every combination runs, trains what it should, and reports the stages."""
+    """The ablation of Table 3: every combination runs and trains exactly its adapters and the head."""
     model = make(**dict.fromkeys(without))
     batch = inputs()
     out = model(**batch)
     assert out.logits.shape == (2, 1, 24, 24)
     assert out.text_states.shape == (2, 7, 48)
     assert out.sentence_state.shape == (2, 24)
-    assert [tap.shape for tap in out.vision_features] == [(2, 32, 6, 6)] * 3
+    assert [feature_map.shape for feature_map in out.vision_features] == [(2, 32, 6, 6)] * 3
     assert out.loss.shape == ()
     out.loss.backward()
     trained = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
@@ -37,31 +37,14 @@ def test_shapes_with_and_without_adapters(without):
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
-def test_tuple_output_is_the_same():
+def test_tuple_output_equals_the_model_output():
     model = make().eval()
     batch = inputs()
-    out, plain = model(**batch), model(**batch, return_dict=False)
-    assert isinstance(plain, tuple)
-    assert torch.equal(plain[0], out.loss)
-    assert torch.equal(plain[1], out.logits)
+    out, values = model(**batch), model(**batch, return_dict=False)
+    assert isinstance(values, tuple)
+    assert torch.equal(values[0], out.loss)
+    assert torch.equal(values[1], out.logits)
     assert model(batch["pixel_values"], batch["input_ids"]).loss is None
-
-
-def test_loss_by_hand():
-    """Equation 7: every logit against the label at its nearest pixel; in float32 whatever the logits are."""
-    logits, labels = torch.randn(2, 1, 4, 6), torch.rand(2, 12, 24)
-    total = 0.0
-    for sample in range(2):
-        for row in range(4):
-            for column in range(6):
-                # The released code's nearest neighbor: the pixel at floor(i · scale).
-                y, x = labels[sample, row * 3, column * 4].double(), logits[sample, 0, row, column].double()
-                total += -(y * torch.log(torch.sigmoid(x)) + (1 - y) * torch.log(1 - torch.sigmoid(x)))
-    expected = total / logits.numel()
-    torch.testing.assert_close(segmentation_loss(logits, labels).double(), expected, atol=1e-6, rtol=0)
-    assert segmentation_loss(logits.bfloat16(), labels.bfloat16()).dtype == torch.float32
-    boolean = labels > 0.5
-    torch.testing.assert_close(segmentation_loss(logits, boolean), segmentation_loss(logits, boolean.float()))
 
 
 def test_model_loss_is_that_of_its_logits():
@@ -72,14 +55,14 @@ def test_model_loss_is_that_of_its_logits():
 
 
 @pytest.mark.parametrize(("height", "width"), [(40, 64), (64, 24), (48, 48)])
-def test_sides_that_are_multiples_of_the_patch(height, width):
+def test_any_multiple_of_the_patch_size_is_accepted(height, width):
     out = make().eval()(**inputs(height=height, width=width))
     assert out.logits.shape == (2, 1, height // 2, width // 2)
     assert out.vision_features[0].shape == (2, 32, height // 8, width // 8)
 
 
-def test_transposed_grids_are_not_confused():
-    """A patch grid read as w×h would give a image's taps in another order."""
+def test_patch_grid_is_not_transposed():
+    """A change of one patch changes the feature map most at the row and column of that patch."""
     model = make().eval()
     wide = inputs(height=40, width=64)
     with torch.no_grad():
@@ -93,13 +76,14 @@ def test_transposed_grids_are_not_confused():
 
 
 @pytest.mark.parametrize(("height", "width"), [(44, 48), (48, 50)])
-def test_other_sides_are_refused(height, width):
-    with pytest.raises(ValueError, match=f"pixel_values is {height}x{width}: both sides must be multiples .* 8"):
+def test_other_image_sizes_raise(height, width):
+    match = f"pixel_values: expected sides that are multiples of the patch size 8, got {height}x{width} pixels"
+    with pytest.raises(ValueError, match=match):
         make()(**inputs(height=height, width=width))
 
 
-def test_padding_is_not_looked_at_by_the_decoder():
-    """The decoder alone: words at padded places do not count."""
+def test_decoder_ignores_padding():
+    """The decoder's output does not depend on text states at padding."""
     model = make().eval()
     features, states = torch.randn(2, 40, 6, 6), torch.randn(2, 7, 48)
     mask = torch.zeros(2, 7, dtype=torch.bool)
@@ -111,26 +95,22 @@ def test_padding_is_not_looked_at_by_the_decoder():
     assert not torch.equal(model.decoder(features, states, mask)[1], model.decoder(features, other, mask)[1])
 
 
-# -- frozen -----------------------------------------------------------------------------------------------------------
-
-
-def backbone_of(wrapped):
-    return wrapped.get_base_model() if hasattr(wrapped, "get_base_model") else wrapped
+# -- frozen weights and training mode ---------------------------------------------------------------------------------
 
 
 def test_only_adapters_and_head_are_trained():
     model = make()
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
-    held = {name for name, _ in model.named_parameters()} - trained
+    frozen = {name for name, _ in model.named_parameters()} - trained
     assert all(n.startswith(("neck.", "decoder.", "projector.")) or "_branches." in n for n in trained)
-    assert not [n for n in held if n.startswith(("neck.", "decoder.", "projector.")) or "_branches." in n]
-    # A step moves what is trained and leaves the rest bit-equal.
+    assert not [n for n in frozen if n.startswith(("neck.", "decoder.", "projector.")) or "_branches." in n]
+    # An optimizer step changes the trained weights; the frozen ones stay bit-identical.
     before = copy.deepcopy(model.state_dict())
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
     model(**inputs()).loss.backward()
     optimizer.step()
     for name, value in model.state_dict().items():
-        if name in held:
+        if name in frozen:
             assert torch.equal(value, before[name]), name
     assert sum(not torch.equal(model.state_dict()[n], before[n]) for n in trained) > 0.9 * len(trained)
 
@@ -144,24 +124,24 @@ DROPOUT = [
 
 
 @pytest.mark.parametrize(("image", "text", "rates"), DROPOUT)
-def test_backbones_drop_nothing_in_training(image, text, rates):
-    """Frozen features do not depend on `.train()`, not even where the backbone has dropout to apply."""
+def test_backbones_have_no_dropout_in_training(image, text, rates):
+    """Frozen features do not depend on `.train()`, even if the backbone has dropout or drop path."""
     model = DetrisForReferringSegmentation.from_backbones(
         image_encoder(image, **rates), text_encoder(text, **rates), tiny_config(vision_adapter=None, text_adapter=None)
     )
     batch = inputs(pad=model.config.pad_token_id)
     with torch.no_grad():
-        trained = model.train()(**batch)
-        held = model.eval()(**batch)
+        training = model.train()(**batch)
+        evaluation = model.eval()(**batch)
     for name in ("text_states", "sentence_state"):
-        assert torch.equal(trained[name], held[name])
-    for one, other in zip(trained.vision_features, held.vision_features, strict=True):
+        assert torch.equal(training[name], evaluation[name])
+    for one, other in zip(training.vision_features, evaluation.vision_features, strict=True):
         assert torch.equal(one, other)
 
 
-def test_train_reaches_adapters_and_head_only():
+def test_train_changes_the_mode_of_adapters_and_head_only():
     model = make()
-    assert model.training, "a new model is in training mode, as any module"
+    assert model.training, "a new model is in training mode, like any module"
     for mode in (True, False):
         model.train(mode)
         for part in (model.neck, model.decoder, model.projector):
@@ -170,13 +150,13 @@ def test_train_reaches_adapters_and_head_only():
             for layer in (m for m in wrapped.modules() if isinstance(m, ParallelAdapterLayer)):
                 assert all(m.training is mode for m in layer.branches.modules())
                 assert not any(m.training for m in layer.base_layer.modules())
-            plain = [m for n, m in wrapped.named_modules() if "_branches" not in n]
-            checked = [m for m in plain if isinstance(m, (nn.Dropout, nn.LayerNorm, nn.Linear))]
+            frozen = [m for n, m in wrapped.named_modules() if "_branches" not in n]
+            checked = [m for m in frozen if isinstance(m, (nn.Dropout, nn.LayerNorm, nn.Linear))]
             assert checked
             assert not any(m.training for m in checked)
 
 
-def test_batch_norm_of_head_and_adapters_follows_the_data():
+def test_batch_norm_statistics_are_updated_in_training_only():
     model = make()
     norms = {n: m for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
     assert {n.split(".")[0] for n in norms} == {"neck", "projector", "vision_model", "text_model"}
@@ -193,24 +173,24 @@ def test_batch_norm_of_head_and_adapters_follows_the_data():
     ("image", "text", "rates"),
     [("dinov2_with_registers", "clip_projected", {}), ("dinov3", "siglip", {}), ("clip", "bert", {}), *DROPOUT],
 )
-def test_gradient_checkpointing_changes_no_number(image, text, rates):
-    """Same loss, gradients and running statistics; and the blocks do run twice."""
+def test_gradient_checkpointing_does_not_change_the_results(image, text, rates):
+    """Loss, gradients and running statistics are the same, and the blocks are recomputed."""
     model = DetrisForReferringSegmentation.from_backbones(
         image_encoder(image, **rates), text_encoder(text, **rates), tiny_config(dropout=0.0)
     )
     for layer in model.modules():
         if isinstance(layer, nn.MultiheadAttention):
             layer.dropout = 0.0
-    saving = copy.deepcopy(model)
-    saving.activation_checkpointing_enable()
-    assert saving.is_activation_checkpointing
+    checkpointed = copy.deepcopy(model)
+    checkpointed.activation_checkpointing_enable()
+    assert checkpointed.is_activation_checkpointing
     batch = inputs(pad=model.config.pad_token_id)
     runs = []
-    for each in (model, saving):
+    for each in (model, checkpointed):
         calls = []
         for wrapped in (each.vision_model, each.text_model):
             for block in (m for m in wrapped.modules() if isinstance(m, GradientCheckpointingLayer)):
-                # Inside the block: the block itself is called once, its forward twice.
+                # A hook inside the block counts the recomputation; a hook on the block would not.
                 inner = next(m for m in block.modules() if isinstance(m, nn.LayerNorm))
                 inner.register_forward_hook(lambda *_, block=block, calls=calls: calls.append(block))
         each.train()
@@ -218,18 +198,19 @@ def test_gradient_checkpointing_changes_no_number(image, text, rates):
         forward = len(calls)
         loss.backward()
         runs.append((loss, forward, len(calls) - forward))
-    assert runs[0][2] == 0
-    assert runs[1][1] == runs[0][1]
-    assert runs[1][2] >= 3, "blocks that carry gradients are recomputed, those of the text encoder too"
-    assert torch.equal(runs[0][0], runs[1][0])
-    for (name, one), other in zip(model.named_parameters(), saving.parameters(), strict=True):
+    (loss, forward, backward), (checkpointed_loss, checkpointed_forward, checkpointed_backward) = runs
+    assert backward == 0
+    assert checkpointed_forward == forward
+    assert checkpointed_backward >= 3, "blocks with gradients are recomputed, also those of the text encoder"
+    assert torch.equal(loss, checkpointed_loss)
+    for (name, one), other in zip(model.named_parameters(), checkpointed.parameters(), strict=True):
         if one.requires_grad:
             torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-7, msg=name)
-    for (name, one), other in zip(model.named_buffers(), saving.buffers(), strict=True):
+    for (name, one), other in zip(model.named_buffers(), checkpointed.buffers(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=0, msg=name)
 
 
-def test_gradient_checkpointing_can_be_switched_off():
+def test_gradient_checkpointing_can_be_disabled():
     model = make()
     model.activation_checkpointing_enable()
     model.activation_checkpointing_disable()
@@ -242,7 +223,7 @@ def test_gradient_checkpointing_can_be_switched_off():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("lowered", [("image",), ("text",), ("image", "text")])
-def test_backbones_in_lower_precision_under_a_float32_head(dtype, lowered):
+def test_backbones_may_have_a_lower_precision_than_the_head(dtype, lowered):
     vision = image_encoder()
     text = text_encoder()
     exact = DetrisForReferringSegmentation.from_backbones(
@@ -263,7 +244,7 @@ def test_backbones_in_lower_precision_under_a_float32_head(dtype, lowered):
     assert all(p.grad.isfinite().all() and p.grad.dtype == torch.float32 for p in trained.values())
 
 
-def test_whole_model_in_bfloat16():
+def test_complete_model_in_bfloat16():
     model = make().to(torch.bfloat16)
     batch = inputs()
     out = model(batch["pixel_values"].bfloat16(), batch["input_ids"], batch["labels"])
@@ -271,7 +252,7 @@ def test_whole_model_in_bfloat16():
     out.loss.backward()
 
 
-def test_under_autocast():
+def test_training_step_under_autocast():
     model = make()
     with torch.autocast("cpu", torch.bfloat16):
         loss = model(**inputs()).loss

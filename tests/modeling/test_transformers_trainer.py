@@ -1,4 +1,4 @@
-"""Under transformers' own `Trainer`."""
+"""Training with the `Trainer` of transformers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Rows(torch.utils.data.Dataset):
         return 4
 
     def __getitem__(self, index):
-        # Columns that the model does not name are taken out by the Trainer.
+        # The Trainer removes columns that are not arguments of the model.
         return {**{k: v[index] for k, v in self.columns.items()}, "sentence": "the red mug"}
 
 
@@ -54,7 +54,7 @@ def arguments(folder, **changes) -> TrainingArguments:
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_trains_evaluates_and_saves_adapters_only(make, tmp_path, checkpointing):
+def test_trainer_trains_evaluates_and_saves_adapters_only(make, tmp_path, checkpointing):
     model = make()
     trainer = Trainer(
         model=model,
@@ -74,8 +74,8 @@ def test_trains_evaluates_and_saves_adapters_only(make, tmp_path, checkpointing)
         assert torch.equal(loaded(**batch).logits, model.eval()(**batch).logits)
 
 
-def test_accumulated_loss_is_divided(make, tmp_path):
-    """The loss is a mean, which the Trainer must divide by the accumulation steps: it then reports the plain mean."""
+def test_loss_is_divided_by_the_accumulation_steps(make, tmp_path):
+    """The loss is a mean, so the Trainer must divide it; it then logs the mean over all samples."""
 
     def first_loss(**changes):
         trainer = Trainer(
@@ -86,7 +86,7 @@ def test_accumulated_loss_is_divided(make, tmp_path):
         trainer.train()
         return trainer.state.log_history[0]["loss"]
 
-    whole = first_loss(per_device_train_batch_size=4)
-    parts = first_loss(per_device_train_batch_size=2, gradient_accumulation_steps=2)
-    # BatchNorm sees other batches, so not equal; not divided it would be twice as much.
-    assert parts == pytest.approx(whole, rel=0.3)
+    one_batch = first_loss(per_device_train_batch_size=4)
+    accumulated = first_loss(per_device_train_batch_size=2, gradient_accumulation_steps=2)
+    # Not equal, because BatchNorm gets other batches. Without the division it would be twice as large.
+    assert accumulated == pytest.approx(one_batch, rel=0.3)

@@ -1,4 +1,4 @@
-"""The lines of docs/training.md for `transformers.Trainer`, run as they stand."""
+"""The code for `transformers.Trainer` in docs/training.md runs as written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from detris_peft import DetrisForReferringSegmentation
 DOCUMENT = Path(__file__).parents[2] / "docs/training.md"
 
 
-def test_the_documents_lines_train(model, processor, root, tmp_path, monkeypatch):
+def test_code_in_the_documentation_trains(model, processor, root, tmp_path, monkeypatch):
     code = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)[0]
     monkeypatch.chdir(tmp_path)
     code = code.replace('"DATA", "refcoco"', f'"{root}", "refshapes"')

@@ -1,4 +1,4 @@
-"""What `detris data check` reports, met by `detris train` without a check before: said in one line, or left out."""
+"""`detris train` with the bad rows that `detris data check` finds: refused in one line, or skipped and listed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from detris_peft import DetrisForReferringSegmentation
 from detris_peft.cli.train import main
 from detris_peft.data import BadRowError
 from detris_peft.data.refshapes import write_refshapes
-from detris_peft.training import trainer
+from detris_peft.training import results
 
 SIDE = 224
 FAR = [[x + 5 * SIDE for x in (10, 10, 40, 10, 40, 40, 10, 40)]]
@@ -22,18 +22,18 @@ SPECK = {"size": [SIDE * 20, SIDE * 20], "counts": [7, 1, (SIDE * 20) ** 2 - 8]}
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory):
-    root = tmp_path_factory.mktemp("sound")
+def intact(tmp_path_factory):
+    root = tmp_path_factory.mktemp("intact")
     write_refshapes(root, train=10, val=2, test=0, image_size=SIDE)
     return root
 
 
 class Toys:
-    """A copy of RefShapes to be damaged: each fault in a image, or a reference, of its own."""
+    """A copy of RefShapes to be damaged. Each fault uses another image or reference."""
 
-    def __init__(self, sound, root):
+    def __init__(self, intact, root):
         self.root = root
-        shutil.copytree(sound, root)
+        shutil.copytree(intact, root)
         self.refs_file, self.instances_file = root / "refshapes/refs(unc).p", root / "refshapes/instances.json"
         self.references = pickle.loads(self.refs_file.read_bytes())
         self.instances = json.loads(self.instances_file.read_text())
@@ -41,7 +41,7 @@ class Toys:
         self.images = {one["id"]: one for one in self.instances["images"]}
 
     def reference(self, image, number=0):
-        """Of the so-manieth training image, which has two."""
+        """Return one of the two references of the training image with this number."""
         return self.references[2 * image + number]
 
     def annotation(self, image, number=0):
@@ -60,8 +60,8 @@ class Toys:
 
     def train(self, *options):
         common = ("--preset", "tiny", "--dataset", "refshapes", "--epochs", "1", "--batch_size", "6")
-        place = ("--data_root", str(self.root), "--output_dir", str(self.root / "run"), "--num_workers", "0")
-        main([*common, *place, *options])
+        paths = ("--data_root", str(self.root), "--output_dir", str(self.root / "run"), "--num_workers", "0")
+        main([*common, *paths, *options])
 
 
 def missing(toys):
@@ -90,7 +90,7 @@ def out_of_frame(toys):
     return "mask_out_of_frame", [str(toys.instances_file), f"annotation {toys.annotation(4)['id']}:"], 1
 
 
-def of_another_size(toys):
+def wrong_image_size(toys):
     Image.new("RGB", (SIDE // 2, SIDE)).save(toys.file(5))
     return "mask_malformed", [toys.file(5).name, "reference"], 2
 
@@ -100,12 +100,12 @@ def malformed(toys):
     return "mask_malformed", [str(toys.instances_file), f"annotation {toys.annotation(6)['id']}:"], 1
 
 
-def run_lengths_that_do_not_fill(toys):
+def wrong_run_lengths(toys):
     toys.annotation(6, 1)["segmentation"] = {"size": [SIDE, SIDE], "counts": [5, 5]}
     return "mask_malformed", [str(toys.instances_file), f"annotation {toys.annotation(6, 1)['id']}:"], 1
 
 
-def twice(toys):
+def duplicate_id(toys):
     toys.reference(7, 1)["ref_id"] = number = toys.reference(7)["ref_id"]
     return "duplicate_id", [str(toys.refs_file), f"reference {number}:"], 1
 
@@ -115,13 +115,13 @@ def blank(toys):
     return "row_malformed", [str(toys.refs_file), f"reference {toys.reference(8)['ref_id']}:"], 1
 
 
-def vanishing(toys):
-    """One pixel of a image twenty times as large as the model's."""
+def vanishing_mask(toys):
+    """A mask of one pixel in an image twenty times as large as the model's."""
     Image.new("RGB", (SIDE * 20, SIDE * 20)).save(toys.file(9), quality=10)
     toys.image(9).update(height=SIDE * 20, width=SIDE * 20)
     for number in (0, 1):
         toys.annotation(9, number)["segmentation"] = SPECK
-    return "mask_empty", [toys.file(9).name, "reference", "none is left at the model's image_size"], 2
+    return "mask_empty", [toys.file(9).name, "reference", "got 1 pixels of which none remain"], 2
 
 
 FAULTS = (
@@ -130,35 +130,35 @@ FAULTS = (
     truncated,
     empty,
     out_of_frame,
-    of_another_size,
+    wrong_image_size,
     malformed,
-    run_lengths_that_do_not_fill,
-    twice,
+    wrong_run_lengths,
+    duplicate_id,
     blank,
-    vanishing,
+    vanishing_mask,
 )
 
 
 @pytest.fixture
 def labels(monkeypatch):
-    """What training saw: the largest label of each sample."""
-    seen = []
+    """Record the largest label of each training sample."""
+    largest = []
     real = DetrisForReferringSegmentation.forward
 
-    def forward(self, pixel_values, input_ids, labels=None, **more):
+    def forward(self, pixel_values, input_ids, labels=None, **kwargs):
         if self.training:
-            seen.extend(labels.amax((1, 2)).tolist())
-        return real(self, pixel_values, input_ids, labels=labels, **more)
+            largest.extend(labels.amax((1, 2)).tolist())
+        return real(self, pixel_values, input_ids, labels=labels, **kwargs)
 
     monkeypatch.setattr(DetrisForReferringSegmentation, "forward", forward)
-    monkeypatch.setattr(trainer, "plot_curves", lambda *_: None)
-    monkeypatch.setattr(trainer, "plot_predictions", lambda *_: None)
-    return seen
+    monkeypatch.setattr(results, "plot_curves", lambda *_: None)
+    monkeypatch.setattr(results, "plot_predictions", lambda *_: None)
+    return largest
 
 
 @pytest.mark.parametrize("damage", FAULTS, ids=lambda damage: damage.__name__)
-def test_training_stops_at_a_bad_row_with_one_line_that_names_it(sound, tmp_path, labels, damage):
-    toys = Toys(sound, tmp_path / "toys")
+def test_training_stops_at_a_bad_row_with_one_line_that_names_it(intact, tmp_path, labels, damage):
+    toys = Toys(intact, tmp_path / "toys")
     kind, named, _ = damage(toys)
     with pytest.raises(BadRowError) as caught:
         toys.write().train()
@@ -170,27 +170,27 @@ def test_training_stops_at_a_bad_row_with_one_line_that_names_it(sound, tmp_path
     assert not (toys.root / "run/last").exists()
 
 
-def test_all_of_them_are_left_out_listed_and_counted(sound, tmp_path, labels, capsys):
-    toys = Toys(sound, tmp_path / "toys")
+def test_skipped_bad_rows_are_listed_and_counted(intact, tmp_path, labels, capsys):
+    toys = Toys(intact, tmp_path / "toys")
     faults = [damage(toys) for damage in FAULTS]
     toys.write().train("--skip_bad_rows")
     printed = capsys.readouterr().out.splitlines()
-    start = next(i for i, line in enumerate(printed) if "bad rows were left out" in line)
+    start = next(i for i, line in enumerate(printed) if "bad rows were skipped" in line)
     listed = printed[start + 1 :]
     for kind, named, count in faults:
         found = [line for line in listed if line.startswith(f"  {kind}: ") and all(name in line for name in named)]
         assert len(found) == count, (named, printed)
     assert len(listed) == sum(count for _, _, count in faults)
-    assert printed[start] == f"{len(listed)} bad rows were left out:"
-    # 20 references, of which the readers leave out 8; the rest is visited, bad ones' places being taken.
+    assert printed[start] == f"{len(listed)} bad rows were skipped:"
+    # Of 20 references the readers skip 8. The others are visited; a good row replaces each bad one.
     assert len(labels) == 12
     assert min(labels) > 0
     assert (toys.root / "run/last").exists()
 
 
-def test_a_bad_row_of_the_validation_too(sound, tmp_path, labels, capsys):
+def test_bad_validation_rows_are_refused_or_skipped_too(intact, tmp_path, labels, capsys):
     def damaged(name):
-        toys = Toys(sound, tmp_path / name)
+        toys = Toys(intact, tmp_path / name)
         file = toys.file(10)
         assert toys.reference(10)["split"] == "val"
         file.write_bytes(b"no image")
@@ -199,32 +199,32 @@ def test_a_bad_row_of_the_validation_too(sound, tmp_path, labels, capsys):
     toys, file = damaged("stops")
     with pytest.raises(BadRowError, match=re.escape(f"{file}: the image cannot be decoded")):
         toys.train()
-    toys, file = damaged("goes on")
+    toys, file = damaged("skips")
     toys.train("--skip_bad_rows")
     printed = capsys.readouterr().out
-    assert "\n2 bad rows were left out:\n  image_damaged: " in printed
+    assert "\n2 bad rows were skipped:\n  image_damaged: " in printed
     assert [line for line in printed.splitlines() if str(file) in line] == printed.splitlines()[-2:]
     assert len(labels) == 2 * 20
 
 
-def test_images_that_are_shared_by_training_and_validation_stop_it(sound, tmp_path, labels):
-    toys = Toys(sound, tmp_path / "toys")
+def test_images_shared_by_training_and_validation_are_refused(intact, tmp_path, labels):
+    toys = Toys(intact, tmp_path / "toys")
     moved = toys.reference(3, 1)
     moved["split"] = "val"
     toys.write()
     name = re.escape(toys.image(3)["file_name"])
-    for options in ((), ("--skip_bad_rows",)):  # it is no matter of one row
-        with pytest.raises(ValueError, match=rf"^1 images to train on .*{name} among them.*--leak keep\.$"):
+    for options in ((), ("--skip_bad_rows",)):  # not an error of one row
+        with pytest.raises(ValueError, match=rf"got 1 shared images \({name}, .*--leak keep\.$"):
             toys.train(*options)
     assert not labels
     toys.train("--leak", "keep")
     assert len(labels) == 19
 
 
-def test_where_every_row_is_bad_that_is_said(sound, tmp_path, labels):
-    toys = Toys(sound, tmp_path / "toys")
+def test_a_dataset_of_bad_rows_only_is_refused(intact, tmp_path, labels):
+    toys = Toys(intact, tmp_path / "toys")
     for image in range(10):
         toys.file(image).write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"Every one of the 20 rows is bad, the first for: .*cannot be decoded") as e:
+    with pytest.raises(ValueError, match=r"got 20 invalid rows; fix the first: .*cannot be decoded") as e:
         toys.train("--skip_bad_rows")
     assert "\n" not in str(e.value)

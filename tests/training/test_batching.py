@@ -1,4 +1,4 @@
-"""Batches and learning rates from the position alone."""
+"""Stateless batching and learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -14,42 +14,42 @@ counts = st.integers(1, 9)
 
 
 @given(st.integers(1, 60), counts, counts, counts)
-def test_each_sample_is_visited_once_whatever_the_processes(samples, batch_size, processes, accumulation):
-    if samples < processes:
-        with pytest.raises(ValueError, match=f"{samples} rows cannot be shared by {processes} processes"):
-            GlobalBatches(samples, batch_size, processes, 0, accumulation)
+def test_each_sample_is_visited_once_for_any_number_of_ranks(num_samples, batch_size, num_processes, accumulation):
+    if num_samples < num_processes:
+        with pytest.raises(ValueError, match=f"got {num_samples} rows for {num_processes} processes"):
+            GlobalBatches(num_samples, batch_size, num_processes, 0, accumulation)
         return
-    every = [GlobalBatches(samples, batch_size, processes, index, accumulation) for index in range(processes)]
-    batches = [list(part) for part in every]
-    # As many batches in each process, none empty, together all samples in order.
+    ranks = [GlobalBatches(num_samples, batch_size, num_processes, i, accumulation) for i in range(num_processes)]
+    batches = [list(part) for part in ranks]
+    # Every rank has the same number of batches, none is empty, and together they hold all samples in order.
     assert len({len(part) for part in batches}) == 1
     merged = [sample for parts in zip(*batches, strict=True) for part in parts for sample in part]
-    assert merged == list(range(samples))
+    assert merged == list(range(num_samples))
     assert all(part for parts in batches for part in parts)
-    for number in range(len(every[0])):
+    for number in range(len(ranks[0])):
         sizes = [len(part[number]) for part in batches]
         assert max(sizes) - min(sizes) <= 1
-        assert sum(one.weight(number) for one in every) == pytest.approx(1)
-    # A step takes the mean over its samples: gradients are averaged over processes and divided by the accumulation.
-    for first in range(0, len(every[0]), accumulation):
-        group = range(first, min(first + accumulation, len(every[0])))
+        assert sum(one.fraction(number) for one in ranks) == pytest.approx(1)
+    # A step takes the mean over its samples: gradients are averaged over ranks and divided by `accumulation`.
+    for first in range(0, len(ranks[0]), accumulation):
+        group = range(first, min(first + accumulation, len(ranks[0])))
         total = sum(len(part[number]) for part in batches for number in group)
-        for one, part in zip(every, batches, strict=True):
+        for one, part in zip(ranks, batches, strict=True):
             for number in group:
-                per_sample = one.share(number) / len(part[number]) / processes / accumulation
+                per_sample = one.loss_scale(number) / len(part[number]) / num_processes / accumulation
                 assert per_sample == pytest.approx(1 / total)
 
 
-def test_an_epoch_can_be_entered_in_the_middle():
+def test_an_epoch_can_start_at_any_batch():
     batches = GlobalBatches(20, 3)
-    whole = list(batches)
-    assert list(batches.begin(batches, 4)) == whole[4:]
+    epoch = list(batches)
+    assert list(batches.start_at(batches, 4)) == epoch[4:]
     assert len(batches) == 3
-    assert batches.total == 7
+    assert batches.per_epoch == 7
 
 
-def test_the_learning_rate_rises_and_falls_at_milestones():
+def test_learning_rate_warm_up_and_milestones():
     arguments = TrainingArguments(learning_rate=1.0, warmup_steps=3, milestones=[4, 2], gamma=0.1)
     assert [learning_rate(arguments, 1, step) for step in range(1, 6)] == [0.25, 0.5, 0.75, 1, 1]
-    # After 2 and after 4 epochs, as MultiStepLR has it.
+    # Decays after 2 and after 4 epochs, as MultiStepLR does.
     assert [learning_rate(arguments, epoch, 99) for epoch in range(1, 6)] == pytest.approx([1, 1, 0.1, 0.1, 0.01])

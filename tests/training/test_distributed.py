@@ -1,4 +1,4 @@
-"""Several processes compute what one does."""
+"""Two ranks give the loss, gradients and scores of one."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from detris_peft import DetrisForReferringSegmentation
 from tests.helpers import toy_run
 
 CONFIGS = Path(__file__).parents[2] / "examples/accelerate"
-# Weights stay where they are, so that what is compared is not what Adam makes of rounding.
-STILL = {"double": True, "dropout": 0.0, "learning_rate": 1e-12, "epochs": 1, "eval_batch_size": 3}
-# 20 references: in 2 batches of 8 and one of 4; and, where processes share batches of 6, with a rest of 2.
+# The learning rate is so small that the weights do not change: Adam would amplify rounding errors.
+FIXED_WEIGHTS = {"double": True, "dropout": 0.0, "learning_rate": 1e-12, "epochs": 1, "eval_batch_size": 3}
+# 20 references: two batches of 8 and one of 4; three batches of 6 and one of 2.
 CASES = {"even": {"batch_size": 8}, "uneven": {"batch_size": 6}, "accumulated": {"batch_size": 6, "accumulated": 3}}
 
 
@@ -50,14 +50,19 @@ def free_port():
         return str(probe.getsockname()[1])
 
 
-def cases(folder, processes):
-    made = []
+def cases(folder, num_processes):
+    result = []
     for name, case in CASES.items():
-        case = {**STILL, **case, "folder": str(folder / name), "gradients": str(folder / f"{name}.safetensors")}
-        case["batch_size"] //= processes
+        case = {
+            **FIXED_WEIGHTS,
+            **case,
+            "folder": str(folder / name),
+            "gradients": str(folder / f"{name}.safetensors"),
+        }
+        case["batch_size"] //= num_processes
         case["gradient_accumulation_steps"] = case.pop("accumulated", 1)
-        made.append(case)
-    return made
+        result.append(case)
+    return result
 
 
 def check_equal(one, two):
@@ -81,24 +86,24 @@ def one(root, tmp_path_factory):
     return folder
 
 
-def test_two_processes_give_the_loss_gradients_and_scores_of_one(one, root, tmp_path):
+def test_two_ranks_give_the_loss_gradients_and_scores_of_one(one, root, tmp_path):
     process = launch(root, cases(tmp_path, 2), tmp_path / "cases.json", "--main_process_port", free_port())
     output = process.communicate(timeout=250)[0]
     assert process.returncode == 0, output[-3000:]
     check_equal(one, tmp_path)
 
 
-def test_two_processes_with_sharded_weights_do_too_and_go_on(one, root, tmp_path):
-    """FSDP2: all weights in shards, checkpoints too; what is saved for use is adapter-only and whole."""
+def test_two_ranks_with_sharded_weights_do_too_and_can_resume(one, root, tmp_path):
+    """FSDP2: weights and checkpoints are sharded; the saved model is adapter-only and complete."""
     sharded = [{**case, "save_steps": 1} for case in cases(tmp_path, 2)]
     resumed = {**sharded[0], "resume": "latest", "epochs": 2}
     options = ("--num_processes", "2", "--main_process_port", free_port())
     process = launch(root, [*sharded, resumed], tmp_path / "cases.json", *options, config="fsdp2.yaml")
     output = process.communicate(timeout=280)[0]
     assert process.returncode == 0, output[-3000:]
-    assert re.search(r"Going on from .*even/checkpoints/step-00000003 \(epoch 2, step 3\)", output)
-    course = json.loads((tmp_path / "even/checkpoints/step-00000006/course.json").read_text())
-    assert course["engine"] == "FSDP"
+    assert re.search(r"Resuming from .*even/checkpoints/step-00000003 \(epoch 2, step 3\)", output)
+    fingerprint = json.loads((tmp_path / "even/checkpoints/step-00000006/fingerprint.json").read_text())
+    assert fingerprint["engine"] == "FSDP"
     history = tmp_path / "even/metrics.jsonl"
     first, second = history.read_text().splitlines()
     assert json.loads(second)["epoch"] == 2
@@ -119,9 +124,9 @@ def test_accelerate_reads_the_configs(file):
 
 @pytest.mark.slow
 def test_two_machines_do_too(one, root, tmp_path):
-    place = ("--num_machines", "2", "--main_process_ip", "127.0.0.1", "--main_process_port", free_port())
+    address = ("--num_machines", "2", "--main_process_ip", "127.0.0.1", "--main_process_port", free_port())
     processes = [
-        launch(root, cases(tmp_path, 2), tmp_path / f"cases_{rank}.json", *place, "--machine_rank", str(rank))
+        launch(root, cases(tmp_path, 2), tmp_path / f"cases_{rank}.json", *address, "--machine_rank", str(rank))
         for rank in (0, 1)
     ]
     outputs = [process.communicate(timeout=280)[0] for process in processes]

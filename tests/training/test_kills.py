@@ -1,4 +1,4 @@
-"""A run that is killed again and again, also in the middle of a save, ends as the one that never was."""
+"""A run that is killed many times, also in the middle of a save, is bit-identical to an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ OPTIONS = {
 
 @pytest.fixture(scope="module")
 def start():
-    """Starts `run` in a process forked from a server that has imported everything, which saves seconds a start."""
+    """Start `toy_run.run` in a process forked from a server that has imported everything, which saves seconds."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.helpers.toy_run"])
-    # The server does not get this process' sys.path, and says nothing if it cannot import.
+    # The server does not inherit sys.path, and ignores failed imports.
     folders = [str(Path(toy_run.__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
 
     def start(*args, **kwargs):
@@ -51,46 +51,46 @@ def history(folder):
     return json.loads((folder / "metrics.json").read_text())["history"]
 
 
-def test_killed_twenty_times_the_run_ends_with_the_same_bits(start, root, tmp_path):
-    whole = tmp_path / "whole"
-    for _ in range(2):  # the first waits for the server's imports
+def test_a_run_killed_many_times_is_bit_identical(start, root, tmp_path):
+    uninterrupted = tmp_path / "uninterrupted"
+    for _ in range(2):  # the first start includes the server's imports
         begin = time.monotonic()
-        process = start(root, whole, overwrite_output_dir=True, **OPTIONS)
+        process = start(root, uninterrupted, overwrite_output_dir=True, **OPTIONS)
         process.join()
         duration = time.monotonic() - begin
         assert process.exitcode == 0
 
     rng = random.Random(0)
-    kills = {"at a moment": 0, "in a save": 0}
-    for number in range(20):  # runs, each killed until it comes through
+    kills = {"at a random time": 0, "in a save": 0}
+    for number in range(20):  # runs, each killed until one start finishes
         killed = tmp_path / f"killed_{number}"
         while True:
-            way = min(kills, key=lambda way: kills[way])
-            # A save writes about 20 files to the disk: at any of them, in one of the first saves.
-            sync = rng.randint(1, 50) if way == "in a save" else 0
+            kind = min(kills, key=lambda kind: kills[kind])
+            # A save syncs about 20 files: kill at any of them, in one of the first saves.
+            sync = rng.randint(1, 50) if kind == "in a save" else 0
             process = start(root, killed, die_at_sync=sync, resume="latest", **OPTIONS)
-            if way == "at a moment":
+            if kind == "at a random time":
                 process.join(rng.uniform(0.1, 0.6) * duration)
                 process.kill()
             process.join()
             if process.exitcode == 0:
                 break
             assert process.exitcode == -signal.SIGKILL
-            kills[way] += 1
+            kills[kind] += 1
         for name in ("last", "best"):
-            assert weights(killed / name) == weights(whole / name)
-        assert history(killed) == history(whole)
+            assert weights(killed / name) == weights(uninterrupted / name)
+        assert history(killed) == history(uninterrupted)
         if min(kills.values()) >= 11:
             break
     assert sum(kills.values()) >= 20, kills
     assert min(kills.values()) >= 10, kills
 
 
-def test_a_signal_to_the_whole_group_saves_though_readers_get_it_too(start, root, tmp_path):
-    """As a launcher or Slurm sends it: the processes that read images must not die of it."""
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+def test_a_signal_to_the_process_group_saves_the_run(start, root, tmp_path):
+    """Launchers and Slurm signal the group: the DataLoader workers must survive the signal."""
+    uninterrupted, stopped = tmp_path / "uninterrupted", tmp_path / "stopped"
     options = {**OPTIONS, "num_workers": 2, "epochs": 2}
-    process = start(root, whole, **options)
+    process = start(root, uninterrupted, **options)
     process.join()
     process = start(root, stopped, own_group=True, **options)
     while not any(stopped.glob("checkpoints/step-*")):
@@ -102,4 +102,4 @@ def test_a_signal_to_the_whole_group_saves_though_readers_get_it_too(start, root
     process = start(root, stopped, resume="latest", **options)
     process.join()
     assert process.exitcode == 0
-    assert weights(stopped / "last") == weights(whole / "last")
+    assert weights(stopped / "last") == weights(uninterrupted / "last")

@@ -1,4 +1,4 @@
-"""Stopping and going on: the same bits, what is refused, what is said."""
+"""Interrupting and resuming: bit-identical results, refused checkpoints, messages."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ import pytest
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from detris_peft.training import TrainingInterrupted, train, trainer
+from detris_peft.atomic import write_manifest
+from detris_peft.training import TrainingInterrupted, results, train, trainer
 from detris_peft.training import checkpoints as checkpoints_module
+from detris_peft.training.step import TrainingStep
 from tests.helpers import toy_run
 from tests.training.test_kills import weights
 
 
-def go(root, folder, dropout=0.1, **changes):
-    """A whole `train` in this process, as a new process would."""
+def run(root, folder, dropout=0.1, **changes):
+    """Run `train` as a new process would."""
     AcceleratorState._reset_state(reset_partial_state=True)
     rows = toy_run.load_rows(root)
     model = toy_run.load_model(root, dropout)
@@ -25,27 +27,27 @@ def go(root, folder, dropout=0.1, **changes):
 
 
 def stop_after(monkeypatch, steps, number=signal.SIGTERM):
-    """Send this process a signal while its step of that number runs."""
-    real, done = trainer._Run._step, []
+    """Send this process a signal during its step with this number (1-based)."""
+    real, done = TrainingStep.run, []
 
-    def step(run, batch):
+    def run_step(step, batch, progress):
         done.append(batch)
         if len(done) == steps:
             os.kill(os.getpid(), number)
-        return real(run, batch)
+        return real(step, batch, progress)
 
-    monkeypatch.setattr(trainer._Run, "_step", step)
+    monkeypatch.setattr(TrainingStep, "run", run_step)
 
 
 @pytest.fixture(scope="module")
-def _imageless():
+def _no_plots():
     with pytest.MonkeyPatch.context() as patch:
         for name in ("plot_curves", "plot_predictions"):
-            patch.setattr(trainer, name, lambda *_: None)
+            patch.setattr(results, name, lambda *_: None)
         yield
 
 
-pytestmark = pytest.mark.usefixtures("_imageless")
+pytestmark = pytest.mark.usefixtures("_no_plots")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -58,24 +60,24 @@ pytestmark = pytest.mark.usefixtures("_imageless")
     ],
     ids=["plain", "accumulated-bf16", "workers"],
 )
-def test_a_signal_saves_and_the_resumed_run_ends_with_the_same_bits(root, tmp_path, monkeypatch, options, number):
-    whole = go(root, tmp_path / "whole", **options)
+def test_a_run_resumed_after_a_signal_is_bit_identical(root, tmp_path, monkeypatch, options, number):
+    uninterrupted = run(root, tmp_path / "uninterrupted", **options)
     with monkeypatch.context() as patch:
         stop_after(patch, 2, number)
         with pytest.raises(
             TrainingInterrupted, match=rf"Stopped by {number.name} after step .*--resume latest"
         ) as stop:
-            go(root, tmp_path / "stopped", **options)
+            run(root, tmp_path / "stopped", **options)
     assert stop.value.signum == number
-    assert not (tmp_path / "stopped/last").exists()  # in the first epoch
-    resumed = go(root, tmp_path / "stopped", resume="latest", **options)
-    assert resumed == whole
+    assert not (tmp_path / "stopped/last").exists()  # interrupted in the first epoch
+    resumed = run(root, tmp_path / "stopped", resume="latest", **options)
+    assert resumed == uninterrupted
     for name in ("last", "best"):
-        assert weights(tmp_path / "stopped" / name) == weights(tmp_path / "whole" / name)
+        assert weights(tmp_path / "stopped" / name) == weights(tmp_path / "uninterrupted" / name)
 
 
-def test_a_signal_during_an_evaluation_is_heard(root, tmp_path, monkeypatch):
-    whole = go(root, tmp_path / "whole")
+def test_a_signal_during_an_evaluation_interrupts_the_run(root, tmp_path, monkeypatch):
+    uninterrupted = run(root, tmp_path / "uninterrupted")
     real = trainer.evaluate
 
     def evaluate(*args, **kwargs):
@@ -85,19 +87,19 @@ def test_a_signal_during_an_evaluation_is_heard(root, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "evaluate", evaluate)
         with pytest.raises(TrainingInterrupted, match="after step 4;"):
-            go(root, tmp_path / "stopped")
-    assert go(root, tmp_path / "stopped", resume="latest") == whole
+            run(root, tmp_path / "stopped")
+    assert run(root, tmp_path / "stopped", resume="latest") == uninterrupted
 
 
-def test_an_epoch_more_goes_on_from_the_last(root, tmp_path):
-    whole = go(root, tmp_path / "whole", epochs=3)
-    go(root, tmp_path / "run", epochs=2)
-    assert go(root, tmp_path / "run", epochs=3, resume="latest") == whole
-    assert [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()] == whole
+def test_a_finished_run_can_be_resumed_for_more_epochs(root, tmp_path):
+    uninterrupted = run(root, tmp_path / "uninterrupted", epochs=3)
+    run(root, tmp_path / "run", epochs=2)
+    assert run(root, tmp_path / "run", epochs=3, resume="latest") == uninterrupted
+    assert [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()] == uninterrupted
 
 
-def test_the_last_few_checkpoints_are_kept_and_hold_no_frozen_weight(root, tmp_path):
-    go(root, tmp_path / "run", epochs=2, save_steps=1, save_total_limit=3, ema_decay=0.5)
+def test_the_newest_checkpoints_are_kept_and_hold_no_frozen_weight(root, tmp_path):
+    run(root, tmp_path / "run", epochs=2, save_steps=1, save_total_limit=3, ema_decay=0.5)
     kept = sorted(p.name for p in (tmp_path / "run/checkpoints").iterdir())
     assert kept == ["step-00000006", "step-00000007", "step-00000008"]
     folder = tmp_path / "run/checkpoints/step-00000008"
@@ -110,56 +112,76 @@ def test_the_last_few_checkpoints_are_kept_and_hold_no_frozen_weight(root, tmp_p
     assert set(load_file(folder / "ema.safetensors")) == trained
 
 
-def test_a_truncated_file_falls_back_to_the_checkpoint_before(root, tmp_path, capsys):
-    whole = go(root, tmp_path / "run", save_steps=1)
+def test_with_a_truncated_file_the_checkpoint_before_is_resumed(root, tmp_path, capsys):
+    uninterrupted = run(root, tmp_path / "run", save_steps=1)
     last = tmp_path / "run/checkpoints/step-00000008"
     file = last / "optimizer.bin"
     size = file.stat().st_size
     file.write_bytes(file.read_bytes()[: size // 2])
     capsys.readouterr()
-    assert go(root, tmp_path / "run", resume="latest", save_steps=1) == whole
-    said = capsys.readouterr().out
-    assert f"{last}: optimizer.bin has {size // 2} bytes, not {size}; falling back" in said
-    assert "Going on from " in said
-    assert "step-00000007" in said
+    assert run(root, tmp_path / "run", resume="latest", save_steps=1) == uninterrupted
+    printed = capsys.readouterr().out
+    assert f"{last}: optimizer.bin has {size // 2} bytes, expected {size}; falling back" in printed
+    assert "Resuming from " in printed
+    assert "step-00000007" in printed
 
 
-def test_no_whole_checkpoint_is_said(root, tmp_path):
-    go(root, tmp_path / "run", epochs=1)
+def test_a_run_without_an_intact_checkpoint_is_refused(root, tmp_path):
+    run(root, tmp_path / "run", epochs=1)
     for folder in (tmp_path / "run/checkpoints").iterdir():
         (folder / "progress.json").unlink()
-    with pytest.raises(ValueError, match=r"No checkpoint is whole: .*progress.json is missing"):
-        go(root, tmp_path / "run", epochs=1, resume="latest")
+    with pytest.raises(ValueError, match=r"No intact checkpoint found: .*progress.json is missing"):
+        run(root, tmp_path / "run", epochs=1, resume="latest")
 
 
-def test_a_checkpoint_of_another_run_is_refused_by_field(root, tmp_path):
-    go(root, tmp_path / "run", epochs=1)
+def test_a_checkpoint_of_a_different_run_is_refused_with_the_fields_that_differ(root, tmp_path):
+    run(root, tmp_path / "run", epochs=1)
     with pytest.raises(
-        ValueError, match=r"of another run: learning_rate is 0\.5 here and 0\.001 there; seed is 3 here"
+        ValueError, match=r"a different run \(learning_rate: expected 0\.5, got 0\.001; seed: expected 3, got 0\);"
     ):
-        go(root, tmp_path / "run", learning_rate=0.5, seed=3, resume="latest")
-    with pytest.raises(ValueError, match=r"model\.dropout is 0\.0 here and 0\.1 there"):
-        go(root, tmp_path / "run", dropout=0.0, resume="latest")
+        run(root, tmp_path / "run", learning_rate=0.5, seed=3, resume="latest")
+    with pytest.raises(ValueError, match=r"model\.dropout: expected 0\.0, got 0\.1"):
+        run(root, tmp_path / "run", dropout=0.0, resume="latest")
 
 
-def test_latest_of_nothing_begins_anew_and_says_so(root, tmp_path, capsys):
-    assert len(go(root, tmp_path / "run", epochs=1, resume="latest")) == 1
-    assert "yet: beginning anew" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="There is no checkpoint nowhere"):
-        go(root, tmp_path / "run", epochs=1, resume="nowhere")
+def test_a_checkpoint_of_an_earlier_version_is_refused_in_one_line(root, tmp_path):
+    run(root, tmp_path / "run", epochs=1)
+    (checkpoint,) = (tmp_path / "run/checkpoints").iterdir()
+    (checkpoint / "fingerprint.json").rename(checkpoint / "course.json")
+    write_manifest(checkpoint)
+    for resume in ("latest", str(checkpoint)):
+        with pytest.raises(
+            ValueError,
+            match=r"expected fingerprint\.json, got course\.json: an earlier version .*finish .*--over",
+        ) as refused:
+            run(root, tmp_path / "run", epochs=2, resume=resume)
+        assert "\n" not in str(refused.value)
 
 
-def test_a_folder_with_a_run_is_not_overwritten_unasked(root, tmp_path):
-    go(root, tmp_path / "run", epochs=2)
+def test_options_that_may_change_do_not_prevent_resuming(root, tmp_path):
+    run(root, tmp_path / "run", epochs=1)
+    changed = {"epochs": 2, "eval_batch_size": 2, "num_workers": 1, "save_steps": 3, "save_total_limit": 1}
+    assert len(run(root, tmp_path / "run", resume="latest", on_nan="skip", **changed)) == 2
+
+
+def test_latest_without_a_checkpoint_starts_from_scratch(root, tmp_path, capsys):
+    assert len(run(root, tmp_path / "run", epochs=1, resume="latest")) == 1
+    assert "yet; starting from scratch" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"expected latest or a folder in .*, got nowhere"):
+        run(root, tmp_path / "run", epochs=1, resume="nowhere")
+
+
+def test_a_folder_with_a_run_is_overwritten_only_on_request(root, tmp_path):
+    run(root, tmp_path / "run", epochs=2)
     with pytest.raises(
-        ValueError, match="holds checkpoints, best, last of an earlier run: go on with --resume latest"
+        ValueError, match="got checkpoints, best, last of an earlier run; continue it with --resume latest"
     ):
-        go(root, tmp_path / "run", epochs=1)
-    assert len(go(root, tmp_path / "run", epochs=1, overwrite_output_dir=True)) == 1
+        run(root, tmp_path / "run", epochs=1)
+    assert len(run(root, tmp_path / "run", epochs=1, overwrite_output_dir=True)) == 1
     assert [p.name for p in (tmp_path / "run/checkpoints").iterdir()] == ["step-00000004"]
 
 
-def test_a_full_disk_leaves_the_checkpoint_before_and_says_so(root, tmp_path, monkeypatch):
+def test_after_a_full_disk_the_checkpoint_before_can_be_resumed(root, tmp_path, monkeypatch):
     real = checkpoints_module.save_file
     calls = []
 
@@ -172,14 +194,17 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_says_so(root, tmp_path, mo
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints_module, "save_file", full)
         with pytest.raises(
-            OSError, match=r"step-00000003 could not be written \(.*No space.*step-00000002 is whole.*--resume latest"
+            OSError,
+            match=r"step-00000003: .* could not be written \(.*No space.*step-00000002 is intact.*--resume latest",
         ):
-            go(root, tmp_path / "run", save_steps=1)
+            run(root, tmp_path / "run", save_steps=1)
     assert sorted(p.name for p in (tmp_path / "run/checkpoints").iterdir()) == ["step-00000001", "step-00000002"]
-    assert go(root, tmp_path / "run", save_steps=1, resume="latest") == go(root, tmp_path / "whole", save_steps=1)
+    assert run(root, tmp_path / "run", save_steps=1, resume="latest") == run(
+        root, tmp_path / "uninterrupted", save_steps=1
+    )
 
 
-def test_a_place_that_cannot_be_written_to_is_found_before_the_work(root, tmp_path):
+def test_an_output_dir_that_is_not_writable_is_refused_before_the_training(root, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match=r"file/run cannot be written to \(Not a directory\)"):
-        go(root, tmp_path / "file/run")
+    with pytest.raises(ValueError, match=r"file/run: expected a writable folder, got an error \(Not a directory\)"):
+        run(root, tmp_path / "file/run")

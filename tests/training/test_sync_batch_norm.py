@@ -1,4 +1,4 @@
-"""With one process, our SyncBatchNorm is BatchNorm; with two it is tested in test_processes.py."""
+"""With one rank, our SyncBatchNorm equals BatchNorm. test_distributed.py tests it with two."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _group(tmp_path):
 
 @pytest.mark.usefixtures("_group")
 @pytest.mark.parametrize(("layer", "shape"), [(nn.BatchNorm1d, (6, 4, 5)), (nn.BatchNorm2d, (3, 4, 5, 2))])
-def test_it_computes_what_batch_norm_does(layer, shape):
+def test_with_one_rank_it_equals_batch_norm(layer, shape):
     plain = nn.Sequential(layer(4, eps=1e-3))
     nn.init.normal_(plain[0].weight)
     nn.init.normal_(plain[0].bias)

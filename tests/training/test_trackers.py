@@ -1,4 +1,4 @@
-"""How trackers other than TensorBoard, which tests/training/test_loop.py runs, get their images."""
+"""Calls of trackers other than TensorBoard, which test_trainer.py tests."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Recorder(GeneralTracker):
         self.calls.append(("finish",))
 
 
-def test_each_gets_options_numbers_images_and_an_end(tmp_path, monkeypatch):
+def test_each_tracker_receives_options_numbers_images_and_the_end(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "trackio", types.SimpleNamespace(Image=lambda image: ("trackio", image.size)))
     Image.new("RGBA", (6, 4)).save(tmp_path / "grid.png")
     recorders = [Recorder("wandb"), Recorder("trackio")]
@@ -56,7 +56,7 @@ def test_each_gets_options_numbers_images_and_an_end(tmp_path, monkeypatch):
     assert recorders[1].calls[2] == ("log", {"predictions": ("trackio", (6, 4))}, 4)
 
 
-def test_with_none_nothing_happens(tmp_path):
+def test_without_trackers_nothing_happens(tmp_path):
     trackers = Trackers(Accelerator(cpu=True))
     trackers.start({})
     trackers.log({"train/loss": 0.5}, 1)

@@ -1,4 +1,4 @@
-"""The two adapters as peft tuner types; importing this registers them."""
+"""Dense Aligner and text adapter as peft tuners. Importing this module registers them."""
 
 from .config import ParallelAdapterConfig
 from .dense_aligner import DenseAlignerConfig, DenseAlignerModel

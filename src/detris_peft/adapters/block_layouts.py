@@ -1,11 +1,13 @@
-"""Where an adapter sits in a backbone: one row a `model_type` of transformers, asked by name, never typed by the user.
+"""Where the MLP of a block is, per `model_type` of transformers.
 
-Two things differ between encoders: what the MLP of a block is called, and which module of the block meets the
-adapter's second input before the MLP runs. That second input is
+Encoders differ in the name of a block's MLP and in the submodule that receives the adapter's second input before the
+MLP runs. The second input is
 
-- for the Dense Aligner, the keyword arguments (`text_states`, `patch_grid`): transformers passes unknown keywords down
-  to the attention module of every block;
-- for the text adapter, the residual stream: the input of the norm in front of the MLP.
+- for the Dense Aligner, the keyword arguments (`text_states`, `patch_grid`): transformers passes unknown keyword
+  arguments down to the attention module of every block;
+- for the text adapter, the residual stream: the input of the norm before the MLP.
+
+To add a backbone, add a row here and one in `modeling/encoders.py`, which defines how the encoder is called and read.
 """
 
 from __future__ import annotations
@@ -15,21 +17,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class BlockLayout:
-    """Names inside an encoder.
+    """Names of modules in an encoder.
 
     Attributes:
-        mlp: the module whose output the adapter's output is added to, relative to the block.
-        input_module: the module that meets the adapter's second input, relative to the block; it must be called in
-            the block's forward before `mlp`.
+        mlp: the module to whose output the adapter's output is added, relative to the block.
+        input_module: the module that receives the adapter's second input, relative to the block. The block's forward
+            must call it before `mlp`.
     """
 
     mlp: str
     input_module: str
 
 
-# The module list that holds the blocks, as a regular expression: `encoder.layer.3`, `layers.3`.
+# Name of the module list of blocks, as a regular expression: `encoder.layer.3`, `layers.3`.
 BLOCK_LIST = "layers?"
-ANY_LIST = r"[^.]+"  # for backbones that are not listed here
+ANY_LIST = r"[^.]+"  # for unlisted backbones
 
 IMAGE_BLOCKS = {
     "dinov2": BlockLayout("mlp", "attention"),
@@ -43,7 +45,7 @@ IMAGE_BLOCKS = {
 TEXT_BLOCKS = {
     "clip_text_model": BlockLayout("mlp", "layer_norm2"),
     "siglip_text_model": BlockLayout("mlp", "layer_norm2"),
-    # Post-norm blocks: the MLP is split over two modules, its residual input is what `intermediate` gets.
+    # Post-norm blocks: the MLP is split into two modules; its residual input is the input of `intermediate`.
     "bert": BlockLayout("output.dense", "intermediate"),
     "xlm-roberta": BlockLayout("output.dense", "intermediate"),
 }

@@ -1,4 +1,4 @@
-"""Dense mixture of convolutions (D-MoC): the part that both adapters share.
+"""Dense mixture of convolutions (D-MoC), used by both adapters.
 
 DETRIS (https://arxiv.org/abs/2501.08580), section 3.3, equation 2. Symbols: B batch, D bottleneck width.
 """
@@ -13,21 +13,21 @@ _BATCH_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d}
 
 
 def conv_block(in_channels: int, out_channels: int, kernel_size: int, spatial_dims: int) -> nn.Sequential:
-    """Convolution (with bias) → BatchNorm → ReLU that keeps the spatial size; `spatial_dims` is 1 or 2."""
+    """Return convolution (with bias) → BatchNorm → ReLU. It keeps the spatial size; `spatial_dims` is 1 or 2."""
     return nn.Sequential(
         _CONV[spatial_dims](in_channels, out_channels, kernel_size, padding=kernel_size // 2),
         # The released weights were trained with this epsilon, not with PyTorch's 1e-5.
         _BATCH_NORM[spatial_dims](out_channels, eps=1e-3),
-        # Not in place: BatchNorm's output is what its backward needs under some backends.
+        # Not in place: some backends need BatchNorm's output in its backward.
         nn.ReLU(),
     )
 
 
 class DenseMixtureOfConvolutions(nn.Module):
-    """Three branches with kernels 1, 3 and 5, each fed with the input and the branches before it.
+    """Three branches with kernels 1, 3 and 5. Each gets the input and the outputs of the branches before it.
 
-    The branches give D/2, D/4 and D/4 channels; the wider kernels work on D/16 channels. Adding the input to the
-    result (equation 1) is left to the adapter, which adds it to the tokens that skip the convolutions too.
+    The branches have D/2, D/4 and D/4 output channels; the wider kernels work on D/16 channels. The residual
+    connection (equation 1) is in the adapter, which also applies it to the tokens that skip the convolutions.
 
     Args:
         dim: width D, a multiple of 16.
@@ -48,7 +48,7 @@ class DenseMixtureOfConvolutions(nn.Module):
         )
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """(B, D, *spatial) → (B, D, *spatial)."""
+        """Return the concatenated outputs of the branches: (B, D, *spatial) → (B, D, *spatial)."""
         b1 = self.branch1(hidden_states)
         b2 = self.branch3(torch.cat([hidden_states, b1], dim=1))
         b3 = self.branch5(torch.cat([hidden_states, b1, b2], dim=1))

@@ -1,33 +1,54 @@
-"""The layer that both tuners share: a module of the backbone with adapters beside it.
+"""The layer shared by all adapters: a backbone module with parallel adapter branches.
 
-The branch is not linear, holds BatchNorm statistics and needs a second input besides what the MLP gets. So:
+A branch is nonlinear, contains BatchNorm and needs a second input in addition to the MLP's own. Therefore:
 
-- The second input is carried from an earlier module of the same block by a persistent pre-hook (`_HandOver`). The
-  hook sits on a module *inside* the block, so it runs again when gradient checkpointing recomputes the block.
-- BatchNorm statistics follow the adapter: still when it is frozen, moved once a step under checkpointing.
+- A forward pre-hook on an earlier module of the same block captures the second input. The hook is persistent and
+  inside the block, so it also runs when gradient checkpointing recomputes the block.
+- The captured value belongs to the running call: it is stored per thread (`CallState`) and consumed by the next
+  forward of the layer.
+- BatchNorm running statistics are frozen with the adapter and updated once per step under gradient checkpointing.
 - The branch cannot be merged.
 """
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+import torch.utils.checkpoint
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 NOT_MERGEABLE = (
-    "This adapter cannot be merged into the backbone's weights: its branch (convolutions, ReLU, attention) is not a "
-    "linear map. Keep it beside the backbone, or take it off with `unload()`."
+    "This adapter cannot be merged into the backbone's weights: its branch (convolutions, ReLU, attention) is "
+    "nonlinear. Keep the adapter attached, or remove it with `unload()`."
 )
 
 
-class ParallelAdapterLayer(nn.Module, BaseTunerLayer):
-    """A module of the backbone with adapters beside it: `base(x) + Σ scale · branch(x, handed over)`.
+class CallState(threading.local):
+    """Values of the running forward call, separate for each thread.
 
-    Subclasses name the `ModuleDict` of branches in `adapter_layer_names` and build a branch in `make_branch`.
+    The hook and its layer share one instance, so the two also find each other in `nn.DataParallel` replicas, which are
+    shallow copies called from threads.
+    """
+
+    second_input: Any = None
+    adapter_names: list[str] | None = None
+
+    def __reduce__(self) -> tuple:
+        # The values belong to a call, so copies and pickles start without any.
+        return type(self), ()
+
+
+class ParallelAdapterLayer(nn.Module, BaseTunerLayer):
+    """A backbone module with parallel adapter branches: `base(x) + Σ scale · branch(x, second input)`.
+
+    Subclasses name the `ModuleDict` of branches in `adapter_layer_names` and implement `extract_input`, `make_branch`
+    and `check_input`.
     """
 
     other_param_names = ("scale",)
@@ -36,7 +57,7 @@ class ParallelAdapterLayer(nn.Module, BaseTunerLayer):
         super().__init__()
         self.base_layer = base_layer
         self.scale: dict[str, float] = {}
-        self.handed_over: Any = None  # set by the hook, taken by this layer's very next call
+        self.call_state = CallState()
         self.input_hook: torch.utils.hooks.RemovableHandle | None = None
         self.merged_adapters = []
         setattr(self, self.adapter_layer_names[0], nn.ModuleDict())
@@ -47,30 +68,33 @@ class ParallelAdapterLayer(nn.Module, BaseTunerLayer):
 
     @property
     def width(self) -> int:
-        """Width C of the residual stream: what the last linear layer of the wrapped module gives."""
+        """Width C of the residual stream: the output size of the wrapped module's last linear layer."""
         return [m for m in self.base_layer.modules() if isinstance(m, nn.Linear)][-1].out_features
 
-    # What a subclass says about its branch
+    # Subclass interface
 
     @staticmethod
-    def pick_input(args: tuple, kwargs: dict) -> Any:
-        """Take the adapter's second input out of a call of the block's `input_module`."""
+    def extract_input(args: tuple, kwargs: dict) -> Any:
+        """Return the adapter's second input from the arguments of the block's `input_module`."""
         raise NotImplementedError
 
     def make_branch(self, config: Any) -> nn.Module:
+        """Return a new branch for an adapter config."""
         raise NotImplementedError
 
-    def check_input(self, hidden_states: torch.Tensor, handed_over: Any) -> tuple:
-        """Return what the branch takes; raise if the second input is missing or does not fit."""
+    def check_input(self, hidden_states: torch.Tensor, second_input: Any) -> tuple:
+        """Return the arguments of the branch. Raise a ValueError if the second input is missing or does not fit."""
         raise NotImplementedError
 
     # Adding an adapter
 
-    def listen_to(self, source: nn.Module) -> None:
-        """Take the second input from the calls of `source`, a module earlier in the block."""
-        self.input_hook = source.register_forward_pre_hook(_HandOver(self.pick_input, self), with_kwargs=True)
+    def register_input_hook(self, source: nn.Module) -> None:
+        """Register the hook on `source`, an earlier module of the block, that captures the second input."""
+        hook = _CaptureInput(self.extract_input, self.call_state)
+        self.input_hook = source.register_forward_pre_hook(hook, with_kwargs=True)
 
     def update_layer(self, adapter_name: str, config: Any, inference_mode: bool = False) -> None:
+        """Add an adapter (method name required by peft)."""
         branch = self.make_branch(config)
         check_adapter_name(adapter_name, *branch.state_dict())
         self.branches[adapter_name] = branch
@@ -79,18 +103,17 @@ class ParallelAdapterLayer(nn.Module, BaseTunerLayer):
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
-        # peft calls this for weights just loaded, and would round them to the precision of the backbone.
+        # peft calls this after loading weights; its own version would also cast them to the backbone's dtype.
         if adapter_name in self.branches:
             self.branches[adapter_name].to(device or self._get_base_layer_device_and_dtype(self.get_base_layer())[0])
 
     def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[torch.device, torch.dtype]:
-        # peft looks for a `weight`; an MLP has several. The dtype is that of its first floating weight, so that a
-        # quantised one does not count.
+        # peft expects a `weight`, but an MLP has several. Quantized weights do not count: the first float one does.
         first = next((p for p in base_layer.parameters() if p.is_floating_point()), next(base_layer.parameters()))
         return first.device, first.dtype
 
     def cast_branch(self, adapter_name: str, autocast_adapter_dtype: bool) -> None:
-        """Weights and running statistics in one precision: as peft has set it, or the backbone's."""
+        """Cast parameters and buffers of a branch to a single dtype: peft's choice, or the backbone's."""
         branch = self.branches[adapter_name]
         dtype = next(branch.parameters()).dtype
         if not autocast_adapter_dtype:
@@ -98,33 +121,32 @@ class ParallelAdapterLayer(nn.Module, BaseTunerLayer):
             dtype = base_dtype if base_dtype.is_floating_point else dtype
         branch.to(dtype)
 
-    # Running
+    # Forward
 
-    def forward(
-        self, hidden_states: torch.Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any
-    ) -> torch.Tensor:
-        handed_over, self.handed_over = self.handed_over, None
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        second_input, self.call_state.second_input = self.call_state.second_input, None
         result = self.base_layer(hidden_states, *args, **kwargs)
         if self.disable_adapters:
             return result
+        adapter_names = self.call_state.adapter_names
         if adapter_names is not None:
-            return self._mixed_batch(hidden_states, handed_over, adapter_names, result)
+            return self._forward_mixed_batch(hidden_states, second_input, adapter_names, result)
         for name in self.active_adapters:
             if name in self.branches:
-                delta = self._run_branch(name, *self.check_input(hidden_states, handed_over))
+                delta = self._run_branch(name, *self.check_input(hidden_states, second_input))
                 result = torch.add(result, delta.to(result.dtype), alpha=self.scale[name])
         return result
 
-    def _mixed_batch(
-        self, hidden_states: torch.Tensor, handed_over: Any, adapter_names: list[str], result: torch.Tensor
+    def _forward_mixed_batch(
+        self, hidden_states: torch.Tensor, second_input: Any, adapter_names: list[str], result: torch.Tensor
     ) -> torch.Tensor:
-        """Each row of the batch through its own adapter; `"__base__"` rows through none."""
+        """Run each sample of the batch through its own adapter; `"__base__"` samples through none."""
         if len(adapter_names) != len(hidden_states):
             raise ValueError(
-                f"adapter_names has {len(adapter_names)} entries for a batch of {len(hidden_states)}: give one a row."
+                f"adapter_names: expected {len(hidden_states)} names, one per sample, got {len(adapter_names)}."
             )
         names = sorted(set(adapter_names) & set(self.branches))
-        inputs = self.check_input(hidden_states, handed_over) if names else ()
+        inputs = self.check_input(hidden_states, second_input) if names else ()
         for name in names:
             rows = torch.tensor([i for i, n in enumerate(adapter_names) if n == name], device=result.device)
             delta = self._run_branch(name, *(x[rows] if isinstance(x, torch.Tensor) else x for x in inputs))
@@ -133,32 +155,32 @@ class ParallelAdapterLayer(nn.Module, BaseTunerLayer):
 
     def _run_branch(self, name: str, *inputs: Any) -> torch.Tensor:
         branch = self.branches[name]
-        self._hold_if_frozen(branch)
+        self._sync_training_mode(branch)
         dtype = next(branch.parameters()).dtype
         inputs = tuple(self._cast_input_dtype(x, dtype) if isinstance(x, torch.Tensor) else x for x in inputs)
-        with _statistics_put_aside(branch) if is_recomputing() else nullcontext():
+        with _discard_statistics_updates(branch) if is_recomputing() else nullcontext():
             return branch(*inputs)
 
-    # Freezing: dropout and running statistics of a frozen adapter do not move, whatever `.train()` says.
+    # Training mode: a frozen adapter stays in eval mode (dropout, running statistics) even after `.train()`.
 
     def train(self, mode: bool = True) -> ParallelAdapterLayer:
         super().train(mode)
         for branch in self.branches.values():
-            self._hold_if_frozen(branch)
+            self._sync_training_mode(branch)
         return self
 
-    def _hold_if_frozen(self, branch: nn.Module) -> None:
-        # Asked again at each call: there are many ways to freeze a parameter, and peft itself unfreezes some late.
+    def _sync_training_mode(self, branch: nn.Module) -> None:
+        # Checked on every call: requires_grad may be changed at any time, and peft itself does so after injection.
         trained = self.training and any(p.requires_grad for p in branch.parameters())
         if branch.training != trained:
             branch.train(trained)
 
-    # Taking off, and merging, which is refused
+    # Unloading; merging is not supported
 
     def unload_and_optionally_merge_module(
         self, merge: bool, safe_merge: bool, adapter_names: list[str] | None
     ) -> nn.Module:
-        """The wrapped module as it was; peft's name for it."""
+        """Return the original module (method name required by peft)."""
         if merge:
             self.merge(safe_merge, adapter_names)
         if self.input_hook is not None:
@@ -176,35 +198,49 @@ class ParallelAdapterLayer(nn.Module, BaseTunerLayer):
 
 
 def check_adapter_name(name: str, *keys: str) -> None:
-    """Refuse a name that stands in a key: saving *another* adapter, peft leaves out every key with this name in it."""
+    """Reject an adapter name that is part of a key: peft would drop such keys when saving another adapter."""
     if any(name in key.split(".") for key in keys):
-        raise ValueError(f"An adapter cannot be named {name!r}, as a module here is: give it another name.")
+        raise ValueError(f"adapter_name={name!r}: a module already has this name; choose another adapter name.")
 
 
-class _HandOver:
-    """Forward pre-hook that carries a block's second input to the adapter in the same block.
+class _CaptureInput:
+    """Forward pre-hook that stores the second input of a block for the adapter in the same block.
 
-    A class, not a closure: it survives `deepcopy` and pickling together with the modules it connects.
+    A class instead of a closure, so that it can be copied and pickled with the modules that it connects.
     """
 
-    def __init__(self, pick: Callable[[tuple, dict], Any], layer: ParallelAdapterLayer) -> None:
-        self.pick, self.layer = pick, layer
+    def __init__(self, extract: Callable[[tuple, dict], Any], call_state: CallState) -> None:
+        self.extract, self.call_state = extract, call_state
 
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        self.layer.handed_over = self.pick(args, kwargs)
+        self.call_state.second_input = self.extract(args, kwargs)
         return args, kwargs
 
 
 def is_recomputing() -> bool:
-    """Whether this forward runs inside a backward: gradient checkpointing's second pass over a block."""
-    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+    """Return whether this forward runs inside a backward: gradient checkpointing recomputes a block."""
+    if torch.compiler.is_compiling():
+        return False
+    graph_task_id = getattr(torch._C, "_current_graph_task_id", None)  # private: PyTorch has no public equivalent
+    return _in_checkpoint_frame() if graph_task_id is None else graph_task_id() != -1
+
+
+def _in_checkpoint_frame() -> bool:
+    """Return whether the call stack contains a recomputation by PyTorch's checkpointing: slow, no private API."""
+    recomputing, frame = ("unpack_hook", "backward"), sys._getframe()
+    while frame is not None:
+        code = frame.f_code
+        if code.co_filename == torch.utils.checkpoint.__file__ and code.co_name in recomputing:
+            return True
+        frame = frame.f_back
+    return False
 
 
 @contextmanager
-def _statistics_put_aside(module: nn.Module) -> Iterator[None]:
-    """Let BatchNorm move copies of its running statistics, which are then forgotten.
+def _discard_statistics_updates(module: nn.Module) -> Iterator[None]:
+    """Run BatchNorm on temporary copies of its running statistics.
 
-    Copies and not none at all: checkpointing counts the tensors that the recomputation saves.
+    Copies rather than None: checkpointing checks that recomputation saves the same number of tensors.
     """
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.training]
     kept = [dict(norm._buffers) for norm in norms]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -14,38 +13,38 @@ from peft.utils import AuxiliaryTrainingWrapper
 from torch import nn
 
 from .block_layouts import ANY_LIST, BLOCK_LIST, BlockLayout
-from .config import ParallelAdapterConfig, as_list, names_a_block
+from .config import ParallelAdapterConfig, as_list, has_block_index
 from .layer import NOT_MERGEABLE, ParallelAdapterLayer, check_adapter_name
 
 
 class ParallelAdapterModel(BaseTuner):
-    """Puts `tuner_layer_cls` beside the MLP of the chosen blocks of a backbone.
+    """Inject `tuner_layer_cls` in parallel with the MLPs of the selected blocks.
 
     Subclasses name the classes of layer and config, the prefix of the parameters, and the table of known backbones.
 
-    Another tuner may sit in the same backbone: wrap it twice, under two names, LoRA first. Each wrap trains, saves
-    and loads its own.
+    Another tuner may share the backbone: wrap it twice, under two names, LoRA first. Each wrapper trains, saves and
+    loads its own adapters.
 
     Example:
         >>> lora = get_peft_model(backbone, LoraConfig(target_modules=["q_proj", "v_proj"]), adapter_name="lora")
         >>> both = get_peft_model(lora.get_base_model(), DenseAlignerConfig(), adapter_name="aligner")
-        >>> both.disable_adapter()  # leaves LoRA on; `lora.base_model.set_adapter([])` switches LoRA alone off
+        >>> both.disable_adapter()  # LoRA stays enabled; `lora.base_model.set_adapter([])` disables LoRA only
         >>> both.save_pretrained(folder, selected_adapters=["aligner"])
     """
 
     tuner_layer_cls: type[ParallelAdapterLayer]
     config_cls: ClassVar[type[ParallelAdapterConfig]]
     layouts: ClassVar[dict[str, BlockLayout]]
-    second_input: ClassVar[str]  # what it is, for messages
-    target_module_mapping: ClassVar[dict] = {}  # `layouts` says more than peft's mapping can hold
+    second_input: ClassVar[str]  # its description in error messages
+    target_module_mapping: ClassVar[dict] = {}  # `layouts` replaces peft's mapping
 
     def __init__(self, model: nn.Module, peft_config: Any, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        # A second peft wrap shares the dictionary of the first, where a config of the same name would be lost.
+        # A second peft wrapper shares the dictionary of the first: a config of the same name would be overwritten.
         taken = getattr(model, "peft_config", {})
         if adapter_name in taken:
             raise ValueError(
-                f"{type(model).__name__} already carries an adapter named {adapter_name!r} "
-                f"({taken[adapter_name].peft_type.value}): give this one another name with adapter_name=..."
+                f"adapter_name={adapter_name!r}: expected a new name, {type(model).__name__} already has an adapter "
+                f"with this name ({taken[adapter_name].peft_type.value}); pass another adapter_name."
             )
         super().__init__(model, peft_config, adapter_name, *args, **kwargs)
 
@@ -53,15 +52,15 @@ class ParallelAdapterModel(BaseTuner):
     def _adapted_layers(self) -> list[ParallelAdapterLayer]:
         return [m for m in self.model.modules() if isinstance(m, self.tuner_layer_cls)]
 
-    # Finding the modules
+    # Selecting modules
 
     def _prepare_adapter_config(self, peft_config: Any, model_config: dict) -> Any:
         known = self.layouts.get(model_config.get("model_type", ""))
         if known is None and (peft_config.target_modules is None or peft_config.input_module is None):
             raise ValueError(
-                f"{type(self).__name__} does not know the backbone type {model_config.get('model_type')!r} (known: "
-                f"{', '.join(self.layouts)}): pass target_modules (the MLP of a block) and input_module (the module "
-                f"of a block that gets {self.second_input}) in the config."
+                f"{type(self).__name__}: expected a known backbone type ({', '.join(self.layouts)}), got "
+                f"{model_config.get('model_type')!r}; set target_modules (the MLP of a block) and input_module (the "
+                f"module of a block that receives {self.second_input}) in the config."
             )
         if known is not None:
             peft_config.target_modules = peft_config.target_modules or {known.mlp}
@@ -70,31 +69,31 @@ class ParallelAdapterModel(BaseTuner):
         return peft_config
 
     def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
-        """Refuse blocks that do not exist before any module has been touched."""
+        """Raise a ValueError for blocks that do not exist, before any module is changed."""
         wanted = peft_config.layers_to_transform
         if wanted is None:
             return
-        blocks = {m.group(2) for key, _ in model.named_modules() if (m := peft_config.block_of(key))}
+        blocks = {m.group(2) for key, _ in model.named_modules() if (m := peft_config.match_block(key))}
         present = sorted(map(int, blocks))
         missing = sorted(set(as_list(wanted)) - set(present))
         if present and missing:
             raise ValueError(
-                f"layers_to_transform names block {', '.join(map(str, missing))}, but {type(model).__name__} has "
-                f"blocks {present[0]} to {present[-1]}: blocks count from 0."
+                f"layers_to_transform: expected blocks {present[0]} to {present[-1]} of {type(model).__name__}, "
+                f"counted from 0, got {', '.join(map(str, missing))}."
             )
 
     @staticmethod
     def _check_target_module_exists(peft_config: Any, key: str) -> Any:
-        """As in peft, except that `["output.dense"]` does not mean a block's `attention.output.dense` too."""
+        """Match as peft does, except that `["output.dense"]` does not match a block's `attention.output.dense`."""
         found = BaseTuner._check_target_module_exists(peft_config, key)
         targets = peft_config.target_modules
         if not found or isinstance(targets, str) or key in targets:
             return found
-        block = peft_config.block_of(key)
+        block = peft_config.match_block(key)
         within = key.removeprefix(f"{block.group(1)}.") if block else None
-        return within in targets or any(names_a_block(name) and key.endswith(f".{name}") for name in targets)
+        return within in targets or any(has_block_index(name) and key.endswith(f".{name}") for name in targets)
 
-    # Placing the layers
+    # Injecting layers
 
     def _create_and_replace(
         self,
@@ -115,31 +114,31 @@ class ParallelAdapterModel(BaseTuner):
         layer._active_adapter = adapter_name
         layer.update_layer(adapter_name, peft_config, inference_mode=peft_config.inference_mode)
         layer.train(target.training)
-        layer.listen_to(source)
+        layer.register_input_hook(source)
         self._replace_module(parent, target_name, layer, target)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        # peft's own copies `weight` and `bias` over, which an MLP does not have.
+        # peft's own version copies `weight` and `bias`, which an MLP does not have.
         setattr(parent, child_name, new_module)
 
     def _input_module(self, config: Any, key: str) -> nn.Module:
-        block = config.block_of(key)
+        block = config.match_block(key)
         name = f"{block.group(1)}.{config.input_module}" if block else config.input_module
         try:
             return self.model.get_submodule(name)
         except AttributeError:
             raise ValueError(
-                f"There is no module {name!r} to hand {self.second_input} to the adapter at {key!r}: set input_module "
-                "to the name, within a block, of a module that gets it."
+                f"input_module: expected a module of the block that receives {self.second_input} for the adapter at "
+                f"{key!r}, got {name!r}, which does not exist; set input_module to a name within the block."
             ) from None
 
-    # Switching and taking off: only what is ours, another tuner (LoRA) may sit in the same backbone.
+    # Enabling, disabling and unloading affect only our own adapters: another tuner (LoRA) may share the backbone.
 
     def _own_adapters(self) -> set[str]:
         return {name for name, config in self.peft_config.items() if isinstance(config, self.config_cls)}
 
     def _own_modules(self) -> list[tuple[str, Any]]:
-        """The adapted modules and those of `modules_to_save`, by name."""
+        """Return the adapted modules and those of `modules_to_save`, with their names."""
         own = self._own_adapters()
         return [
             (key, module)
@@ -169,29 +168,29 @@ class ParallelAdapterModel(BaseTuner):
             if adapter_name in layer.branches:
                 layer.cast_branch(adapter_name, autocast_adapter_dtype)
 
-    # Refused
+    # Not supported
 
     def _check_merge_allowed(self) -> None:
         raise ValueError(NOT_MERGEABLE)
 
     def add_weighted_adapter(self, *args: Any, **kwargs: Any) -> None:
-        """Refused: the weights of two adapters with convolutions and ReLU between them cannot be averaged."""
+        """Raise a ValueError: the weights of two nonlinear branches cannot be combined."""
         raise ValueError(
-            "add_weighted_adapter is not possible: the branches are not linear in their weights. Activate several "
-            "adapters with `base_model.set_adapter([...])`, which adds their outputs."
+            "add_weighted_adapter is not supported: the branches are nonlinear. To add the outputs of several "
+            "adapters, activate them with `base_model.set_adapter([...])`."
         )
 
     # Saving and loading
 
     @classmethod
     def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
-        # peft takes the name off the end of a key only; here it stands in front of a nested module
-        # (`...branches.<name>.down.weight`). Left in, a load under another name would find nothing and say nothing.
+        # peft removes the name at the end of a key only; here it is before a nested module
+        # (`...branches.<name>.down.weight`). Otherwise loading under a different name would silently load nothing.
         container = f".{cls.tuner_layer_cls.adapter_layer_names[0]}."
         head, found, tail = key.rpartition(container)
         if not found:
             return super()._remove_adapter_name_from_key(key, adapter_name)
-        # A wrap around a wrap (LoRA's) repeats the prefix: the file must fit the backbone without LoRA too.
+        # Nested PeftModel wrappers (around LoRA) repeat the prefix; the file must also fit the backbone without LoRA.
         head = re.sub(r"^(base_model\.model\.)+", "base_model.model.", head)
         return head + container + tail.removeprefix(f"{adapter_name}.")
 
@@ -199,7 +198,7 @@ class ParallelAdapterModel(BaseTuner):
     def _remap_adapter_state_dict_for_load(
         cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
-        """Strict, unlike peft's own: a key left over, missing or of another shape means the wrong adapter."""
+        """Check keys and shapes strictly, unlike peft: a mismatch means the wrong adapter."""
         remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
         container = f".{cls.tuner_layer_cls.adapter_layer_names[0]}."
         expected = {
@@ -212,16 +211,16 @@ class ParallelAdapterModel(BaseTuner):
         missing, unexpected = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())
         if missing or unexpected:
             raise ValueError(
-                f"The weights do not belong to adapter {adapter_name!r} on this backbone: {len(missing)} missing "
-                f"{missing[:3]}, {len(unexpected)} unexpected {unexpected[:3]}. Load them over the backbone and with "
-                "the config they were trained with."
+                f"The weights do not fit adapter {adapter_name!r} on this backbone: {len(missing)} missing "
+                f"{missing[:3]}, {len(unexpected)} unexpected {unexpected[:3]}; load them with the backbone and the "
+                "config that they were trained with."
             )
         for key, value in given.items():
             if value.shape != expected[key].shape:
                 raise ValueError(
-                    f"The weights of adapter {adapter_name!r} do not fit this backbone: {key} is "
-                    f"{tuple(value.shape)} in the file, {tuple(expected[key].shape)} here. Load them over a backbone "
-                    "of the width they were trained with."
+                    f"The weights of adapter {adapter_name!r} do not fit this backbone: expected "
+                    f"{tuple(expected[key].shape)} for {key}, got {tuple(value.shape)}; load them over a backbone of "
+                    "the same width as in training."
                 )
         return remapped
 
@@ -229,30 +228,27 @@ class ParallelAdapterModel(BaseTuner):
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
-        """Give `adapter_names` of `PeftModel.forward` to every layer, for this call only."""
+        """Pass `adapter_names` of `PeftModel.forward` to every layer, for this call only."""
         adapter_names = kwargs.get("adapter_names")
         if adapter_names is None:
             yield
             return
         if self.training:
-            raise ValueError("adapter_names is for inference: call `.eval()` first, or train one adapter at a time.")
+            raise ValueError(
+                "adapter_names: expected a model in eval mode, got one in training mode; call `.eval()`, or train one "
+                "adapter at a time."
+            )
         known = self._own_adapters()
         unknown = set(adapter_names) - known - {"__base__"}
         if unknown:
             raise ValueError(
-                f"adapter_names has {', '.join(sorted(unknown))}; this model has {', '.join(sorted(known))} and "
-                '"__base__".'
+                f'adapter_names: expected {", ".join(sorted(known))} or "__base__", got {", ".join(sorted(unknown))}.'
             )
-        hook = partial(_add_adapter_names, adapter_names=adapter_names)
-        handles = [layer.register_forward_pre_hook(hook, with_kwargs=True) for layer in self._adapted_layers]
+        layers = self._adapted_layers
+        for layer in layers:
+            layer.call_state.adapter_names = adapter_names
         try:
             yield
         finally:
-            for handle in handles:
-                handle.remove()
-
-
-def _add_adapter_names(
-    module: nn.Module, args: tuple, kwargs: dict, *, adapter_names: list[str]
-) -> tuple[tuple, dict]:
-    return args, {**kwargs, "adapter_names": adapter_names}
+            for layer in layers:
+                layer.call_state.adapter_names = None

@@ -1,4 +1,4 @@
-"""The `detris` command. Each subcommand is a module of its own, loaded when it is asked for."""
+"""The `detris` command. Subcommands are imported lazily."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..errors import one_line
+
 _COMMANDS = {
-    "train": "train on a dataset in REFER's layout",
-    "evaluate": "score a checkpoint on a split",
-    "predict": "segment what a sentence refers to in one image",
-    "convert": "the authors' released checkpoints to ours and back",
+    "train": "train on a dataset",
+    "evaluate": "score a checkpoint on a split of a dataset",
+    "predict": "segment what an expression refers to in one image",
+    "convert": "convert released checkpoints to and from our format",
     "data": "check a dataset before training on it, or convert it to parquet",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run a subcommand with these arguments; by default those of the command line."""
+    """Run a subcommand with these arguments; default: those of the command line."""
     arguments = [*(sys.argv[1:] if argv is None else argv)]
     parser = argparse.ArgumentParser(
         prog="detris",
-        description="\n".join(f"{name:10}{does}" for name, does in _COMMANDS.items()),
+        description="\n".join(f"{name:10}{description}" for name, description in _COMMANDS.items()),
         epilog="detris COMMAND --help lists a command's options.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -35,17 +37,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def run(command: Callable[..., None], *arguments: Any) -> None:
-    """Call a command; what goes wrong with its input ends the process with one line and exit code 1."""
+    """Call a command. Input errors are printed as one line and exit with code 1."""
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    # peft asks transformers by a name that is on its way out; nothing a user could do about it.
+    # peft still uses a deprecated attribute of transformers; users cannot change that.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
     try:
         command(*arguments)
     except (OSError, ValueError, MemoryError, pickle.UnpicklingError) as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
+        sys.exit(f"error: {one_line(error)}")
     except KeyboardInterrupt as stop:
-        if str(stop):  # training's, which says how to go on
+        if str(stop):  # raised by `train`; the message explains how to resume
             print(stop, file=sys.stderr)
         sys.exit(128 + getattr(stop, "signum", signal.SIGINT))

@@ -1,4 +1,4 @@
-"""`python -m detris_peft.cli` and `accelerate launch -m detris_peft.cli train`."""
+"""Entry point of `python -m detris_peft.cli` and `accelerate launch -m detris_peft.cli train`."""
 
 from . import main
 

@@ -1,4 +1,4 @@
-"""Where a command's backbones come from: Hugging Face names, folders, or the original files."""
+"""Backbone options shared by the commands: Hugging Face names, folders, or original files."""
 
 from __future__ import annotations
 
@@ -13,22 +13,29 @@ from transformers import PreTrainedModel
 from .. import DetrisConfig
 from ..atomic import atomic_update_dir
 from ..conversion.original_backbones import load_original_clip_text, load_original_dinov2
+from ..errors import one_line
 
 
 @dataclass
 class BackboneArguments:
-    vision_model: str | None = field(default=None, metadata={"help": "image encoder: a folder or a Hub name"})
-    text_model: str | None = field(default=None, metadata={"help": "text encoder: a folder or a Hub name"})
-    dino: str | None = field(default=None, metadata={"help": "image encoder: dinov2_vit*14_reg4_pretrain.pth"})
-    clip: str | None = field(default=None, metadata={"help": "text encoder: OpenAI's CLIP archive"})
-    tokenizer: str | None = field(default=None, metadata={"help": "folder or Hub name; by default the text encoder's"})
+    """Options that select the backbones."""
+
+    vision_model: str | None = field(default=None, metadata={"help": "image encoder: folder or Hub id"})
+    text_model: str | None = field(default=None, metadata={"help": "text encoder: folder or Hub id"})
+    dino: str | None = field(
+        default=None, metadata={"help": "image encoder: original file dinov2_vit*14_reg4_pretrain.pth"}
+    )
+    clip: str | None = field(default=None, metadata={"help": "text encoder: original CLIP file of OpenAI"})
+    tokenizer: str | None = field(
+        default=None, metadata={"help": "tokenizer: folder or Hub id; default: that of the text encoder"}
+    )
 
 
 def name_backbones(config: DetrisConfig, arguments: BackboneArguments, folder: Path) -> None:
-    """Name the given backbones in the config; original files are written as Hugging Face folders below `folder`.
+    """Set the names of the selected backbones in a config. Original files are converted to folders below `folder`.
 
     Raises:
-        ValueError: two sources are given for one backbone, or a file is of another size than the config.
+        ValueError: two options select one backbone, or a file has another size than the config.
     """
     originals: tuple[tuple[str, str | None, str, Callable[..., PreTrainedModel]], ...] = (
         ("vision", arguments.dino, "dino", load_original_dinov2),
@@ -37,13 +44,16 @@ def name_backbones(config: DetrisConfig, arguments: BackboneArguments, folder: P
     for kind, file, option, load in originals:
         name = getattr(arguments, f"{kind}_model")
         if name and file:
-            raise ValueError(f"--{kind}_model and --{option} are both given: choose one.")
+            raise ValueError(f"expected --{kind}_model or --{option}, got both; choose one.")
         if file:
             model = load(file)
             for field_name in ("hidden_size", "num_hidden_layers", "patch_size", "vocab_size"):
-                want, got = (getattr(c, field_name, None) for c in (getattr(config, f"{kind}_config"), model.config))
-                if want != got:
-                    raise ValueError(f"{file} has {field_name}={got}, needed is {want}: take another file or preset.")
+                configs = (getattr(config, f"{kind}_config"), model.config)
+                expected, got = (getattr(c, field_name, None) for c in configs)
+                if expected != got:
+                    raise ValueError(
+                        f"{file}: expected {field_name}={expected}, got {got}; choose another file or preset."
+                    )
             name = str(folder / option)
             with atomic_update_dir(Path(name)) as staging:
                 model.save_pretrained(staging)
@@ -51,12 +61,24 @@ def name_backbones(config: DetrisConfig, arguments: BackboneArguments, folder: P
 
 
 def load_backbone(config: DetrisConfig, kind: str) -> PreTrainedModel:
-    """The plain encoder that a config names."""
+    """Load the plain encoder that a config names.
+
+    Args:
+        config: configuration of the model.
+        kind: `"vision"` or `"text"`.
+
+    Raises:
+        ValueError: the config does not name the backbone.
+        OSError: the backbone cannot be loaded.
+    """
     name, architecture = getattr(config, f"{kind}_name_or_path"), getattr(config, f"{kind}_config").architectures[0]
     if not name:
-        raise ValueError(f"The {kind} backbone is not named: give --{kind}_model.")
+        raise ValueError(f"expected the name of the {kind} backbone, got none; pass --{kind}_model.")
     revision = getattr(config, f"{kind}_revision") or "main"
     try:
         return getattr(transformers, architecture).from_pretrained(name, revision=revision)
     except (OSError, SafetensorError) as error:
-        raise OSError(f"The {kind} backbone {name} cannot be loaded: {str(error).splitlines()[0]}") from error
+        reason = one_line(error, first_line=True)
+        raise OSError(
+            f"The {kind} backbone {name} cannot be loaded ({reason}); pass another --{kind}_model."
+        ) from error

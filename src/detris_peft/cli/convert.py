@@ -1,4 +1,4 @@
-"""The authors' released checkpoints: into a folder of adapters and head, and back."""
+"""Convert released checkpoints to folders of adapters and head, and back."""
 
 import json
 from collections.abc import Sequence
@@ -10,93 +10,122 @@ from transformers import AutoTokenizer, HfArgumentParser
 
 from .. import DetrisConfig, DetrisForReferringSegmentation, DetrisProcessor, presets
 from ..conversion.official_checkpoint import compare_backbone, load_official_checkpoint, save_official_checkpoint
+from ..errors import one_line
 from .backbone_options import BackboneArguments, load_backbone, name_backbones
 
 
 @dataclass
 class ConvertArguments:
-    output: str = field(metadata={"help": "folder to write; with --to-official, the .pth"})
-    preset: str | None = field(default=None, metadata={"help": "architecture: " + ", ".join(presets.list())})
+    """Options of `detris convert`."""
+
+    output: str = field(metadata={"help": "folder to write; with --to-official, the .pth to write"})
+    preset: str | None = field(default=None, metadata={"help": "architecture: " + ", ".join(presets.list_presets())})
     config: str | None = field(default=None, metadata={"help": "architecture: the config.json of a DetrisConfig"})
     verify_backbones: bool = field(
         default=False, metadata={"help": "compare the frozen weights in the file with the named backbones"}
     )
-    to_official: bool = field(default=False, metadata={"help": "the other way: CHECKPOINT is a folder of ours"})
-    overwrite: bool = field(default=False, metadata={"help": "with --to-official: replace the file if it is there"})
+    to_official: bool = field(
+        default=False, metadata={"help": "reverse direction: CHECKPOINT is a detris_peft checkpoint folder"}
+    )
+    overwrite: bool = field(default=False, metadata={"help": "with --to-official: replace an existing file"})
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
-    """Run with these arguments; by default those of the command line."""
+    """Run `detris convert` with these arguments; default: those of the command line."""
     classes: Any = (ConvertArguments, BackboneArguments)
     parser = HfArgumentParser(classes, prog=prog, description=__doc__)
-    parser.add_argument("checkpoint", help="the authors' .pth; with --to-official, a folder of ours")
+    parser.add_argument("checkpoint", help="released .pth; with --to-official, a detris_peft checkpoint folder")
     arguments, backbones, rest = parser.parse_args_into_dataclasses(argv)
     (to_official if arguments.to_official else from_official)(rest.checkpoint, arguments, backbones)
 
 
 def from_official(checkpoint: str, arguments: ConvertArguments, backbones: BackboneArguments) -> None:
+    """Convert a released `.pth` to a checkpoint folder."""
     config, output = read_config(arguments), Path(arguments.output)
     model = load_official_checkpoint(checkpoint, config, mmap=True)
     config = model.config
     tokenizer = backbones.tokenizer or backbones.text_model or config.text_name_or_path
-    name_backbones(config, backbones, output.with_name(f"{output.name}-backbones"))
+    name_backbones(config, backbones, _backbone_folder(output))
     model.save_pretrained(output)
     del model
-    print(f"wrote {output}: adapters and head, over {config.vision_name_or_path} and {config.text_name_or_path}")
+    print(f"wrote {output}: adapters and head for {config.vision_name_or_path} and {config.text_name_or_path}")
     try:
         if not tokenizer:
-            raise OSError("no text backbone is named")
+            raise OSError("the text backbone has no name")
         DetrisProcessor.from_config(config, AutoTokenizer.from_pretrained(tokenizer)).save_pretrained(output)
     except (OSError, ValueError) as error:
-        print(f"left out the processor's files, give --tokenizer: {str(error).splitlines()[0]}")
+        print(f"skipped the processor's files; pass --tokenizer: {one_line(error, first_line=True)}")
     if arguments.verify_backbones:
         verify(checkpoint, config)
 
 
 def verify(checkpoint: str, config: DetrisConfig) -> None:
-    wrong = 0
-    for kind in ("text", "vision"):  # one at a time, for the memory's sake
+    """Compare the frozen weights in a released `.pth` with the backbones that a config names.
+
+    Raises:
+        ValueError: weights differ.
+    """
+    num_wrong = 0
+    for kind in ("text", "vision"):  # one at a time, to save memory
         weights = load_backbone(config, kind).state_dict()
         differences = compare_backbone(checkpoint, config, kind, weights)
         for name, difference in differences.items():
             if difference != 0:
                 print(f"{kind} {name}: max abs difference {difference:.3g}")
-        different = sum(difference != 0 for difference in differences.values())
-        print(f"{kind} backbone: {len(differences) - different} of {len(differences)} weights are equal")
-        wrong += different
-    if wrong:
-        raise ValueError(f"{wrong} frozen weights in {checkpoint} differ from the named backbones.")
+        num_different = sum(difference != 0 for difference in differences.values())
+        print(f"{kind} backbone: {len(differences) - num_different} of {len(differences)} weights are equal")
+        num_wrong += num_different
+    if num_wrong:
+        raise ValueError(
+            f"{checkpoint}: expected the frozen weights of the named backbones, got {num_wrong} that differ; "
+            "name the backbones that it was trained with."
+        )
 
 
 def to_official(folder: str, arguments: ConvertArguments, backbones: BackboneArguments) -> None:
+    """Convert a checkpoint folder to a `.pth` for the released code."""
     output = Path(arguments.output)
     if arguments.preset or arguments.config:
-        raise ValueError("--to-official takes the architecture from the folder: leave out --preset and --config.")
+        raise ValueError("--to-official reads the architecture from the folder; omit --preset and --config.")
     if output.exists() and not arguments.overwrite:
-        raise FileExistsError(f"{output} is there already: give --overwrite to replace it.")
+        raise FileExistsError(f"{output} already exists; pass --overwrite to replace it.")
     if not (Path(folder) / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} is no checkpoint folder of ours: it holds no config.json.")
+        raise FileNotFoundError(f"{folder}: expected a checkpoint folder, found no config.json in it; check the path.")
     config = DetrisConfig.from_pretrained(folder)
-    name_backbones(config, backbones, output.with_name(f"{output.name}-backbones"))
-    given = {
+    name_backbones(config, backbones, _backbone_folder(output))
+    models = {
         f"{kind}_model": load_backbone(config, kind)
-        for kind, sources in {"vision": ("vision_model", "dino"), "text": ("text_model", "clip")}.items()
-        if any(getattr(backbones, source) for source in sources)
+        for kind, options in {"vision": ("vision_model", "dino"), "text": ("text_model", "clip")}.items()
+        if any(getattr(backbones, option) for option in options)
     }
-    save_official_checkpoint(DetrisForReferringSegmentation.from_pretrained(folder, **given), output)
+    save_official_checkpoint(DetrisForReferringSegmentation.from_pretrained(folder, **models), output)
     print(f"wrote {output}")
 
 
 def read_config(arguments: ConvertArguments) -> DetrisConfig:
+    """Return the config that --preset or --config selects.
+
+    Raises:
+        ValueError: both or neither are given, or the file is not the config of a DETRIS model.
+    """
     if (arguments.preset is None) == (arguments.config is None):
-        raise ValueError("Give the architecture as --preset or as --config, one of them.")
+        got = "none" if arguments.preset is None else "both"
+        raise ValueError(f"expected the architecture as --preset or as --config, got {got}; pass one of them.")
     if arguments.preset is not None:
         return presets.get(arguments.preset)
     file = Path(arguments.config or "")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{file} is not a config: {error}") from None
-    if not isinstance(content, dict) or content.get("model_type") != DetrisConfig.model_type:
-        raise ValueError(f"{file} is not of a {DetrisConfig.model_type!r} model.")
+        raise ValueError(f"{file}: expected a config in JSON, got another file ({error}); check the path.") from None
+    model_type = content.get("model_type") if isinstance(content, dict) else None
+    if model_type != DetrisConfig.model_type:
+        raise ValueError(
+            f"{file}: expected the config of a {DetrisConfig.model_type!r} model, got model_type {model_type!r}; "
+            "pass the config.json of a DetrisConfig."
+        )
     return DetrisConfig.from_dict(content)
+
+
+def _backbone_folder(output: Path) -> Path:
+    return output.with_name(f"{output.name}-backbones")

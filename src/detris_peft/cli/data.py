@@ -29,53 +29,60 @@ from ..data.sources import DataSource
 from ..data.tools.check import check_data
 from ..data.tools.convert import write_parquet
 from ..data.tools.report import Finding, SplitReport, as_json
+from ..defaults import IMAGE_SIZE, MAX_TEXT_LENGTH
+from ..errors import one_line
 from ..modeling.hub import check_hub_access
 from ..tokenization_detris import count_tokens
 from ..visualization import plot_samples
 
-_SHOWN = 3  # findings of a kind and split
-_PREVIEW = 12  # samples in the image
+_SHOWN = 3  # maximum number of findings listed per kind and split
+_PREVIEW = 12  # samples in the preview image
 _COMMANDS = {
-    "check": "count, decode every image, and list what cannot be trained on; exit code 1 if there is any",
-    "convert": "write parquet shards with images and masks inside, ready for the Hub",
+    "check": "count rows, decode every image, and list errors; exit code 1 if there are errors",
+    "convert": "write parquet shards with embedded images and masks, ready for the Hub",
 }
 
 
 @dataclass
 class CheckArguments:
-    splits: list[str] | None = field(default=None, metadata={"help": "which splits; by default all"})
+    """Options of `detris data check`."""
+
+    splits: list[str] | None = field(default=None, metadata={"help": "splits to process; by default all"})
     tokenizer: str | None = field(
         default=None,
-        metadata={"help": "the text encoder's, folder or Hub name: counts tokens; without it words are counted"},
+        metadata={"help": "tokenizer (folder or Hub name) to count tokens with; by default words are counted"},
     )
-    max_text_length: int = field(default=17, metadata={"help": "tokens that the text encoder reads"})
+    max_text_length: int = field(default=MAX_TEXT_LENGTH, metadata={"help": "tokens that the text encoder reads"})
     image_size: int = field(
-        default=448, metadata={"help": "side of the model's input: a mask of which nothing is left at it is an error"}
+        default=IMAGE_SIZE,
+        metadata={"help": "model input size; masks that vanish at this size are reported as errors"},
     )
-    report: str | None = field(default=None, metadata={"help": "JSON file for counts and everything found"})
+    report: str | None = field(default=None, metadata={"help": "JSON file for counts, errors and notices"})
     preview: str | None = field(default=None, metadata={"help": "PNG file for a grid of samples with their masks"})
-    no_images: bool = field(default=False, metadata={"help": "do not open images: quicker, and finds less"})
-    num_workers: int = field(default=min(os.cpu_count() or 1, 8), metadata={"help": "threads that decode images"})
-    seed: int = field(default=0, metadata={"help": "of the preview's samples"})
+    no_images: bool = field(default=False, metadata={"help": "skip image decoding (faster, fewer checks)"})
+    num_workers: int = field(default=min(os.cpu_count() or 1, 8), metadata={"help": "image decoding threads"})
+    seed: int = field(default=0, metadata={"help": "random seed of the samples in the preview"})
 
 
 @dataclass
 class ConvertArguments:
-    output: str = field(metadata={"help": "folder to write"})
-    splits: list[str] | None = field(default=None, metadata={"help": "which splits; by default all"})
-    max_shard_size: str = field(default="500MB", metadata={"help": "of a parquet file, in KB, MB or GB"})
-    skip_bad_rows: bool = field(default=False, metadata={"help": "leave out what cannot be trained on, and list it"})
-    push_to_hub: str | None = field(default=None, metadata={"help": "upload it as this dataset: user/name"})
-    private: bool = field(default=False, metadata={"help": "with --push_to_hub: a new dataset is private"})
-    overwrite: bool = field(default=False, metadata={"help": "replace what an earlier conversion wrote to --output"})
+    """Options of `detris data convert`."""
+
+    output: str = field(metadata={"help": "output folder"})
+    splits: list[str] | None = field(default=None, metadata={"help": "splits to process; by default all"})
+    max_shard_size: str = field(default="500MB", metadata={"help": "maximum size of a parquet file, in KB, MB or GB"})
+    skip_bad_rows: bool = field(default=False, metadata={"help": "skip and list rows that cannot be trained on"})
+    push_to_hub: str | None = field(default=None, metadata={"help": "upload the output as this dataset: user/name"})
+    private: bool = field(default=False, metadata={"help": "with --push_to_hub: create the dataset as private"})
+    overwrite: bool = field(default=False, metadata={"help": "replace the files of an earlier conversion in --output"})
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
-    """Run with these arguments; by default those of the command line."""
+    """Run `detris data` with these arguments; by default with those of the command line."""
     arguments, prog = [*(sys.argv[1:] if argv is None else argv)], prog or "detris data"
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="\n".join(f"{name:10}{does}" for name, does in _COMMANDS.items()),
+        description="\n".join(f"{name:10}{description}" for name, description in _COMMANDS.items()),
         epilog=f"{prog} COMMAND --help lists a command's options.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -89,13 +96,13 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
 
 
 def check(options: CheckArguments, source: DataSource) -> None:
-    """`detris data check`: a table on the standard output; exit code 1 if there is an error."""
-    for file in filter(None, (options.report, options.preview)):  # before the work, not after it
+    """Run `detris data check`: print a table and the findings; exit with code 1 if there are errors."""
+    for file in filter(None, (options.report, options.preview)):  # fail early
         if Path(file).is_dir():
-            raise IsADirectoryError(f"{file}: is a folder: name a file")
+            raise IsADirectoryError(f"{file}: expected a file, got a folder; choose a file name")
         Path(file).parent.mkdir(parents=True, exist_ok=True)
     if options.preview and find_spec("matplotlib") is None:
-        raise ValueError("--preview needs matplotlib: pip install 'detris-peft[train]'")
+        raise ValueError("--preview: expected matplotlib to be installed; pip install 'detris-peft[train]'")
     reports = check_data(
         source,
         options.splits,
@@ -114,18 +121,18 @@ def check(options: CheckArguments, source: DataSource) -> None:
         samples = draw_samples(reports, _PREVIEW, options.seed)
         if samples:
             plot_samples(samples, options.preview)
-        print(f"wrote {options.preview}" if samples else "no row can be drawn: wrote no preview")
+        print(f"wrote {options.preview}" if samples else "no valid rows: wrote no preview")
     if not content["ok"]:
         raise SystemExit(1)
 
 
 def convert(options: ConvertArguments, source: DataSource) -> None:
-    """`detris data convert`."""
-    if options.push_to_hub:  # before the work, not after it
+    """Run `detris data convert`: write parquet files, and upload them on request."""
+    if options.push_to_hub:  # fail early
         check_hub_access(options.push_to_hub)
     bad_rows = BadRows() if options.skip_bad_rows else None
-    # So that what stands half-written aside is removed.
-    former = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    # Clean up partial output on SIGTERM.
+    previous = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         counts = write_parquet(
             source,
@@ -136,68 +143,74 @@ def convert(options: ConvertArguments, source: DataSource) -> None:
             overwrite=options.overwrite,
         )
     finally:
-        signal.signal(signal.SIGTERM, former)
+        signal.signal(signal.SIGTERM, previous)
     rows = ", ".join(f"{split} {count:,} rows" for split, count in counts.items())
     print(f"wrote {options.output}: {rows}")
     if bad_rows:
-        # A line that is no JSON names no split: each split's reader met it.
+        # A line that is not valid JSON has no split, so the reader of each split reports it.
         findings = [*{str(error): Finding(error.kind, "", str(error)) for error in bad_rows}.values()]
-        print("\n".join(_listed(f"left out {len(findings):,} bad rows", findings)))
+        print("\n".join(_listed(f"skipped {len(findings):,} bad rows", findings)))
     if options.push_to_hub:
         _push(options.push_to_hub, options)
 
 
 def format_reports(source: DataSource, reports: Sequence[SplitReport]) -> str:
-    """Counts by split as a table, then errors and notices: how many of each kind, and the first few."""
-    heads = ["split", "images", "references", "published", "sentences", "no target", "errors", "notices"]
-    published = any(report.published for report in reports)
-    table = [heads]
-    for report in reports:
-        due = "-" if report.published is None else f"{report.published:,}"
-        errors, notices = sum(report.bad.values()), len(report.notices)
-        numbers = (report.no_target, errors, notices)
-        counts = (f"{number:,}" for number in (report.images, report.references))
-        table.append([report.split, *counts, due, f"{report.sentences:,}", *(f"{number:,}" for number in numbers)])
-    hidden = set() if published else {"published"}
+    """Format the counts per split as a table, and errors and notices as the count and first examples of each kind."""
+    headers = ["split", "images", "references", "published", "sentences", "no target", "errors", "notices"]
+    has_published = any(report.published for report in reports)
+    hidden = set() if has_published else {"published"}
     if not any(report.no_target for report in reports):
         hidden.add("no target")
-    table = [[cell for cell, head in zip(line, heads, strict=True) if head not in hidden] for line in table]
+    table = [headers]
+    for report in reports:
+        counts = (
+            report.images,
+            report.references,
+            report.published,
+            report.sentences,
+            report.no_target,
+            sum(report.error_counts.values()),
+            len(report.notices),
+        )
+        table.append([report.split, *("-" if count is None else f"{count:,}" for count in counts)])
+    table = [[cell for cell, header in zip(row, headers, strict=True) if header not in hidden] for row in table]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = [f"{source.dataset}, split by {source.split_by}" if published else source.dataset, ""]
-    for first, *others in table:
-        cells = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
-        lines.append("  ".join([first.ljust(widths[0]), *cells]))
+    lines = [f"{source.dataset}, split by {source.split_by}" if has_published else source.dataset, ""]
+    for split, *counts in table:
+        cells = (cell.rjust(width) for cell, width in zip(counts, widths[1:], strict=True))
+        lines.append("  ".join([split.ljust(widths[0]), *cells]))
     errors = [finding for report in reports for finding in report.errors]
     lines += _listed("errors", errors)
     lines += _listed("notices", [finding for report in reports for finding in report.notices])
-    verdict = "Nothing stands in the way of training."
+    conclusion = "No errors found."
     if errors:
-        verdict = "Mend these, or leave bad rows out with --skip_bad_rows."
-    return "\n".join([*lines, "", verdict])
+        conclusion = "Fix these errors, or pass --skip_bad_rows to skip invalid rows."
+    return "\n".join([*lines, "", conclusion])
 
 
 def draw_samples(reports: Sequence[SplitReport], count: int, seed: int) -> list[tuple[Any, Any, str, str]]:
-    """Random rows that can be decoded, about as many of each split: image, mask, caption, one of the sentences."""
+    """Draw random valid rows, about equally many per split, as (image, mask, caption, sentence)."""
     rng = np.random.default_rng(seed)
-    drawn = []
+    samples = []
     readable = [report.rows for report in reports if report.rows]
-    for number, rows in enumerate(readable):
+    for split_index, rows in enumerate(readable):
         rows = rows.cast_column("image", datasets.Image(decode=False))
-        wanted = len(drawn) + (count - len(drawn)) // (len(readable) - number)
+        target = len(samples) + (count - len(samples)) // (len(readable) - split_index)
         for index in rng.permutation(len(rows))[: 20 * count].tolist():
-            if len(drawn) == wanted:
+            if len(samples) == target:
                 break
             row: dict[str, Any] = rows[index]
             try:
                 image, mask = decode_row(row)
-            except (OSError, ValueError):  # listed already
+            except (OSError, ValueError):  # already reported
                 continue
             caption = f"{row['split']}, reference {row['ref_id']}{', no target' * row['no_target']}"
-            drawn.append((image, mask, caption, rng.choice(row["sentences"])))
-    return drawn
+            samples.append((image, mask, caption, rng.choice(row["sentences"])))
+    return samples
 
 
 def _listed(title: str, findings: Sequence[Finding]) -> list[str]:
+    """Return lines with the number of rows and the first messages per split and kind."""
     if not findings:
         return []
     lines = ["", title]
@@ -217,19 +230,20 @@ def _token_counter(name: str) -> Callable[[Iterable[str]], list[int]]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise OSError(f"--tokenizer {name} cannot be loaded: {_first_line(error)}") from None
-
+        reason = one_line(error, first_line=True)
+        raise OSError(f"--tokenizer: cannot load {name} ({reason}); pass a folder or a Hub name") from None
     return partial(count_tokens, tokenizer)
 
 
 def _visibility(image_size: int) -> Callable[[Mapping[str, Any]], bool]:
-    """Whether the processor leaves anything of a mask; it samples, so that what is small may fall in between."""
+    """Return a function that tests whether a mask is visible after resizing, which may drop small regions."""
     processor = DetrisProcessor(CLIPTokenizer(), image_size=image_size)
 
     def is_visible(mask: Mapping[str, Any]) -> bool:
         height, width = mask["size"]
         scale = image_size / max(height, width)
-        # Down to about half the size every pixel counts; below, a line across the canvas is the most that is missed.
+        # Fast path: down to about half the size no pixel is dropped. At smaller scales, an invisible mask is at most a
+        # line across the canvas.
         if scale > 0.6 or mask_area(mask) * scale**2 > image_size:
             return True
         return processor.is_visible(decode_mask(mask))
@@ -238,10 +252,11 @@ def _visibility(image_size: int) -> Callable[[Mapping[str, Any]], bool]:
 
 
 def _push(name: str, options: ConvertArguments) -> None:
+    """Upload the output folder; delete remote shards of earlier conversions."""
     api = HfApi()
     try:
         api.create_repo(name, repo_type="dataset", private=options.private, exist_ok=True)
-        # One commit, also of what goes: whatever breaks off leaves the old revision whole.
+        # Uploads may be split into several commits; running an interrupted upload again resumes it.
         url = api.upload_folder(
             repo_id=name,
             repo_type="dataset",
@@ -250,12 +265,9 @@ def _push(name: str, options: ConvertArguments) -> None:
             commit_message="Written by detris data convert",
         )
     except (OSError, HfHubHTTPError, ValueError) as error:
+        reason = one_line(error, first_line=True)
         raise OSError(
-            f"{name} was not uploaded ({_first_line(error)}): {options.output} is whole, go on with "
+            f"{name}: the upload failed ({reason}); {options.output} is complete, resume with "
             f"`hf upload {name} {options.output} --repo-type dataset`"
         ) from None
     print(f"uploaded {name}: {url}")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

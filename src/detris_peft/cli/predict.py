@@ -1,4 +1,4 @@
-"""Segment what a sentence refers to in one image."""
+"""Segment what an expression refers to in one image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,35 +11,40 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from transformers import HfArgumentParser
 
 from .. import DetrisForReferringSegmentation, DetrisProcessor
+from ..errors import one_line
 from ..visualization import overlay
-
-_TITLE = "Segment what a sentence refers to in one image."
 
 
 @dataclass
 class PredictionArguments:
-    checkpoint: str = field(metadata={"help": "folder or Hub repository of a trained model"})
-    image: str = field(metadata={"help": "the image"})
-    text: str = field(metadata={"help": "the sentence"})
+    """Options of `detris predict`."""
+
+    checkpoint: str = field(metadata={"help": "folder or Hub id of a trained model"})
+    image: str = field(metadata={"help": "image file"})
+    text: str = field(metadata={"help": "referring expression"})
     output: str = field(
-        default="prediction.png", metadata={"help": "overlay PNG; the mask goes beside it, as *_mask.png"}
+        default="prediction.png",
+        metadata={"help": "PNG file for the overlay; the mask is written to *_mask.png"},
     )
-    threshold: float | None = field(default=None, metadata={"help": "probability; by default the checkpoint's"})
-    device: str | None = field(default=None, metadata={"help": "cpu, cuda, ...; by default a GPU if there is one"})
+    threshold: float | None = field(
+        default=None, metadata={"help": "probability above which a pixel is foreground; default: the checkpoint's"}
+    )
+    device: str | None = field(default=None, metadata={"help": "cpu, cuda, ...; default: cuda if available, else cpu"})
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
-    """Run with these arguments; by default those of the command line."""
-    arguments = HfArgumentParser(
-        cast(Any, PredictionArguments), prog=prog, description=_TITLE
-    ).parse_args_into_dataclasses(argv)[0]
+    """Run `detris predict` with these arguments; default: those of the command line."""
+    parser = HfArgumentParser(cast(Any, PredictionArguments), prog=prog, description=__doc__)
+    arguments = parser.parse_args_into_dataclasses(argv)[0]
     if arguments.threshold is not None and not 0 <= arguments.threshold < 1:
-        raise ValueError(f"--threshold {arguments.threshold} must be a probability, at least 0 and below 1.")
+        raise ValueError(
+            f"--threshold: expected a probability of at least 0 and below 1, got {arguments.threshold}; change it."
+        )
     device = usable_device(arguments.device)
     image = open_image(arguments.image)
     model = DetrisForReferringSegmentation.from_pretrained(arguments.checkpoint)
     processor = DetrisProcessor.from_pretrained(arguments.checkpoint)
-    model.to(device)  # type: ignore[arg-type]  transformers hides nn.Module.to's own type
+    model.to(device)  # type: ignore[arg-type]  transformers hides the type of nn.Module.to
 
     inputs = processor(images=image, text=arguments.text)
     with torch.no_grad():
@@ -51,24 +56,38 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     mask_file = output.with_name(f"{output.stem}_mask.png")
     overlay(image, mask).save(output, format="PNG")
     Image.fromarray(mask.numpy().astype(np.uint8) * 255).save(mask_file, format="PNG")
-    print(f"{100 * mask.float().mean():.1f} % of the image is in the mask; wrote {output} and {mask_file}")
+    print(f"{100 * mask.float().mean():.1f}% of the image is foreground; wrote {output} and {mask_file}")
 
 
 def usable_device(name: str | None) -> torch.device:
+    """Return the named device; default: cuda if available, else cpu.
+
+    Raises:
+        ValueError: the device is unknown or not available.
+    """
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from None
+        reason = one_line(error, first_line=True)
+        raise ValueError(f"--device {name}: expected an available device ({reason}); choose another one.") from None
     return device
 
 
 def open_image(file: str) -> Image.Image:
+    """Open and decode an image file, and apply its EXIF orientation.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: the file cannot be decoded.
+    """
     try:
         image = Image.open(file)
         image.load()
     except FileNotFoundError:
-        raise FileNotFoundError(f"There is no image {file}: give the path of a file.") from None
+        raise FileNotFoundError(f"{file}: expected an image, found no such file; check the path.") from None
     except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{file} cannot be decoded as a image: {error}") from None
-    return ImageOps.exif_transpose(image)  # as the eye sees it, so that the overlay fits
+        raise ValueError(
+            f"{file}: expected an image, got a file that cannot be decoded ({error}); pass another file."
+        ) from None
+    return ImageOps.exif_transpose(image)  # the overlay is drawn on the rotated image, like the mask

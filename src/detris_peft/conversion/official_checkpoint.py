@@ -1,7 +1,7 @@
-"""The authors' released checkpoints in and out of this library's model.
+"""Convert released checkpoints to and from `DetrisForReferringSegmentation`.
 
-A released `.pth` holds `{"state_dict": ..., "optimizer": ..., ...}` with every weight, the frozen ones too, under
-`module.`. `official_layout` says key by key where each one goes.
+A released `.pth` holds `{"state_dict": ..., "optimizer": ..., ...}` with all weights, including the frozen ones, under
+`module.`. `key_mapping.official_layout` maps the keys.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import math
 import os
-import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,129 +17,133 @@ import torch
 from accelerate import init_empty_weights
 
 from .. import presets
+from ..atomic import atomic_write_file
 from ..modeling import DetrisConfig, DetrisForReferringSegmentation
 from .key_mapping import (
     BACKBONE_PREFIXES,
     LOGIT_SCALE,
     backbone_layout,
-    check_official,
-    misfit,
+    check_architecture,
+    mismatch,
     official_layout,
 )
-from .safe_loading import kind_of, read_dict
+from .safe_loading import detect_kind, read_dict
 
-CLIP_LOGIT_SCALE = math.log(100)  # where OpenAI's training clipped it, and where it stands in every released CLIP
+CLIP_LOGIT_SCALE = math.log(100)  # OpenAI clipped it to this value in training; every released CLIP has it
+_BLOCK = 64  # weights that `compare_backbone` maps at a time
 
 
 def load_official_checkpoint(
     path: str | os.PathLike, config: DetrisConfig | str, *, mmap: bool = False
 ) -> DetrisForReferringSegmentation:
-    """Read a released `.pth` into a model, in eval mode, frozen weights included.
+    """Load a released `.pth`, including the frozen weights, into a model in eval mode.
 
-    The weights become the model's as they are read, without a second copy: the file's own size is what it takes.
+    The weights are not copied, so loading takes about as much memory as the file is large.
 
     Args:
-        path: the file. It is read with `weights_only=True`: no code in it is run.
-        config: the architecture it was trained with, or the name of a preset. The model resamples DINOv2's position
-            table as the released weights were trained with (`position_interpolation="official"`).
-        mmap: map the file instead of reading it: only the weights that are looked at take memory. The file must then
-            stay as it is while the model lives.
+        path: the file. It is read with `weights_only=True`: no code in it is executed.
+        config: the architecture it was trained with, or the name of a preset. The model interpolates DINOv2's position
+            embeddings as in the training of the released weights (`position_interpolation="official"`).
+        mmap: map the file instead of reading it, so that only the weights in use take memory. The file must not change
+            during the lifetime of the model.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no checkpoint of this layout, or a key is missing, left over or of another shape; the message
-            lists them, and names the preset that would fit.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not a checkpoint of this layout, or keys are missing, unexpected or of another shape;
+            the message lists them and names the preset that matches.
     """
-    by_name = isinstance(config, str)
+    is_preset = isinstance(config, str)
     config = presets.get(config) if isinstance(config, str) else copy.deepcopy(config)
-    check_official(config)
+    check_architecture(config)
     config.position_interpolation = "official"
-    # The authors take the sentence at the largest token id, which is CLIP's end token; a text config made by hand may
-    # carry another vocabulary's end token.
+    # The released code reads the sentence embedding at the largest token id, which is CLIP's end token. A text config
+    # written by hand may have the end token of another vocabulary.
     config.text_config.eos_token_id = config.text_config.vocab_size - 1
-    given = read_official(path, mmap=mmap)
-    model = _without_weights(config)
+    official = read_official(path, mmap=mmap)
+    model = _empty_model(config)
     state = model.state_dict()
-    layout = {row.official: row for row in official_layout(config)}
-    wrong = misfit(given, layout, state)
-    if wrong:
-        fitting = _fitting_presets(given)
-        mend = (
-            f"It fits the preset {' or '.join(fitting)}."
-            if fitting
-            else ("No preset fits it" + (": pass its own config." if by_name else " either."))
-        )
-        raise ValueError(f"{path} was not trained with this config: {wrong}. {mend}")
-    # Kept for the way back, see `save_official_checkpoint`.
-    config.text_config.logit_scale = given[LOGIT_SCALE].item()
-    ours = {}
-    for key, row in layout.items():
-        ours |= {name: part.to(state[name].dtype) for name, part in row.split(given.pop(key)).items()}
-    model.load_state_dict(ours, assign=True)
+    layout = {mapping.official: mapping for mapping in official_layout(config)}
+    problem = mismatch(official, layout, state)
+    if problem:
+        matching = _matching_presets(official)
+        if matching:
+            advice = f"use the preset {' or '.join(matching)}"
+        elif is_preset:
+            advice = "no preset matches, pass the config that it was trained with"
+        else:
+            advice = "no preset matches either"
+        raise ValueError(f"{path}: expected the weights of this config, got others ({problem}); {advice}.")
+    # Stored for round-tripping, see `save_official_checkpoint`.
+    config.text_config.logit_scale = official[LOGIT_SCALE].item()
+    weights = {}
+    for key, mapping in layout.items():
+        weights |= {name: part.to(state[name].dtype) for name, part in mapping.split(official.pop(key)).items()}
+    model.load_state_dict(weights, assign=True)
     return model.eval()
 
 
 def save_official_checkpoint(model: DetrisForReferringSegmentation, path: str | os.PathLike) -> None:
-    """Write every weight of a model, the frozen ones too, as a `.pth` that the authors' code loads with `strict=True`.
+    """Write all weights of a model, including the frozen ones, as a `.pth` that the released code loads strictly.
 
-    It holds a `state_dict` in float32 and no optimizer: their test scripts read it, their training cannot resume from
-    it. What `load_official_checkpoint` read comes out bit-equal. CLIP's `logit_scale`, which our model has no use for,
-    is the one that was read (kept as `config.text_config.logit_scale`), else that of every released CLIP, ln 100.
+    The file holds a `state_dict` in float32 and no optimizer state: the released code can evaluate it, but not resume
+    training. A checkpoint read by `load_official_checkpoint` round-trips exactly. CLIP's `logit_scale`, which our
+    model does not use, is the one that was read (stored in `config.text_config.logit_scale`), or else ln 100, as in
+    every released CLIP.
 
     Args:
-        path: the file; it appears when it is whole.
+        path: the file, written atomically.
 
     Raises:
-        ValueError: the authors' code knows no such architecture; the message names what it lacks.
+        ValueError: the released code does not support this architecture; the message names the difference.
     """
     config = model.config
-    rows = [*official_layout(config)]
+    layout = [*official_layout(config)]
     if config.position_interpolation != "official":
         warnings.warn(
-            f"position_interpolation is {config.position_interpolation!r}, and the authors' code resamples DINOv2's "
-            "position table in its own way: its masks will differ a little from this model's.",
+            f"position_interpolation is {config.position_interpolation!r}: the released code interpolates DINOv2's "
+            "position embeddings differently, so its masks will differ slightly from this model's.",
             stacklevel=2,
         )
     state = model.state_dict()
-    difference = sorted(state.keys() ^ {name for row in rows for name in row.ours})
+    difference = sorted(state.keys() ^ {name for mapping in layout for name in mapping.ours})
     if difference:
         raise ValueError(
-            f"The released layout has no place for this model, which differs in {len(difference)} weights, among them "
-            f"{', '.join(difference[:3])}: take off other adapters than the two of the config, named 'default'."
+            f"This model cannot be stored in the released layout: expected the two adapters of the config, named "
+            f"'default', got {len(difference)} weights that differ, such as {', '.join(difference[:3])}; "
+            "remove other adapters."
         )
     logit_scale = torch.tensor(getattr(config.text_config, "logit_scale", CLIP_LOGIT_SCALE))
     weights = {}
-    for row in rows:
-        value = row.join(state) if row.ours else logit_scale
-        weights[f"module.{row.official}"] = value.cpu().float() if value.is_floating_point() else value.cpu()
+    for mapping in layout:
+        value = mapping.join(state) if mapping.ours else logit_scale
+        weights[f"module.{mapping.official}"] = value.cpu().float() if value.is_floating_point() else value.cpu()
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as aside:
-        torch.save({"state_dict": weights}, Path(aside) / path.name)
-        (Path(aside) / path.name).replace(path)
+    with atomic_write_file(path) as temporary, temporary.open("wb") as stream:
+        torch.save({"state_dict": weights}, stream)
 
 
 def compare_backbone(
     path: str | os.PathLike, config: DetrisConfig, kind: str, weights: dict[str, torch.Tensor]
 ) -> dict[str, float]:
-    """The frozen weights in a released `.pth` against those of a Hugging Face backbone.
+    """Compare the frozen weights in a released `.pth` with those of a Hugging Face backbone.
 
     Args:
-        path: the file, which is mapped a part at a time, not read.
+        path: the file. It is mapped block by block, not read.
         config: the architecture it was trained with.
         kind: `"vision"` or `"text"`.
-        weights: `state_dict()` of the plain encoder; it is emptied on the way.
+        weights: `state_dict()` of the plain encoder; its items are removed in the comparison.
 
     Returns:
-        For every weight, by its Hugging Face name, the greatest absolute difference; infinite where shapes differ or
+        The maximum absolute difference of every weight, keyed by its Hugging Face name; infinite if shapes differ or
         the backbone has no such weight.
     """
-    rows, differences = [*backbone_layout(config, kind)], {}
-    for start in range(0, len(rows), 64):
-        # Mapped anew for each group, so that the pages of the one before are given back.
-        given = read_official(path, mmap=True)
-        for row in rows[start : start + 64]:
-            for name, part in row.split(given[BACKBONE_PREFIXES[kind] + row.official]).items():
+    layout, differences = [*backbone_layout(config, kind)], {}
+    for start in range(0, len(layout), _BLOCK):
+        # Mapped again for each block, so that the memory of the previous one is released.
+        official = read_official(path, mmap=True)
+        for mapping in layout[start : start + _BLOCK]:
+            for name, part in mapping.split(official[BACKBONE_PREFIXES[kind] + mapping.official]).items():
                 other = weights.pop(name, torch.empty(0))
                 same = part.shape == other.shape
                 differences[name] = (part.float() - other.cpu().float()).abs().max().item() if same else math.inf
@@ -148,38 +151,40 @@ def compare_backbone(
 
 
 def read_official(path: str | os.PathLike, *, mmap: bool = False) -> dict[str, torch.Tensor]:
-    """The weights of a released `.pth`, without `module.`.
+    """Read the weights of a released `.pth`, keyed by their names without `module.`.
 
     Args:
-        mmap: map the file instead of reading it, where its format allows.
+        mmap: map the file instead of reading it, if its format allows.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is another kind of file; the message says which.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file has another content, which the message names.
     """
-    weights = read_dict(Path(path), "a whole DETRIS checkpoint", mmap=mmap)
-    if "state_dict" in weights:
-        weights = weights["state_dict"]
-    elif kind_of(weights):
-        raise ValueError(f"{path} is {kind_of(weights)} alone, needed is a whole DETRIS checkpoint.")
-    else:
-        raise ValueError(f'{path} holds no "state_dict": needed is a checkpoint as the authors released it.')
-    if not isinstance(weights, dict) or not all(isinstance(v, torch.Tensor) for v in weights.values()):
-        raise ValueError(f'"state_dict" in {path} is not a dict of tensors: needed is a checkpoint as released.')
+    expected = "a released DETRIS checkpoint"
+    content = read_dict(Path(path), expected, mmap=mmap)
+    if "state_dict" not in content:
+        got = f"{detect_kind(content)} alone" if detect_kind(content) else 'a dict without "state_dict"'
+        raise ValueError(f"{path}: expected {expected}, got {got}; pass the complete checkpoint.")
+    weights = content["state_dict"]
+    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        raise ValueError(
+            f'{path}: expected {expected}, got a "state_dict" that is not a dict of tensors; pass another file.'
+        )
     return {key.removeprefix("module."): value for key, value in weights.items()}
 
 
-def _without_weights(config: DetrisConfig) -> DetrisForReferringSegmentation:
-    """The model with parameters that take no memory; buffers, which are not all loaded, are real."""
+def _empty_model(config: DetrisConfig) -> DetrisForReferringSegmentation:
+    """Return a model with parameters on the meta device. Buffers are real, because not all of them are loaded."""
     with init_empty_weights(include_buffers=False):
         return DetrisForReferringSegmentation(config)
 
 
-def _fitting_presets(given: Mapping[str, torch.Tensor]) -> list[str]:
-    found = []
-    for name in presets.list():
+def _matching_presets(official: Mapping[str, torch.Tensor]) -> list[str]:
+    matching = []
+    for name in presets.list_presets():
         config = presets.get(name)
-        layout = {row.official: row for row in official_layout(config)}
-        if layout.keys() == given.keys() and not misfit(given, layout, _without_weights(config).state_dict()):
-            found.append(name)
-    return found
+        layout = {mapping.official: mapping for mapping in official_layout(config)}
+        same_keys = layout.keys() == official.keys()  # checked first: building a model takes time
+        if same_keys and not mismatch(official, layout, _empty_model(config).state_dict()):
+            matching.append(name)
+    return matching

@@ -1,7 +1,7 @@
-"""Files from strangers, read without running anything that stands in them.
+"""Load untrusted checkpoint files without executing code.
 
-What `torch.load(weights_only=True)` cannot read, TorchScript archives, is read by an unpickler that knows tensors and
-nothing else.
+`torch.load(weights_only=True)` does not support TorchScript archives; these are read by an unpickler that supports
+nothing but tensors.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from typing import Any
 
 import torch
 
+from ..errors import one_line
 
-def kind_of(content: Mapping[str, Any]) -> str:
-    """What a file's content is, as far as its keys tell."""
+
+def detect_kind(content: Mapping[str, Any]) -> str:
+    """Return what a checkpoint contains, judging by its keys; empty if unknown."""
     if "state_dict" in content:
         return "a training checkpoint"
     if {"cls_token", "pos_embed"} <= content.keys():
@@ -25,41 +27,52 @@ def kind_of(content: Mapping[str, Any]) -> str:
     return "a CLIP" if {"token_embedding.weight", "text_projection"} <= content.keys() else ""
 
 
-def read_dict(path: Path, needed: str, *, mmap: bool = False, scripted: bool = False) -> dict[str, Any]:
-    """The dict in a file; with `scripted`, a TorchScript archive's tensors too."""
+def read_dict(path: Path, expected: str, *, mmap: bool = False, scripted: bool = False) -> dict[str, Any]:
+    """Read the dict in a checkpoint file.
+
+    Args:
+        path: the file.
+        expected: description of the expected file, for error messages.
+        mmap: map the file into memory instead of reading it, if its format allows.
+        scripted: also read the tensors of a TorchScript archive.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is damaged, or is not a dict.
+    """
     if not path.is_file():
-        raise FileNotFoundError(f"There is no checkpoint {path}.")
+        raise FileNotFoundError(f"{path}: expected a checkpoint, found no such file; check the path.")
     with path.open("rb") as file:
         starts_as_zip = file.read(2) == b"PK"
     if starts_as_zip and not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is truncated: copy or download it again.")
+        raise ValueError(f"{path}: expected a complete file, got a truncated one; copy or download it again.")
     if starts_as_zip:
         with zipfile.ZipFile(path) as archive:
             if any(Path(name).name == "constants.pkl" for name in archive.namelist()):
                 if scripted:
                     return _read_torchscript(archive, path)
-                raise ValueError(f"{path} is a TorchScript archive, as OpenAI publishes CLIP, needed is {needed}.")
+                raise ValueError(
+                    f"{path}: expected {expected}, got a TorchScript archive, the format of OpenAI's CLIP files; "
+                    "pass another file."
+                )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and starts_as_zip)
-    except Exception as error:  # bytes of any kind end in any kind of error
+    except Exception as error:  # corrupt files can raise any error
         raise ValueError(
-            f"{path} is no PyTorch checkpoint, or one with pickled code in it, which is never run: {first_line(error)}"
+            f"{path}: expected a PyTorch checkpoint without pickled code, which is never executed, "
+            f"got a file that cannot be read ({one_line(error, first_line=True)}); pass another file."
         ) from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}: needed is {needed}.")
+        raise ValueError(f"{path}: expected {expected}, got a {type(content).__name__}; pass another file.")
     return content
 
 
-def first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
-
-
 class _ScriptModule:
-    """Stands for every class of a TorchScript archive: it takes attributes and does nothing."""
+    """Replaces every class of a TorchScript archive. It only stores attributes."""
 
 
 class _TorchScriptUnpickler(pickle.Unpickler):
-    """Admits modules (as `_ScriptModule`), tensors and lists of numbers; whatever else is asked for is refused."""
+    """Unpickler that allows modules (as `_ScriptModule`), tensors and lists of numbers, and rejects all else."""
 
     def __init__(self, archive: zipfile.ZipFile, name: str) -> None:
         super().__init__(archive.open(name))
@@ -70,7 +83,7 @@ class _TorchScriptUnpickler(pickle.Unpickler):
             return _ScriptModule
         if module == "torch" and name in _STORAGES:
             return _STORAGES[name]
-        known = {
+        allowed = {
             "torch._utils._rebuild_tensor_v2": _tensor,
             "collections.OrderedDict": collections.OrderedDict,
             "torch.jit._pickle.restore_type_tag": lambda value, tag: value,
@@ -79,9 +92,9 @@ class _TorchScriptUnpickler(pickle.Unpickler):
             "torch.jit._pickle.build_boollist": list,
             "torch.jit._pickle.build_tensorlist": list,
         }
-        if f"{module}.{name}" not in known:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return known[f"{module}.{name}"]
+        if f"{module}.{name}" not in allowed:
+            raise pickle.UnpicklingError(f"{module}.{name} is not allowed")
+        return allowed[f"{module}.{name}"]
 
     def persistent_load(self, pid: Any) -> torch.Tensor:
         _, dtype, key, _, numel = pid
@@ -102,19 +115,19 @@ _STORAGES = {
 
 
 def _tensor(storage: torch.Tensor, offset: int, size: tuple, stride: tuple, *_: Any) -> torch.Tensor:
-    return storage.as_strided(size, stride, offset)  # which checks that the storage is large enough
+    return storage.as_strided(size, stride, offset)  # raises if the storage is too small
 
 
 def _read_torchscript(archive: zipfile.ZipFile, path: Path) -> dict[str, torch.Tensor]:
-    """The `state_dict` of a TorchScript archive. Its code is not even looked at."""
+    """Read the `state_dict` of a TorchScript archive. Its code is never executed."""
     try:
         (name,) = [name for name in archive.namelist() if name.endswith("/data.pkl") and name.count("/") == 1]
         root = _TorchScriptUnpickler(archive, name).load()
         return dict(_tensors_of(root))
-    except Exception as error:  # bytes of any kind end in any kind of error
+    except Exception as error:  # corrupt files can raise any error
         raise ValueError(
-            f"{path} is a damaged TorchScript archive, or one that holds more than tensors, which is not read: "
-            f"{first_line(error)}"
+            f"{path}: expected an intact TorchScript archive of nothing but tensors, got a file that cannot be read "
+            f"({one_line(error, first_line=True)}); download it again."
         ) from None
 
 

@@ -1,8 +1,9 @@
-"""Datasets of images, referring sentences and masks, all with the same columns (`FEATURES`)."""
+"""Datasets of images, referring expressions and masks, all with the same columns (`FEATURES`)."""
 
 from .collator import Collator
 from .errors import BAD_KINDS, BadRowError, BadRows, MissingImageError
 from .masks import decode_mask, encode_mask
+from .readers import DatasetReader, register_reader, unregister_reader
 from .readers.coco import load_coco
 from .readers.column_mapping import ColumnMapping
 from .readers.folder import load_folder
@@ -10,13 +11,13 @@ from .readers.grefcoco import load_grefer
 from .readers.hub import load_mapped
 from .readers.mixed import load_mixed
 from .readers.refer import PUBLISHED_REFERENCES, load_refer
-from .samples import EvaluationSamples, Sample, StreamedSamples, TrainingSamples, batches
-from .schema import FEATURES, decode_row, open_image
+from .samples import EvaluationSamples, Sample, StreamedSamples, TrainingSamples, iterate_batches
+from .schema import FEATURES, decode_row, make_row, open_image, to_dataset
 from .sources import DataSource
 from .tools.check import check_data
 from .tools.convert import write_parquet
 
-# `detris_peft.data.refshapes` is not imported here, so that `python -m` can run it.
+# `detris_peft.data.refshapes` is not imported here: `python -m` would warn that it is loaded already.
 __all__ = [
     "BAD_KINDS",
     "FEATURES",
@@ -26,22 +27,27 @@ __all__ = [
     "Collator",
     "ColumnMapping",
     "DataSource",
+    "DatasetReader",
     "EvaluationSamples",
     "MissingImageError",
     "Sample",
     "StreamedSamples",
     "TrainingSamples",
-    "batches",
     "check_data",
     "decode_mask",
     "decode_row",
     "encode_mask",
+    "iterate_batches",
     "load_coco",
     "load_folder",
     "load_grefer",
     "load_mapped",
     "load_mixed",
     "load_refer",
+    "make_row",
     "open_image",
+    "register_reader",
+    "to_dataset",
+    "unregister_reader",
     "write_parquet",
 ]

@@ -1,13 +1,14 @@
-"""Random changes of a image, its mask and its sentence, off by default as in the paper.
+"""Random flip, scale and color changes of a sample, off by default as in the paper.
 
-A mirrored image of "the cup on the left" shows it on the right: the sentence is mirrored too. Image and mask are
-moved by kornia: `pip install 'detris-peft[augment]'`.
+A mirrored image of "the cup on the left" shows the cup on the right, so the sentence is mirrored too. Image and mask
+are transformed by kornia: `pip install 'detris-peft[augment]'`.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 
 import numpy as np
@@ -18,11 +19,11 @@ from .samples import Sample
 
 _SIDES = re.compile(
     r"\b(left|right)(?=most|-?hand|-?side|er|ie|y|s|wards?|\b)"  # "leftmost", "lefthand"; not "bright", "leftover"
-    r"|\b(lft|lt|rgt|rt)\b"  # as people type in a hurry
+    r"|\b(lft|lt|rgt|rt)\b"  # common abbreviations
     r"|(?<![\w'’])([lr])(?![\w'’-]| shape)",  # noqa: RUF001  "guy on r"; not "l-shaped", "l'homme"
     re.IGNORECASE,
 )
-_OTHER = {
+_OPPOSITE = {
     "left": "right",
     "right": "left",
     "lft": "rgt",
@@ -32,79 +33,84 @@ _OTHER = {
     "l": "r",
     "r": "l",
 }
-# Where "right" is no side, or a mirrored image is described by other words yet.
-_FIXED = re.compile(
+# Phrases where "right" is not a side, or where flipping changes more than the word.
+_NOT_FLIPPABLE = re.compile(
     r"\bo\W?\s?clock\b|\bright[- ](?:angle|side[- ]up)|\ball right\b"
-    # "right behind it": just there; but "on the right behind it".
+    # "right behind it" means directly behind; but "on the right behind it".
     r"|(?<!\bthe )(?<!\bon )(?<!\bto )(?<!\bat )(?<!\bfar )(?<!\btop )(?<!\bupper )(?<!\blower )(?<!\bbottom )"
     r"(?<!\bfront )(?<!\bback )(?<!\bmost )\bright (?:behind|next|beside|above|below|beneath|under|underneath|before"
     r"|after|between|in front|in the (?:middle|cent)|here|there|now|where)",
     re.IGNORECASE,
 )
-# The letterbox's border, which is `processing_detris.CLIP_MEAN`, of which data knows nothing.
-_BORDER = (0.48145466, 0.4578275, 0.40821073)
 
 
 def swap_sides(sentence: str) -> str:
-    """ "The leftmost cup, right of the Left plate" → "The rightmost cup, left of the Right plate"."""
+    """Exchange left and right in a sentence and keep the case.
 
-    def swap(found: re.Match[str]) -> str:
-        side = found[0]
-        other = _OTHER[side.lower()]
+    "The leftmost cup, right of the Left plate" → "The rightmost cup, left of the Right plate".
+    """
+
+    def swap(match: re.Match[str]) -> str:
+        side = match[0]
+        other = _OPPOSITE[side.lower()]
         return other.upper() if side.isupper() else other.capitalize() if side[0].isupper() else other
 
     return _SIDES.sub(swap, sentence)
 
 
 def can_be_flipped(sentence: str) -> bool:
-    """Whether `swap_sides` says of the mirrored image what the sentence says of the image.
+    """Return whether `swap_sides` of the sentence describes the mirrored image correctly.
 
-    Not so of "the cup right behind it", where "right" is no side, and of "the plate at 3 o'clock".
+    False for "the cup right behind it", where "right" is not a side, and for "the plate at 3 o'clock".
     """
-    return _FIXED.search(sentence) is None
+    return _NOT_FLIPPABLE.search(sentence) is None
 
 
 @dataclass
 class RandomAugmentation:
-    """Flip, scale and color, each sample by the random numbers that it is given.
+    """Randomly flips, scales and recolors a sample.
 
-    What is written in a image is mirrored with it. Images of 16 or 32 bits are left as they are.
+    Text in an image is mirrored with it. Images of 16 or 32 bits per channel are returned unchanged.
 
     Args:
-        flip: probability of a horizontal flip, with which "left" and "right" in the sentence change places. A image
-            whose sentence cannot be flipped is not: see `can_be_flipped`.
-        scale: range of the factor by which the image is scaled about its center; its size in pixels stays, what
-            becomes free is CLIP's mean color. A sample whose target would leave the image wholly is not scaled.
+        flip: probability of a horizontal flip, which exchanges "left" and "right" in the sentence. An image whose
+            sentence cannot be flipped is not flipped; see `can_be_flipped`.
+        scale: range of the factor by which the content is scaled about the image's center. The image size in pixels
+            does not change, and new borders get the color `image_mean`. A sample whose target would leave the image
+            is not scaled.
         color: largest relative change of brightness, contrast and saturation.
+        image_mean: padding color, one value in [0, 1] per channel: `DetrisProcessor.image_mean`, so that it equals the
+            letterbox's padding.
 
     Raises:
-        ValueError: kornia is not installed, or a value is out of its range.
+        ValueError: kornia is not installed, or a value is out of range.
     """
 
     flip: float = 0.5
     scale: tuple[float, float] = (0.8, 1.25)
     color: float = 0.2
+    image_mean: Sequence[float] = field(kw_only=True)
 
     def __post_init__(self) -> None:
         if not 0 <= self.flip <= 1 or not 0 < self.scale[0] <= self.scale[1] or not 0 <= self.color < 1:
-            raise ValueError(f"{self} is out of range: flip in [0, 1], 0 < scale[0] <= scale[1], color in [0, 1).")
+            raise ValueError(f"expected flip in [0, 1], 0 < scale[0] <= scale[1] and color in [0, 1), got {self}")
         if find_spec("kornia") is None:
-            raise ValueError("Augmentation needs kornia: pip install 'detris-peft[augment]'.")
+            raise ValueError("augmentation: expected kornia to be installed; pip install 'detris-peft[augment]'")
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         from kornia.geometry.transform import hflip
 
-        # All are drawn whatever becomes of them: a sample's numbers do not depend on the settings.
+        # Always draw all random numbers so that results do not depend on which transforms are enabled.
         flipped, scale = rng.random() < self.flip and can_be_flipped(sample.sentence), rng.uniform(*self.scale)
         colors = rng.uniform(1 - self.color, 1 + self.color, 3)
         if sample.image.mode[0] in "IF":
             return sample
         original = np.array(sample.image.convert("RGBA" if sample.image.mode == "P" else "RGB"))[..., :3]
-        mask = torch.from_numpy(_reduced(sample.mask, original.shape[:2]))[None, None].float()
+        mask = torch.from_numpy(_downsampled(sample.mask, original.shape[:2]))[None, None].float()
         image = _recolored(original, *colors)
         if flipped:
             image, mask = hflip(image), hflip(mask)
-        image, mask = _scaled(image, mask, scale)
+        image, mask = _scaled(image, mask, scale, self.image_mean)
         pixels = (image[0] * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
         return replace(
             sample,
@@ -114,37 +120,40 @@ class RandomAugmentation:
         )
 
 
-def _reduced(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The mask (H, W) on the coarser grid on which a large JPEG was decoded: what is at least half covered."""
+def _downsampled(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Downsample a mask (H, W) to the size of a JPEG decoded at reduced size; keep pixels that are half covered."""
     if mask.shape == size:
         return mask
     factor = round(max(mask.shape) / max(size))
-    padding = [(0, factor * coarse - fine) for coarse, fine in zip(size, mask.shape, strict=True)]
+    padding = [(0, factor * small - large) for small, large in zip(size, mask.shape, strict=True)]
     covered = np.pad(mask, padding).reshape(size[0], factor, size[1], factor).mean(axis=(1, 3))
     return (covered >= min(0.5, covered.max() or 1)).astype(np.uint8)
 
 
 def _recolored(pixels: np.ndarray, brightness: float, contrast: float, saturation: float) -> torch.Tensor:
-    """uint8 (H,W,3) → float32 (1,3,H,W) in [0,1]."""
+    """Change the colors of uint8 (H,W,3) and return float32 (1,3,H,W) in [0,1]."""
     from kornia.enhance import adjust_brightness_accumulative, adjust_saturation_with_gray_subtraction
 
     image = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
     image = adjust_brightness_accumulative(image, brightness)
-    # By NumPy, since what PyTorch sums up depends on its number of threads, and so on who reads the sample.
+    # NumPy, because PyTorch's sum depends on the number of threads, which differs in workers.
     mean = float(image.numpy().mean())
     image = (mean + contrast * (image - mean)).clamp(0, 1)
     return adjust_saturation_with_gray_subtraction(image, saturation)
 
 
-def _scaled(image: torch.Tensor, mask: torch.Tensor, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """(1,3,H,W) and (1,1,H,W) about their center; as they came where nothing of the mask would be left."""
+def _scaled(
+    image: torch.Tensor, mask: torch.Tensor, scale: float, image_mean: Sequence[float]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scale (1,3,H,W) and (1,1,H,W) about their center; unchanged if the mask would vanish."""
     from kornia.geometry.transform import warp_affine
 
     height, width = image.shape[-2:]
     x, y = (width - 1) / 2 * (1 - scale), (height - 1) / 2 * (1 - scale)
     matrix = torch.tensor([[[scale, 0, x], [0, scale, y]]], dtype=torch.float32)
-    moved = warp_affine(mask, matrix, (height, width), mode="nearest")
-    if mask.any() and not moved.any():
+    scaled_mask = warp_affine(mask, matrix, (height, width), mode="nearest")
+    if mask.any() and not scaled_mask.any():
         return image, mask
-    mean = torch.tensor(_BORDER).view(1, 3, 1, 1)
-    return warp_affine(image - mean, matrix, (height, width)) + mean, moved  # what becomes free is 0, the mean
+    mean = torch.tensor(image_mean).view(1, 3, 1, 1)
+    # `warp_affine` pads with 0, so the image is warped relative to the mean.
+    return warp_affine(image - mean, matrix, (height, width)) + mean, scaled_mask

@@ -13,12 +13,12 @@ from .samples import Sample
 
 @dataclass
 class Collator:
-    """Samples to a batch: the processor's tensors, and for scoring the masks at their own size.
+    """Collates samples into a batch: the processor's tensors, and the original masks for scoring.
 
     Args:
-        processor: a `DetrisProcessor`, or anything that is called like one.
-        keep_masks: False leaves out `masks`, which training does not need and workers would have to send.
-        model_inputs_only: give nothing but what a model's forward takes, for `transformers.Trainer`.
+        processor: a `DetrisProcessor`, or a callable with the same arguments.
+        keep_masks: include `masks`. Training does not need them, and without them workers transfer less data.
+        model_inputs_only: return only the arguments of the model's forward, as `transformers.Trainer` expects.
     """
 
     processor: Callable[..., Any]
@@ -26,13 +26,16 @@ class Collator:
     model_inputs_only: bool = False
 
     def __post_init__(self) -> None:
-        # The loader's workers are the threads. Said before they are forked: OpenCV, asked within one, would wait for
-        # ever for threads that only its parent has.
+        # DataLoader workers already parallelize. Set before forking: OpenCV can deadlock in forked workers.
         cv2.setNumThreads(1)
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """`pixel_values`, `input_ids`, `labels`, `target_sizes`; `masks` (H, W) each, `ref_ids`, `sentences`;
-        `bad_rows`, (kind, message) of each row that was passed over."""
+        """Return the batch of these samples.
+
+        Returns:
+            `pixel_values`, `input_ids`, `labels` and `target_sizes` from the processor; `masks`, one (H, W) array per
+            sample; `ref_ids` and `sentences`; `bad_rows`, the (kind, message) of each skipped row.
+        """
         masks = [sample.mask for sample in samples]
         inputs = self.processor(
             images=[sample.image for sample in samples],
@@ -47,6 +50,6 @@ class Collator:
             **inputs,
             **({"masks": masks} if self.keep_masks else {}),
             "ref_ids": [sample.ref_id for sample in samples],
-            "bad_rows": [(error.kind, str(error)) for sample in samples for error in sample.passed_over],
+            "bad_rows": [(error.kind, str(error)) for sample in samples for error in sample.skipped],
             "sentences": [sample.sentence for sample in samples],
         }

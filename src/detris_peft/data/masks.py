@@ -1,8 +1,8 @@
-"""Masks stay COCO run lengths (RLE) until somebody needs pixels: about 200 bytes instead of 300,000.
+"""Masks are kept as COCO run lengths (RLE) and decoded lazily: about 200 bytes instead of 300,000.
 
-A mask is `{"size": [H, W], "counts": str}`, compressed as pycocotools does it; H and W in pixels. Whatever reaches
-pycocotools is checked first: it answers run lengths that do not fill the image with uninitialized memory, and a
-polygon far out of the frame with gigabytes of it.
+A mask is `{"size": [H, W], "counts": str}` in pycocotools' compressed format; H and W in pixels. All input is checked
+before it is passed to pycocotools, which returns uninitialized memory for run lengths that do not fill the image, and
+allocates gigabytes for a polygon far outside the frame.
 """
 
 import math
@@ -15,21 +15,21 @@ from pycocotools import mask as coco
 
 from .errors import BadRowError
 
-# How far a corner may lie outside the frame, in image sides: pycocotools walks along every edge pixel by pixel.
+# Maximum distance of a vertex from the frame, in image sides: pycocotools traces every edge pixel by pixel.
 MAX_OVERHANG = 10
 
 
 def encode_mask(segmentation: Any, height: int, width: int) -> dict[str, Any]:
-    """Any COCO segmentation, or an array, as one compressed RLE; several parts become their union.
+    """Encode a COCO segmentation or an array as one compressed RLE; several parts become their union.
 
     Args:
         segmentation: a list of polygons `[x1, y1, x2, y2, ...]` (pixels, x to the right, y down), one RLE as a
             mapping with `size` and `counts` (a list of run lengths, or the compressed string), a list of such RLEs
-            (as RefCLEF has them), or an array (H, W) whose non-zero elements are foreground.
-        height, width: the image's H and W in pixels.
+            (used by RefCLEF), or an array (H, W) whose non-zero elements are foreground.
+        height, width: size of the image in pixels.
 
     Returns:
-        `{"size": [H, W], "counts": str}`. It may have no foreground: see `mask_area`.
+        The RLE as a dict with `size` (`[H, W]`) and `counts` (str). It may have no foreground; see `mask_area`.
 
     Raises:
         BadRowError: the segmentation is empty (`mask_empty`), malformed, or made for another image size
@@ -44,17 +44,17 @@ def encode_mask(segmentation: Any, height: int, width: int) -> dict[str, Any]:
         if all(isinstance(part, Mapping) for part in segmentation):
             rle = coco.merge([_checked_rle(part, height, width) for part in segmentation])
         else:
-            rle = _rasterise(segmentation, height, width)
+            rle = _rasterize(segmentation, height, width)
     else:
         kind = "mask_empty" if segmentation == [] else "mask_malformed"
         raise BadRowError(
-            f"the segmentation is {segmentation!r:.40}: it must be polygons or an RLE that is not empty", kind
+            f"expected polygons or an RLE as the segmentation, got {segmentation!r:.40}; annotate the target", kind
         )
     return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
 
 
 def decode_mask(mask: Mapping[str, Any]) -> np.ndarray:
-    """A row's `mask` as an array (H, W) of uint8, 1 where the target is and 0 elsewhere.
+    """Decode the `mask` of a row into a uint8 array (H, W), 1 for the target and 0 elsewhere.
 
     Raises:
         BadRowError: the run lengths do not fill the image.
@@ -63,18 +63,18 @@ def decode_mask(mask: Mapping[str, Any]) -> np.ndarray:
     runs = _checked_runs(mask, height, width)
     inside = np.zeros(len(runs), dtype=np.uint8)
     inside[1::2] = 1
-    # As pycocotools would, in a tenth of its time; the rows of pixels then lie one behind the other.
+    # Equals pycocotools' decoding in a tenth of its time. The transpose makes the result row-major.
     return cv2.transpose(np.repeat(inside, runs).reshape(width, height))
 
 
 def mask_area(mask: Mapping[str, Any]) -> int:
-    """Number of foreground pixels of a mask made by `encode_mask`."""
+    """Return the number of foreground pixels of a mask from `encode_mask`."""
     rle: Any = {"size": mask["size"], "counts": mask["counts"].encode("ascii")}
     return int(coco.area(rle))
 
 
 def unite_masks(masks: Sequence[Mapping[str, Any]], height: int, width: int) -> dict[str, Any]:
-    """The union of masks made by `encode_mask` for a image of H x W pixels; of none, a mask without foreground."""
+    """Return the union of masks from `encode_mask`; without masks, a mask of H x W pixels without foreground."""
     if not masks:
         return encode_mask({"size": [height, width], "counts": [height * width]}, height, width)
     parts: Any = [{"size": mask["size"], "counts": mask["counts"].encode("ascii")} for mask in masks]
@@ -83,7 +83,7 @@ def unite_masks(masks: Sequence[Mapping[str, Any]], height: int, width: int) -> 
 
 
 def outside_frame(segmentation: Any, height: int, width: int) -> bool:
-    """Whether every polygon of a segmentation that `encode_mask` took lies wholly beside the image."""
+    """Return whether every polygon of a segmentation that `encode_mask` accepted is entirely outside the image."""
     if not isinstance(segmentation, Sequence) or not all(isinstance(part, Sequence) for part in segmentation):
         return False
     sides = [(polygon[::2], polygon[1::2]) for polygon in segmentation if polygon]
@@ -91,24 +91,27 @@ def outside_frame(segmentation: Any, height: int, width: int) -> bool:
 
 
 def run_lengths(counts: str | bytes) -> np.ndarray:
-    """The run lengths in a compressed RLE, int64: background first, then alternating, column after column.
+    """Return the int64 run lengths of a compressed RLE: background first, then alternating, in column-major order.
 
-    A number is a row of 5-bit digits, lowest first, each in one character from "0" on; 32 marks that more follow,
-    16 in the last digit is the sign. From the fourth number on, the difference to the last but one is stored.
+    A number is a sequence of 5-bit digits, lowest first, each stored in one character starting at "0". Bit 32 means
+    that more digits follow; bit 16 of the last digit is the sign. From the fourth number on, the difference to the
+    number two positions earlier is stored.
 
     Raises:
-        BadRowError: the last number is cut short, or a number has more digits than any image needs.
+        BadRowError: the last number is truncated, or a number has more digits than any image requires.
     """
     digits = (
         np.frombuffer(counts.encode() if isinstance(counts, str) else counts, dtype=np.uint8).astype(np.int64) - 48
     )
     ends = np.flatnonzero(digits & 32 == 0)
     if not len(ends) or ends[-1] != len(digits) - 1:
-        raise _malformed("the RLE ends within a number: it is cut, take the annotation anew from its source")
+        raise _malformed("expected a complete RLE, got one that ends within a number; download the annotations again")
     starts = np.concatenate(([0], ends[:-1] + 1))
     lengths = ends - starts + 1
-    if lengths.max() > 7:  # 2³⁴ pixels; sums of such numbers stay far from what 64 bits hold
-        raise _malformed(f"a run length in the RLE has {lengths.max()} digits: it is damaged, take it anew")
+    if lengths.max() > 7:  # up to 2³⁴ pixels, so that sums do not overflow int64
+        raise _malformed(
+            f"expected run lengths of at most 7 digits in the RLE, got {lengths.max()}; download the annotations again"
+        )
     shifts = 5 * (np.arange(len(digits)) - np.repeat(starts, lengths))
     runs = np.add.reduceat((digits & 31) << shifts, starts) - (digits[ends] & 16 > 0) * (1 << 5 * lengths)
     runs[1::2] = np.cumsum(runs[1::2])
@@ -117,7 +120,7 @@ def run_lengths(counts: str | bytes) -> np.ndarray:
 
 
 def _checked_rle(rle: Mapping[str, Any], height: int, width: int) -> Any:
-    """pycocotools' own form of an RLE, after making sure that it fills a image of this size exactly."""
+    """Return pycocotools' form of an RLE after checking that it fills an image of this size exactly."""
     runs, counts = _checked_runs(rle, height, width), rle["counts"]
     if isinstance(counts, list):
         plain: Any = {"size": [height, width], "counts": runs.tolist()}
@@ -126,47 +129,57 @@ def _checked_rle(rle: Mapping[str, Any], height: int, width: int) -> Any:
 
 
 def _checked_runs(rle: Mapping[str, Any], height: int, width: int) -> np.ndarray:
-    """The run lengths of an RLE, plain or compressed, which fill a image of this size exactly."""
+    """Return the run lengths of a plain or compressed RLE after checking that they fill the image exactly."""
     if "size" not in rle or "counts" not in rle:
-        raise _malformed(f"the RLE has the fields {sorted(map(str, rle))}: it needs 'size' and 'counts'")
+        raise _malformed(f"expected an RLE with 'size' and 'counts', got {sorted(map(str, rle))}; add them")
     _check_size(rle["size"], height, width)
     counts, area = rle["counts"], height * width
     if isinstance(counts, (str, bytes)):
         runs = run_lengths(counts)
-        fits = 0 <= runs.min() <= runs.max() <= area  # so that their sum cannot run over
+        fits = 0 <= runs.min() <= runs.max() <= area  # so that their sum cannot overflow
     elif isinstance(counts, list):
         fits = all(isinstance(run, int) and 0 <= run <= area for run in counts)
         runs = np.array(counts if fits else [], dtype=np.int64)
     else:
-        raise _malformed(f"the RLE's counts are {counts!r:.40}: they must be a string or a list of run lengths")
+        raise _malformed(
+            f"expected a string or a list of run lengths as the RLE's counts, got {counts!r:.40}; fix them"
+        )
     if not fits or runs.sum() != area:
         raise _malformed(
-            f"the RLE's run lengths are negative or do not add up to height x width = {area}: it is cut or "
-            "damaged, take the annotation anew from its source"
+            f"expected run lengths that add up to height x width = {area}, got negative, truncated or damaged ones; "
+            "download the annotations again"
         )
     return runs
 
 
 def _check_size(size: Any, height: int, width: int) -> None:
     if not isinstance(size, Iterable) or list(size) != [height, width]:
-        raise _malformed(f"the mask's size [height, width] is {size!s:.40}, the image's {[height, width]}: mend one")
+        raise _malformed(
+            f"expected a mask of the image's size [height, width] = {[height, width]}, got {size!s:.40}; fix one of "
+            "the two"
+        )
     if height < 1 or width < 1:
-        raise _malformed(f"the mask's size [height, width] is {[height, width]}: it has no pixels")
+        raise _malformed(
+            f"expected a mask with pixels, got the size [height, width] = {[height, width]}; fix the size"
+        )
 
 
-def _rasterise(polygons: Sequence[Any], height: int, width: int) -> Any:
+def _rasterize(polygons: Sequence[Any], height: int, width: int) -> Any:
     limit = MAX_OVERHANG * max(height, width)
     outlines = []
     for polygon in polygons:
         if not isinstance(polygon, Sequence) or isinstance(polygon, (str, bytes)) or len(polygon) % 2:
-            raise _malformed("a polygon must be a list x1, y1, x2, y2, ... of an even number of coordinates")
+            raise _malformed(
+                f"expected a polygon x1, y1, x2, y2, ... of an even number of coordinates, got {polygon!r:.40}; fix "
+                "the polygon"
+            )
         if not _all_numbers(polygon) or (polygon and not -limit <= min(polygon) <= max(polygon) <= limit):
-            raise _malformed(f"a polygon has a coordinate that is no number or lies beyond {limit} pixels: mend it")
-        # One or two points enclose nothing, and pycocotools would take two for a box.
+            raise _malformed(f"expected polygon coordinates within {limit} pixels, got {polygon!r:.40}; fix them")
+        # One or two points have no area, and pycocotools would read two points as a box.
         if len(polygon) >= 6:
             outlines.append(polygon)
     if not outlines:
-        raise BadRowError("the segmentation is empty: no polygon has three points or more", "mask_empty")
+        raise BadRowError("expected a polygon of three points or more, got none; fix the segmentation", "mask_empty")
     return coco.merge(coco.frPyObjects(outlines, height, width))
 
 

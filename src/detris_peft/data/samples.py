@@ -1,4 +1,4 @@
-"""From rows to batches: which reference is visited when, with which of its sentences."""
+"""Torch datasets of (image, sentence, mask) samples for training, evaluation and streaming."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .schema import decode_row
 class Sample:
     """One image, one sentence, and the mask it refers to: (H, W) of uint8 0/1.
 
-    The mask has the file's size; of a large JPEG the image may be a half, a quarter or an eighth of it.
+    The mask has the size of the image file. A large JPEG may be decoded at 1/2, 1/4 or 1/8 of that size.
     """
 
     image: Image.Image
@@ -29,31 +29,31 @@ class Sample:
     mask: np.ndarray
     ref_id: int
     no_target: bool = False
-    # Why the row cannot be used: image and mask are placeholders then, and nobody scores them.
-    bad: BadRowError | None = None
-    # The bad rows in whose place this one stands.
-    passed_over: tuple[BadRowError, ...] = ()
+    # Why the row cannot be used. If set, image and mask are placeholders and are not scored.
+    error: BadRowError | None = None
+    # Errors of invalid rows that were skipped and are reported with this sample.
+    skipped: tuple[BadRowError, ...] = ()
 
 
-# Changes a sample, with random numbers from a generator that depends on seed, epoch and row alone.
+# Returns a changed sample. Its random numbers come from a generator that depends on seed, epoch and row only.
 Augmentation = Callable[[Sample, np.random.Generator], Sample]
 
 
 class TrainingSamples(Dataset):
-    """One epoch: every reference once, in random order, with one of its sentences drawn at random.
+    """One epoch: every reference once, in random order, with one randomly chosen sentence.
 
-    Order and sentences depend on seed and epoch alone, not on workers or processes, so an epoch can be repeated, and
-    entered anywhere.
+    Order and sentences depend on seed and epoch only, not on the number of workers or ranks. An epoch can therefore be
+    repeated, or resumed at any sample.
 
     Args:
         rows: a dataset with the columns of `FEATURES`.
-        seed: of the draws.
-        skip_bad_rows: a row that cannot be used is passed over, and the next good one of the epoch's order stands in
-            its place; otherwise the first one raises.
-        augment: changes each sample; what would leave nothing of its mask is not done.
+        seed: seed of the order and of the sentence choice.
+        skip_bad_rows: replace each invalid row by the next valid one in the epoch's order; otherwise the first invalid
+            row raises.
+        augment: changes each sample; a change after which the mask is not visible is discarded.
         image_size: decode large JPEGs no larger than needed; see `decode_row`.
-        is_visible: whether something of a mask (H, W) is left at the model's size; what is not is a bad row.
-            `DetrisProcessor.is_visible`.
+        is_visible: whether a mask (H, W) is still visible at the model's size, `DetrisProcessor.is_visible`; a row
+            whose mask is not visible is invalid.
     """
 
     def __init__(
@@ -69,55 +69,56 @@ class TrainingSamples(Dataset):
         self.rows = _undecoded(rows)
         self.seed = seed
         self.skip_bad_rows = skip_bad_rows
-        self.reader = _Reader(image_size, is_visible, augment)
+        self.decoder = _RowDecoder(image_size, is_visible, augment)
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw anew; call it before iterating (a data loader of accelerate does)."""
+        """Reseed order and sentences for this epoch; data loaders of accelerate call it before iterating."""
         self.epoch = epoch
         rng = np.random.default_rng([self.seed, epoch])
         self.order = rng.permutation(len(self.rows))
-        self.draws = rng.random(len(self.rows))
+        self.sentence_draws = rng.random(len(self.rows))
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Sample:
-        own: BadRowError | None = None
-        for place in (*range(index, len(self)), *range(index)):
+        own_error: BadRowError | None = None
+        for position in (*range(index, len(self)), *range(index)):
             try:
-                sample = self._read(place)
+                sample = self._load(position)
             except BadRowError as error:
                 if not self.skip_bad_rows:
                     raise
-                own = own or error
+                own_error = own_error or error
             else:
-                # Of several bad rows in a row each is told of at its own place, and so once an epoch.
-                return replace(sample, passed_over=(own,) if own else ())
-        raise ValueError(f"Every one of the {len(self)} rows is bad, the first for: {own}")
+                # Report only the error at this index, so that each invalid row is reported once per epoch.
+                return replace(sample, skipped=(own_error,) if own_error else ())
+        raise _no_valid_row(len(self), own_error)
 
-    def _read(self, place: int) -> Sample:
-        number = int(self.order[place])
-        row = self.rows[number]
+    def _load(self, position: int) -> Sample:
+        row_index = int(self.order[position])
+        row = self.rows[row_index]
         sentences = row["sentences"]
-        sentence = sentences[int(self.draws[place] * len(sentences))]
-        return self.reader.read(row, sentence, [self.seed, self.epoch, number])
+        sentence = sentences[int(self.sentence_draws[position] * len(sentences))]
+        return self.decoder.decode(row, sentence, [self.seed, self.epoch, row_index])
 
 
 class EvaluationSamples(Dataset):
-    """References in their own order, with their first sentence or with each of them.
+    """References in the order of the rows, with their first sentence or with each of their sentences.
 
     Args:
         rows: a dataset with the columns of `FEATURES`.
-        sentences: `"first"`, as the method validates, or `"all"`, as it tests.
-        shuffle_expressions: give each sample a sentence that belongs to another image; masks stay. What is left of
-            the score is what the model knows without language.
-        seed: of the shuffle.
-        skip_bad_rows: a row that cannot be used gives a sample that says so in `bad`; otherwise it raises.
+        sentences: `"first"`, as in the paper's validation, or `"all"`, as in its tests.
+        shuffle_expressions: give each sample a sentence that belongs to another image; masks stay the same. The
+            remaining score measures how much the model relies on vision alone.
+        seed: seed of the shuffle.
+        skip_bad_rows: return a sample with `error` set for a row that cannot be used; otherwise such a row raises.
         image_size: decode large JPEGs no larger than needed; see `decode_row`.
 
     Raises:
-        ValueError: `sentences` is neither; or there is but one image to shuffle.
+        ValueError: `sentences` is neither of the two values, or `shuffle_expressions` is set and the rows have fewer
+            than two images.
     """
 
     def __init__(
@@ -131,47 +132,47 @@ class EvaluationSamples(Dataset):
         image_size: int | None = None,
     ) -> None:
         if sentences not in ("first", "all"):
-            raise ValueError(f'sentences={sentences!r} is not known: use "first" or "all".')
+            raise ValueError(f'sentences: expected "first" or "all", got {sentences!r}')
         self.rows = _undecoded(rows)
         self.skip_bad_rows = skip_bad_rows
-        self.reader = _Reader(image_size)
+        self.decoder = _RowDecoder(image_size)
         counts = np.array([len(row) for row in self.rows["sentences"]] if len(rows) else [], dtype=np.int64)
         counts = counts if sentences == "all" else np.minimum(counts, 1)
-        # Arrays, not lists: each reading process would copy a list's every item as it looks at it.
-        self.row = np.repeat(np.arange(len(counts)), counts)
-        self.place = np.arange(len(self.row)) - np.repeat(np.cumsum(counts) - counts, counts)
-        self.source = np.arange(len(self.row))  # the sample whose sentence is taken
+        # Arrays, not lists: reading a list's items changes their reference counts, so each worker would copy the list.
+        self.row_index = np.repeat(np.arange(len(counts)), counts)
+        self.sentence_index = np.arange(len(self.row_index)) - np.repeat(np.cumsum(counts) - counts, counts)
+        self.sentence_source = np.arange(len(self.row_index))  # the sample whose sentence is used
         if shuffle_expressions:
-            self.source = _shuffled(np.array(self.rows["image_id"])[self.row], seed)
+            self.sentence_source = _shuffled(np.array(self.rows["image_id"])[self.row_index], seed)
 
     def __len__(self) -> int:
-        return len(self.row)
+        return len(self.row_index)
 
     def __getitem__(self, index: int) -> Sample:
-        row, source = self.rows[int(self.row[index])], int(self.source[index])
-        texts = row["sentences"] if source == index else self.rows[int(self.row[source])]["sentences"]
-        sentence = texts[int(self.place[source])]
+        row, source = self.rows[int(self.row_index[index])], int(self.sentence_source[index])
+        sentences = row["sentences"] if source == index else self.rows[int(self.row_index[source])]["sentences"]
+        sentence = sentences[int(self.sentence_index[source])]
         try:
-            return self.reader.read(row, sentence)
+            return self.decoder.decode(row, sentence)
         except BadRowError as error:
             if not self.skip_bad_rows:
                 raise
-            nothing = np.zeros((8, 8), np.uint8)
-            return Sample(Image.new("RGB", (8, 8)), sentence, nothing, row["ref_id"], bad=error)
+            placeholder = np.zeros((8, 8), np.uint8)
+            return Sample(Image.new("RGB", (8, 8)), sentence, placeholder, row["ref_id"], error=error)
 
 
 class StreamedSamples(IterableDataset):
-    """Rows that come as a stream: once an epoch, in an order shuffled within a buffer, one sentence drawn for each.
+    """Streamed rows: each once per epoch, shuffled within a buffer, with one randomly chosen sentence.
 
-    The sentences depend on seed, epoch and row alone; the order also on the number of workers, which share the
-    stream's files.
+    The sentences depend on seed, epoch and row only. The order also depends on the number of workers, which share the
+    files of the stream.
 
     Args:
         rows: a stream with the columns of `FEATURES`.
-        seed: of the draws.
-        buffer_size: rows among which the next one is drawn.
-        skip_bad_rows, augment, image_size, is_visible: as in `TrainingSamples`, but a bad row's place is taken by
-            nothing.
+        seed: seed of the shuffle and of the sentence choice.
+        buffer_size: number of rows in the shuffle buffer.
+        skip_bad_rows: skip invalid rows without a replacement; otherwise the first one raises.
+        augment, image_size, is_visible: see `TrainingSamples`.
     """
 
     def __init__(
@@ -188,96 +189,101 @@ class StreamedSamples(IterableDataset):
         self.rows = _undecoded(rows).shuffle(seed=seed, buffer_size=buffer_size)
         self.seed = seed
         self.skip_bad_rows = skip_bad_rows
-        self.reader = _Reader(image_size, is_visible, augment)
+        self.decoder = _RowDecoder(image_size, is_visible, augment)
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw anew."""
+        """Reseed order and sentences for this epoch."""
         self.epoch = epoch
         self.rows.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Sample]:
-        passed_over: list[BadRowError] = []
-        waiting: Sample | None = None  # for the bad rows behind it, which the stream's last ones have to be told with
-        for row in self.rows:  # which `datasets` shares out among a loader's workers
+        skipped: list[BadRowError] = []
+        held: Sample | None = None  # held back so that trailing invalid rows can be reported with it
+        for row in self.rows:  # `datasets` splits the stream among the workers of a loader
             identity = [self.seed, self.epoch, crc32(row["dataset"].encode()), row["ref_id"] % 2**63]
             sentence = row["sentences"][int(np.random.default_rng(identity).integers(len(row["sentences"])))]
             try:
-                sample = self.reader.read(row, sentence, [*identity, 1])
+                sample = self.decoder.decode(row, sentence, [*identity, 1])
             except BadRowError as error:
                 if not self.skip_bad_rows:
                     raise
-                passed_over.append(error)
+                skipped.append(error)
                 continue
-            if waiting is not None:
-                yield replace(waiting, passed_over=tuple(passed_over))
-                passed_over = []
-            waiting = sample
-        if waiting is not None:
-            yield replace(waiting, passed_over=tuple(passed_over))
-        elif passed_over:
-            raise ValueError(f"Every one of the {len(passed_over)} rows is bad, the first for: {passed_over[0]}")
+            if held is not None:
+                yield replace(held, skipped=tuple(skipped))
+                skipped = []
+            held = sample
+        if held is not None:
+            yield replace(held, skipped=tuple(skipped))
+        elif skipped:
+            raise _no_valid_row(len(skipped), skipped[0])
 
 
 @dataclass
-class _Reader:
-    """A row to a sample: decoded, checked, augmented."""
+class _RowDecoder:
+    """Decodes a row, checks that its mask is visible, and augments it."""
 
     image_size: int | None = None
     is_visible: Callable[[np.ndarray], bool] | None = None
     augment: Augmentation | None = None
 
-    def read(self, row: Mapping[str, Any], sentence: str, seed: Sequence[int] = ()) -> Sample:
+    def decode(self, row: Mapping[str, Any], sentence: str, seed: Sequence[int] = ()) -> Sample:
         image, mask = decode_row(row, self.image_size)
         sample = Sample(image, sentence, mask, row["ref_id"], row["no_target"])
         if not self._has_label(sample):
             raise BadRowError(
-                f"{row['file_name']}: reference {row['ref_id']}: of the mask's {int(mask.sum())} pixels none is left "
-                "at the model's image_size: crop the image, or train at a larger size",
+                f"{row['file_name']}: reference {row['ref_id']}: expected a mask that is visible at the model's "
+                f"image_size, got {int(mask.sum())} pixels of which none remain; crop the image, or train at a larger "
+                "size",
                 "mask_empty",
             )
         if self.augment is None:
             return sample
-        changed = self.augment(sample, np.random.default_rng(seed))
-        return changed if self._has_label(changed) else sample
+        augmented = self.augment(sample, np.random.default_rng(seed))
+        return augmented if self._has_label(augmented) else sample
 
     def _has_label(self, sample: Sample) -> bool:
         return sample.no_target or self.is_visible is None or self.is_visible(sample.mask)
 
 
 def _undecoded(rows: Any) -> Any:
-    # Decoding is `decode_row`'s, whose errors name the file.
+    # `decode_row` decodes instead of `datasets`, because its errors name the file.
     return rows.cast_column("image", datasets.Image(decode=False))
 
 
-def _shuffled(images: np.ndarray, seed: int) -> np.ndarray:
-    """For each sample, by its image's id, another one that belongs to another image."""
-    if len(set(images.tolist())) < 2:
-        raise ValueError("shuffle_expressions needs sentences of at least two images.")
+def _no_valid_row(count: int, first_error: BadRowError | None) -> ValueError:
+    return ValueError(f"expected at least one valid row, got {count} invalid rows; fix the first: {first_error}")
+
+
+def _shuffled(image_ids: np.ndarray, seed: int) -> np.ndarray:
+    """Return for each sample the index of a random sample that belongs to another image."""
+    if (count := len(set(image_ids.tolist()))) < 2:
+        raise ValueError(f"shuffle_expressions: expected sentences of at least two images, got {count}; add images")
     rng = np.random.default_rng(seed)
-    source = np.arange(len(images))
-    while len(clashing := np.flatnonzero(images == images[source])):
-        source[clashing] = rng.integers(len(images), size=len(clashing))
+    source = np.arange(len(image_ids))
+    while len(same_image := np.flatnonzero(image_ids == image_ids[source])):
+        source[same_image] = rng.integers(len(image_ids), size=len(same_image))
     return source
 
 
-def batches(loader: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The batches of a data loader; what is wrong with a row is raised as the reader said it, in one line.
+def iterate_batches(loader: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the batches of a data loader; re-raise a worker's error with its original one-line message.
 
-    PyTorch puts the traceback of the process that read it into the message.
+    PyTorch replaces the message of a worker's error by its traceback.
     """
     try:
         yield from loader
     except (OSError, ValueError) as error:
         if "Original Traceback" not in str(error):
             raise
-        raise _as_raised(error) from None
+        raise _original_error(error) from None
 
 
-def _as_raised(error: OSError | ValueError) -> OSError | ValueError:
-    """What came out of a worker's process, as it was there."""
+def _original_error(error: OSError | ValueError) -> OSError | ValueError:
+    """Re-create the exception raised in the worker."""
     text = str(error).strip()
-    said = re.split(rf"^(?:[\w.]+\.)?{type(error).__name__}: ", text, flags=re.MULTILINE)[-1]
-    message, _, kind = said.partition(f"\n{KIND_NOTE}")
+    original = re.split(rf"^(?:[\w.]+\.)?{type(error).__name__}: ", text, flags=re.MULTILINE)[-1]
+    message, _, kind = original.partition(f"\n{KIND_NOTE}")
     message = " ".join(message.split())
     return type(error)(message, kind) if isinstance(error, BadRowError) and kind else type(error)(message)

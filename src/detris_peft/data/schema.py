@@ -1,6 +1,6 @@
-"""The columns that every reader gives, and how a row becomes a image and a mask."""
+"""Common row schema (`FEATURES`), row construction and row decoding."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
@@ -10,83 +10,129 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from .errors import BadRowError, MissingImageError
+from .fields import QUARTER_TURNS, sentence_ids
 from .masks import decode_mask
-
-_QUARTER_TURNS = (5, 6, 7, 8)
 
 
 class ImageFeature(datasets.Image):
-    """`datasets.Image`, except that a image which cannot be decoded is named in the error.
+    """`datasets.Image` whose decoding errors name the image.
 
-    It is stored and reloaded as a plain `datasets.Image`, and is equal to one.
+    It is saved and reloaded as a plain `datasets.Image`, and compares equal to one.
     """
 
     def decode_example(self, value: Any, token_per_repo_id: dict | None = None) -> Image.Image:
-        with _named(value):
+        with _errors_name_image(value):
             return super().decode_example(value, token_per_repo_id)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, datasets.Image) and (self.mode, self.decode) == (other.mode, other.decode)
 
-    __hash__ = None  # type: ignore[assignment]  # as every feature type of `datasets`
+    __hash__ = None  # type: ignore[assignment]  # like every feature type of `datasets`
 
 
 FEATURES = datasets.Features(
     {
-        # Decoded when a row is read, never before; cast to `datasets.Image(decode=False)` to get path and bytes.
+        # Decoded when a row is read. Cast to `datasets.Image(decode=False)` to get path and bytes.
         "image": ImageFeature(),
-        # Every sentence that refers to the target, as published (field `sent`); at least one, none blank.
+        # All expressions that refer to the target, as published (field `sent`); at least one, none of them blank.
         "sentences": [datasets.Value("string")],
-        # The targets' pixels as compressed COCO RLE at the image's size [H, W]; see `decode_mask`. Empty only where
-        # `no_target` says so.
+        # The targets' pixels as compressed COCO RLE with the image's size [H, W]; see `decode_mask`. Empty only if
+        # `no_target` is true.
         "mask": {"size": [datasets.Value("int32")], "counts": datasets.Value("string")},
         "ref_id": datasets.Value("int64"),
-        # Of the first target, -1 where there is none; and of all targets.
+        # Annotation id of the first target, or -1 if there is no target.
         "ann_id": datasets.Value("int64"),
+        # Annotation ids of all targets.
         "ann_ids": [datasets.Value("int64")],
-        # The sentence refers to nothing in the image (gRefCOCO).
+        # True if the expression refers to nothing in the image (gRefCOCO).
         "no_target": datasets.Value("bool"),
         "image_id": datasets.Value("int64"),
         # One id per sentence, in the order of `sentences`.
         "sent_ids": [datasets.Value("int64")],
         "category_id": datasets.Value("int64"),
         "split": datasets.Value("string"),
-        # The set the row comes from, such as "refcoco"; ids are unique within one set only.
+        # The source dataset, such as "refcoco"; ids are unique within one dataset only.
         "dataset": datasets.Value("string"),
-        # The image's name in the dataset's image folder.
+        # The image's name relative to the dataset's image folder.
         "file_name": datasets.Value("string"),
     }
 )
 
 
-def open_image(image: Image.Image | Mapping[str, Any]) -> Image.Image:
-    """The image of a row's `image`, decoded and turned upright (EXIF), in the file's own mode.
+def make_row(
+    *,
+    image: str | Mapping[str, Any],
+    sentences: Sequence[str],
+    mask: Mapping[str, Any],
+    ref_id: int,
+    ann_ids: Sequence[int],
+    image_id: int,
+    split: str,
+    dataset: str,
+    file_name: str,
+    sent_ids: Sequence[int] | None = None,
+    category_id: int = -1,
+) -> dict[str, Any]:
+    """Return a row with the columns `FEATURES`; every reader builds its rows with this function.
 
     Args:
-        image: a decoded image, or `{"path", "bytes"}` as a column cast to `datasets.Image(decode=False)` holds it.
+        image: path of the image file, or `{"path", "bytes"}`.
+        mask: union of the targets' masks as compressed RLE, without foreground if there is no target.
+        ann_ids: annotation ids of all targets; empty if the expression refers to nothing in the image.
+        sent_ids: one id per sentence; by default derived from `ref_id`.
+    """
+    return {
+        "image": image,
+        "sentences": list(sentences),
+        "mask": mask,
+        "ref_id": ref_id,
+        "ann_id": ann_ids[0] if ann_ids else -1,
+        "ann_ids": list(ann_ids),
+        "no_target": not ann_ids,
+        "image_id": image_id,
+        "sent_ids": sentence_ids(ref_id, len(sentences)) if sent_ids is None else list(sent_ids),
+        "category_id": category_id,
+        "split": split,
+        "dataset": dataset,
+        "file_name": file_name,
+    }
+
+
+def to_dataset(rows: Sequence[Mapping[str, Any]]) -> datasets.Dataset:
+    """Return an in-memory dataset of rows from `make_row`."""
+    return datasets.Dataset.from_dict({name: [row[name] for row in rows] for name in FEATURES}, features=FEATURES)
+
+
+def open_image(image: Image.Image | Mapping[str, Any]) -> Image.Image:
+    """Decode the `image` of a row and apply its EXIF orientation; the color mode is that of the file.
+
+    Args:
+        image: a decoded image, or `{"path", "bytes"}` from a column cast to `datasets.Image(decode=False)`.
 
     Raises:
-        MissingImageError: the file is gone; a FileNotFoundError too.
+        MissingImageError: the file does not exist; also a FileNotFoundError.
         BadRowError: the file cannot be decoded; the message names it.
     """
     return image if isinstance(image, Image.Image) else ImageFeature().decode_example(dict(image))
 
 
 def decode_row(row: Mapping[str, Any], image_size: int | None = None) -> tuple[Image.Image, np.ndarray]:
-    """A row's image and its targets' mask, (H, W) of uint8 0/1, made sure to be of one size.
+    """Decode a row into its upright image and its mask, a uint8 array (H, W) of 0 and 1.
+
+    The mask always has the size of the image file; a reduced JPEG is smaller, see `image_size`.
 
     Args:
-        row: with the columns of `FEATURES`; its `image` as `open_image` takes it.
-        image_size: pixels that the image's longer side needs. Of a JPEG twice as large or more, the decoder makes a
-            half, a quarter or an eighth (rounded up) that still has them, in a fraction of the time; the mask stays
-            at the file's size. None decodes whole.
+        row: a row with the columns of `FEATURES`; `image` as for `open_image`.
+        image_size: pixels that the longer side needs. A JPEG of at least twice that size is decoded at a half, a
+            quarter or an eighth (rounded up) of its size, the smallest that still has `image_size` pixels, in a
+            fraction of the time. None decodes at full size.
 
     Raises:
-        BadRowError: image or mask is missing or damaged, they differ in size, or the mask is empty though the row
-            has a target.
+        BadRowError: the image or the mask is missing or damaged, their sizes differ, or the mask is empty although
+            the row has a target.
     """
     try:
-        image, (height, width) = _decoded(row["image"], image_size)
+        image, (height, width) = _decode(row["image"], image_size)
     except BadRowError as error:
         raise type(error)(f"{error} (reference {row['ref_id']})", error.kind) from error
     where = f"{row['file_name']}: reference {row['ref_id']}"
@@ -96,46 +142,51 @@ def decode_row(row: Mapping[str, Any], image_size: int | None = None) -> tuple[I
         raise BadRowError(f"{where}: {error}", "mask_malformed") from error
     if mask.shape != (height, width):
         raise BadRowError(
-            f"{row['file_name']}: the image is {width}x{height} pixels but the mask of reference {row['ref_id']} is "
-            f"{mask.shape[1]}x{mask.shape[0]}: use the images that the annotations were made on",
+            f"{row['file_name']}: expected a mask of {width}x{height} pixels, the size of the image, got "
+            f"{mask.shape[1]}x{mask.shape[0]} for reference {row['ref_id']}; use the images that were annotated",
             "mask_malformed",
         )
     if not row["no_target"] and not mask.any():
-        raise BadRowError(f"{where}: the mask is empty: mend it, or mark the row as no_target", "mask_empty")
+        raise BadRowError(f"{where}: the mask is empty; fix it, or mark the row as no_target", "mask_empty")
     return image, mask
 
 
-def _decoded(image: Image.Image | Mapping[str, Any], image_size: int | None) -> tuple[Image.Image, tuple[int, int]]:
-    """The upright image, and the (H, W) it has at full size."""
+def _decode(image: Image.Image | Mapping[str, Any], image_size: int | None) -> tuple[Image.Image, tuple[int, int]]:
+    """Return the upright image and its full size (H, W)."""
     if isinstance(image, Image.Image) or image_size is None or (image["bytes"] is None and "://" in image["path"]):
-        pixels = open_image(image)
-        return pixels, (pixels.height, pixels.width)
-    with _named(image), Image.open(image["path"] if image["bytes"] is None else BytesIO(image["bytes"])) as file:
+        decoded = open_image(image)
+        return decoded, (decoded.height, decoded.width)
+    with (
+        _errors_name_image(image),
+        Image.open(image["path"] if image["bytes"] is None else BytesIO(image["bytes"])) as file,
+    ):
         width, height = file.size
         orientation = file.getexif().get(ExifTags.Base.Orientation, 1)
         if file.format in ("JPEG", "MPO"):
             _reduce(file, image_size, orientation)
         ImageOps.exif_transpose(file, in_place=True)
-        return file, (width, height) if orientation in _QUARTER_TURNS else (height, width)
+        return file, (width, height) if orientation in QUARTER_TURNS else (height, width)
 
 
 def _reduce(file: Image.Image, image_size: int, orientation: int) -> None:
-    """Have a JPEG decoded at the smallest size whose longer side keeps that many pixels."""
+    """Configure a JPEG to decode at the smallest size whose longer side has at least `image_size` pixels."""
     for factor in (8, 4, 2):
-        # What does not divide leaves a part of a pixel at the right and at the bottom, which turning would move.
-        divides = orientation == 1 or not any(side % factor for side in file.size)
-        if max(file.size) >= factor * image_size and min(file.size) >= factor and divides:
+        # A side that is not divisible gets a partial pixel at the right or the bottom; rotation would move it.
+        divisible = orientation == 1 or not any(side % factor for side in file.size)
+        if max(file.size) >= factor * image_size and min(file.size) >= factor and divisible:
             file.draft("RGB", (file.width // factor, file.height // factor))
             return
 
 
 @contextmanager
-def _named(value: Mapping[str, Any]) -> Iterator[None]:
-    """Errors of decoding say which image it was."""
+def _errors_name_image(value: Mapping[str, Any]) -> Iterator[None]:
+    """Convert decoding errors into a BadRowError that names the image."""
     try:
         yield
     except FileNotFoundError as error:
-        raise MissingImageError(f"{value['path']}: the image is missing: put it there again") from error
-    except Exception as error:  # on damaged files Pillow raises OSError, SyntaxError, struct.error, ...
-        name = value["path"] or f"a image of {len(value['bytes'] or b'')} bytes"
-        raise BadRowError(f"{name}: the image cannot be decoded ({error}): fetch it again", "image_damaged") from error
+        raise MissingImageError(f"{value['path']}: the image is missing; restore the file") from error
+    except Exception as error:  # for damaged files Pillow raises OSError, SyntaxError, struct.error, ...
+        name = value["path"] or f"an image of {len(value['bytes'] or b'')} bytes"
+        raise BadRowError(
+            f"{name}: the image cannot be decoded ({error}); download it again", "image_damaged"
+        ) from error

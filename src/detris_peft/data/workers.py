@@ -1,12 +1,13 @@
-"""What every reading process of a data loader does first."""
+"""DataLoader worker initialization."""
 
 import signal
 
 
-def leave_signals_to_the_parent(worker: int) -> None:
-    """`worker_init_fn` of a loader: a signal to the whole process group must not end the readers.
+def ignore_signals(worker: int) -> None:
+    """Ignore SIGINT and SIGTERM in a DataLoader worker; pass it as `worker_init_fn`.
 
-    PyTorch's own handler lets a worker die of SIGTERM, and the parent of that, in the middle of saving.
+    These signals reach the complete process group. PyTorch's default handler would end the worker on SIGTERM, which in
+    turn would end the parent process while it is saving.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""The DETRIS model."""
+"""The DETRIS model: configuration, forward, loss, saving and loading."""
 
 from .configuration_detris import DetrisConfig
 from .encoders import build_backbone

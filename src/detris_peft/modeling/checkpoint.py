@@ -1,7 +1,7 @@
-"""Adapter-only checkpoints: what was trained, over backbones that the checkpoint names.
+"""Adapter-only checkpoints: adapters and head; the frozen backbones are referenced by name.
 
-A folder holds `config.json`, `vision_adapter/` and `text_adapter/` (each a peft folder of its own), `head.safetensors`
-and a model card. No frozen weight is ever in it.
+A checkpoint folder contains `config.json`, `vision_adapter/` and `text_adapter/` (each a peft folder),
+`head.safetensors` and a model card. It never contains frozen weights.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import shutil
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -24,12 +24,10 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from ..atomic import atomic_update_dir
+from ..errors import one_line
 from .configuration_detris import DetrisConfig
 from .encoders import backbone_class
 from .model_card import model_card
-
-if TYPE_CHECKING:
-    from .modeling_detris import DetrisForReferringSegmentation
 
 HEAD = ("neck", "decoder", "projector")
 HEAD_FILE = "head.safetensors"
@@ -37,20 +35,19 @@ ADAPTERS = {"vision": "vision_adapter", "text": "text_adapter"}
 ADAPTER_FILE = "adapter_model.safetensors"
 _HUB_KEYWORDS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
 _BACKBONE_KEYWORDS = ("dtype", "device_map", "attn_implementation", "token", "cache_dir", "local_files_only")
-_AUTO_KEYWORDS = ("adapter_kwargs", "trust_remote_code", "code_revision")  # sent along by AutoModel, of no use here
+_AUTO_KEYWORDS = ("adapter_kwargs", "trust_remote_code", "code_revision")  # passed by AutoModel, ignored
 
 
-def trainable_state_dict(
-    model: DetrisForReferringSegmentation, state_dict: Mapping[str, torch.Tensor] | None = None
-) -> dict[str, torch.Tensor]:
-    """What a checkpoint holds: adapters and head, running statistics included.
+def trainable_state_dict(model: Any, state_dict: Mapping[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
+    """Return the weights that a checkpoint contains: adapters and head, including running statistics.
 
     Args:
+        model: a [`DetrisForReferringSegmentation`].
         state_dict: take the weights from here instead of from the model.
 
     Returns:
-        The head's weights by the model's own names; an adapter's by peft's, which leave the adapter's name out, under
-        `vision_model.` or `text_model.`.
+        The head's weights under the model's keys. An adapter's weights under peft's keys, which do not contain the
+        adapter's name, with the prefix `vision_model.` or `text_model.`.
     """
     source = model.state_dict() if state_dict is None else state_dict
     state = {k: v for k, v in source.items() if k.split(".")[0] in HEAD}
@@ -72,40 +69,43 @@ def _below(state_dict: Mapping[str, torch.Tensor], prefix: str) -> dict[str, tor
 
 
 def save_checkpoint(
-    model: DetrisForReferringSegmentation,
+    model: Any,
     folder: str | os.PathLike,
     state_dict: dict[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write a checkpoint; see `DetrisForReferringSegmentation.save_pretrained`."""
+    """Save a checkpoint; see `DetrisForReferringSegmentation.save_pretrained`."""
     folder = Path(folder)
     if folder.is_file():
-        raise ValueError(f"{folder} is a file: give a folder to save to.")
+        raise ValueError(f"{folder}: expected a folder to save to, got a file.")
     if state_dict is not None:
-        lacking = sorted(trainable_state_dict(model).keys() - trainable_state_dict(model, state_dict).keys())
-        if lacking:
-            raise ValueError(f"state_dict lacks {len(lacking)} weights of adapters or head, among them {lacking[:3]}.")
+        missing = sorted(trainable_state_dict(model).keys() - trainable_state_dict(model, state_dict).keys())
+        if missing:
+            raise ValueError(
+                f"state_dict: expected all weights of adapters and head, but {len(missing)} are missing, such as "
+                f"{missing[:3]}; pass the complete state dict."
+            )
     unnamed = [kind for kind in ADAPTERS if not getattr(model.config, f"{kind}_name_or_path")]
     if unnamed:
         warnings.warn(
-            f"{folder} will not name its {' and '.join(unnamed)} backbone, and frozen weights are not saved: to load "
-            f"it, pass them to from_pretrained, or set {unnamed[0]}_name_or_path in the model's config before saving.",
+            f"{folder} does not name its {' and '.join(unnamed)} backbone, and frozen weights are not saved. To load "
+            f"it, pass the backbone to from_pretrained, or set {unnamed[0]}_name_or_path in the config before saving.",
             stacklevel=3,
         )
-    state_dict = model.state_dict() if state_dict is None else state_dict
+    weights = model.state_dict() if state_dict is None else state_dict
     with atomic_update_dir(folder) as staging:
         for kind, name in ADAPTERS.items():
             backbone = getattr(model, f"{kind}_model")
             if isinstance(backbone, PeftModel):
-                _save_adapter(backbone, _below(state_dict, f"{kind}_model."), staging / name, model.config, kind)
-        head = {k: v.detach().contiguous() for k, v in state_dict.items() if k.split(".")[0] in HEAD}
+                _save_adapter(backbone, _below(weights, f"{kind}_model."), staging / name, model.config, kind)
+        head = {k: v.detach().contiguous() for k, v in weights.items() if k.split(".")[0] in HEAD}
         save_file(head, staging / HEAD_FILE, metadata={"format": "pt"})
         config = _portable(model.config, folder)
         config.save_pretrained(staging)
         (staging / "README.md").write_text(model_card(config), encoding="utf-8")
-        for file in staging.rglob("*.safetensors"):  # which safetensors writes for its owner's eyes alone
+        for file in staging.rglob("*.safetensors"):  # safetensors writes files with mode 600
             file.chmod((staging / "README.md").stat().st_mode)
     for name in ADAPTERS.values():
-        if getattr(model.config, name) is None:  # what an earlier checkpoint left here would pass for this one's
+        if getattr(model.config, name) is None:  # remove stale files of an earlier checkpoint
             shutil.rmtree(folder / name, ignore_errors=True)
 
 
@@ -114,27 +114,27 @@ def _save_adapter(
 ) -> None:
     peft_config = backbone.peft_config["default"]
     name = getattr(config, f"{kind}_name_or_path")
-    # peft takes a path as it stands, so a local folder is named in full.
+    # peft does not resolve paths, so a local folder is named by its absolute path.
     peft_config.base_model_name_or_path = os.path.realpath(name) if name and os.path.isdir(name) else name
     peft_config.revision = getattr(config, f"{kind}_revision")
-    # `save_embedding_layers`: left to itself peft asks the Hub whether the vocabulary was resized.
+    # Without `save_embedding_layers=False` peft queries the Hub to find out whether the vocabulary was resized.
     backbone.save_pretrained(
         str(folder), selected_adapters=["default"], state_dict=state_dict, save_embedding_layers=False
     )
-    (folder / "README.md").unlink(missing_ok=True)  # peft's empty card: ours stands one folder up
+    (folder / "README.md").unlink(missing_ok=True)  # peft's empty card; ours is one folder up
 
 
 def _portable(config: DetrisConfig, folder: Path) -> DetrisConfig:
-    """Backbones that lie in a local folder are named relative to the checkpoint, so that both can move together."""
+    """Return a copy of the config that names local backbones relative to the checkpoint: both can move together."""
     config = copy.deepcopy(config)
     for kind in ADAPTERS:
         name = getattr(config, f"{kind}_name_or_path")
         if name and os.path.isdir(name):
             relative = os.path.relpath(os.path.realpath(name), os.path.realpath(folder))
-            # The dot tells a folder from a Hub name.
+            # The leading dot distinguishes a folder from a Hub id.
             relative = relative if relative.startswith(os.pardir) else os.path.join(os.curdir, relative)
             setattr(config, f"{kind}_name_or_path", relative)
-            getattr(config, f"{kind}_config")._name_or_path = ""  # where transformers keeps the path once more
+            getattr(config, f"{kind}_config")._name_or_path = ""  # transformers stores the path here as well
     config.architectures = ["DetrisForReferringSegmentation"]
     return config
 
@@ -143,7 +143,7 @@ def _portable(config: DetrisConfig, folder: Path) -> DetrisConfig:
 
 
 def load_checkpoint(
-    cls: type[DetrisForReferringSegmentation],
+    cls: Any,
     name_or_path: str | os.PathLike,
     vision_model: PreTrainedModel | None,
     text_model: PreTrainedModel | None,
@@ -151,14 +151,14 @@ def load_checkpoint(
     config: DetrisConfig | None = None,
     subfolder: str = "",
     **kwargs: Any,
-) -> DetrisForReferringSegmentation:
-    """Read a checkpoint; see `DetrisForReferringSegmentation.from_pretrained`."""
+) -> Any:
+    """Load a checkpoint; see `DetrisForReferringSegmentation.from_pretrained`."""
     hub = {k: kwargs[k] for k in _HUB_KEYWORDS if kwargs.get(k) is not None}
     keywords = {k: kwargs[k] for k in _BACKBONE_KEYWORDS if kwargs.get(k) is not None}
     known = _HUB_KEYWORDS + _BACKBONE_KEYWORDS + _AUTO_KEYWORDS
     unknown = sorted(k for k in kwargs if k not in known and not k.startswith("_"))
     if unknown:
-        raise TypeError(f"from_pretrained does not know {', '.join(unknown)}.")
+        raise TypeError(f"from_pretrained got unexpected keyword arguments: {', '.join(unknown)}.")
     folder = find_folder(name_or_path, subfolder, **hub)
     config = read_config(folder) if config is None else copy.deepcopy(config)
     check_complete(folder, config)
@@ -168,76 +168,84 @@ def load_checkpoint(
     for kind, name in ADAPTERS.items():
         backbone = getattr(model, f"{kind}_model")
         if isinstance(backbone, PeftModel):
-            wanted = get_peft_model_state_dict(backbone, save_embedding_layers=False)
-            set_peft_model_state_dict(backbone, _read_weights(folder / name / ADAPTER_FILE, wanted))
+            expected = get_peft_model_state_dict(backbone, save_embedding_layers=False)
+            set_peft_model_state_dict(backbone, _read_weights(folder / name / ADAPTER_FILE, expected))
     head = {k: v for k, v in model.state_dict().items() if k.split(".")[0] in HEAD}
-    model.load_state_dict(_read_weights(folder / HEAD_FILE, head), strict=False)  # strict: `_read_weights` was
+    # Not strict, because the backbones' keys are absent. Those of the head were checked by `_read_weights`.
+    model.load_state_dict(_read_weights(folder / HEAD_FILE, head), strict=False)
     for part in HEAD:
         model.get_submodule(part).to(vision_model.device)
     return model.eval()
 
 
 def find_folder(name_or_path: str | os.PathLike, subfolder: str = "", **hub: Any) -> Path:
-    """A local folder as it is, or a Hub repository downloaded (its adapter, head and processor files only)."""
+    """Return a local folder, or download a Hub repository (adapter, head and processor files only)."""
     folder = Path(name_or_path)
     if not folder.is_dir():
         name = str(name_or_path)
         if folder.is_absolute() or name.startswith(".") or name.count("/") > 1:
-            raise FileNotFoundError(f"There is no checkpoint folder {name}: give a folder or a Hub name user/name.")
+            raise FileNotFoundError(f"{name}: expected a checkpoint folder or a Hub id (user/name), got neither.")
         try:
             folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.md"], **hub))
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
             raise FileNotFoundError(
-                f"There is no folder {name}, nor can it be had from the Hub: {_first_line(error)}"
+                f"{name}: no such folder, and the download from the Hub failed: {one_line(error, first_line=True)}"
             ) from error
     folder = folder / subfolder
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
-            f"{folder} holds no config.json: give a folder that DetrisForReferringSegmentation.save_pretrained wrote."
+            f"{folder}: expected a checkpoint written by DetrisForReferringSegmentation.save_pretrained, got a folder "
+            "without config.json."
         )
     return folder
 
 
 def read_config(folder: Path) -> DetrisConfig:
-    """The config of a checkpoint folder, which must be one of ours."""
+    """Read the config of a checkpoint folder.
+
+    Raises:
+        ValueError: the file is damaged, or belongs to another type of model.
+    """
     file = folder / "config.json"
     try:
         model_type = json.loads(file.read_text(encoding="utf-8")).get("model_type")
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-        raise ValueError(f"{file} is not a config ({error}): copy or download it again.") from None
+        raise ValueError(
+            f"{file}: expected a model config, got invalid JSON ({one_line(error)}); copy or download it again."
+        ) from None
     if model_type != DetrisConfig.model_type:
         raise ValueError(
-            f"{file} is of a {model_type!r} model, needed is a checkpoint of {DetrisConfig.model_type!r}."
+            f"{file}: expected model_type {DetrisConfig.model_type!r}, got {model_type!r}; pass a DETRIS checkpoint."
         )
     return DetrisConfig.from_pretrained(folder)
 
 
 def check_complete(folder: Path, config: DetrisConfig) -> None:
-    """Raise if a checkpoint folder lacks one of its files."""
-    needed = [folder / HEAD_FILE]
-    needed += [folder / name / ADAPTER_FILE for name in ADAPTERS.values() if getattr(config, name) is not None]
-    for file in needed:
+    """Raise a FileNotFoundError if a file of the checkpoint is missing."""
+    required = [folder / HEAD_FILE]
+    required += [folder / name / ADAPTER_FILE for name in ADAPTERS.values() if getattr(config, name) is not None]
+    for file in required:
         if not file.is_file():
-            raise FileNotFoundError(f"The checkpoint lacks {file}: copy or download it whole.")
+            raise FileNotFoundError(f"{file} is missing from the checkpoint; copy or download the complete folder.")
 
 
-def _read_weights(file: Path, wanted: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights in a file, which must be those wanted: no more, no fewer, of the same shapes."""
+def _read_weights(file: Path, expected: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Read a weights file, which must contain exactly the expected keys and shapes."""
     try:
         given = load_file(file)
     except SafetensorError as error:
-        raise ValueError(f"{file} is damaged or not whole ({error}): copy or download it again.") from None
-    missing, extra = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
-    if missing or extra:
+        raise ValueError(f"{file} is damaged or incomplete ({one_line(error)}); copy or download it again.") from None
+    missing, unexpected = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())
+    if missing or unexpected:
         raise ValueError(
-            f"{file} does not fit config.json or the backbone: {len(missing)} weights are missing {missing[:3]}, "
-            f"{len(extra)} are left over {extra[:3]}. Take all files from the same checkpoint."
+            f"{file} does not fit config.json or the backbone: {len(missing)} keys are missing {missing[:3]}, "
+            f"{len(unexpected)} are unexpected {unexpected[:3]}; take all files from the same checkpoint."
         )
     for key, value in given.items():
-        if value.shape != wanted[key].shape:
+        if value.shape != expected[key].shape:
             raise ValueError(
-                f"{file} does not fit config.json or the backbone: {key} is {tuple(value.shape)} in the file, needed "
-                f"is {tuple(wanted[key].shape)}. Take all files from the same checkpoint."
+                f"{file} does not fit config.json or the backbone: expected {tuple(expected[key].shape)} for {key}, "
+                f"got {tuple(value.shape)}; take all files from the same checkpoint."
             )
     return given
 
@@ -245,14 +253,14 @@ def _read_weights(file: Path, wanted: Mapping[str, torch.Tensor]) -> dict[str, t
 def _backbone(
     config: DetrisConfig, kind: str, folder: Path, given: PreTrainedModel | None, keywords: dict[str, Any]
 ) -> PreTrainedModel:
-    """The backbone that was passed, or the one that the config names; the config then says where it is."""
+    """Return the backbone that was passed, or load the one that the config names; update the name in the config."""
     backbone = given if given is not None else _load_backbone(config, kind, folder, keywords)
     for name in ("model_type", "hidden_size", "num_hidden_layers", "patch_size", "vocab_size"):
-        want, got = (getattr(c, name, None) for c in (getattr(config, f"{kind}_config"), backbone.config))
-        if want != got:
+        expected, got = (getattr(c, name, None) for c in (getattr(config, f"{kind}_config"), backbone.config))
+        if expected != got:
             raise ValueError(
-                f"The checkpoint was trained over a {kind} encoder with {name}={want}, this one has {got}: load it "
-                f"over the backbone it was trained with, or train anew with from_backbones."
+                f"expected a {kind} encoder with {name}={expected}, as in training, got {got}; load the checkpoint "
+                "over the backbone that it was trained with, or train a new one with from_backbones."
             )
     config.name_backbone(kind, backbone.name_or_path)
     return backbone
@@ -260,13 +268,13 @@ def _backbone(
 
 def _load_backbone(config: DetrisConfig, kind: str, folder: Path, keywords: dict[str, Any]) -> PreTrainedModel:
     name, field = getattr(config, f"{kind}_name_or_path"), f"{kind}_name_or_path"
-    mend = f"pass a loaded one as {kind}_model=... or mend {field} in {folder / 'config.json'}"
+    fix = f"pass a loaded one as {kind}_model=..., or correct {field} in {folder / 'config.json'}"
     if not name:
-        raise ValueError(f"The checkpoint does not name its {kind} backbone, and holds no frozen weight: {mend}.")
+        raise ValueError(f"The checkpoint does not name its {kind} backbone and contains no frozen weights; {fix}.")
     if name.startswith("."):
         name = str((folder / name).resolve())
     if os.path.isabs(name) and not os.path.isdir(name):
-        raise FileNotFoundError(f"The {kind} backbone is gone from {name}: {mend}.")
+        raise FileNotFoundError(f"The {kind} backbone {name} does not exist; {fix}.")
     revision = getattr(config, f"{kind}_revision")
     if revision:
         keywords = {**keywords, "revision": revision}
@@ -274,13 +282,12 @@ def _load_backbone(config: DetrisConfig, kind: str, folder: Path, keywords: dict
     try:
         backbone, info = cls.from_pretrained(name, output_loading_info=True, **keywords)
     except (OSError, SafetensorError) as error:
-        raise OSError(f"The {kind} backbone {name} cannot be loaded ({_first_line(error)}): {mend}.") from error
-    # transformers fills gaps with random numbers and a warning. Poolers are never used, and often missing.
+        reason = one_line(error, first_line=True)
+        raise OSError(f"The {kind} backbone {name} cannot be loaded ({reason}); {fix}.") from error
+    # transformers initializes missing weights randomly and only warns. Poolers are never used, and often missing.
     missing = sorted(k for k in info["missing_keys"] if "pooler" not in k)
     if missing:
-        raise ValueError(f"The {kind} backbone {name} lacks {len(missing)} weights, among them {missing[:3]}: {mend}.")
+        raise ValueError(
+            f"The {kind} backbone {name} is missing {len(missing)} weights, such as {missing[:3]}; {fix}."
+        )
     return backbone
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

@@ -1,7 +1,7 @@
 """The vision-language decoder and the projector: DETRIS (https://arxiv.org/abs/2501.08580), section 3.4, equation 6.
 
-Symbols: B batch, L text length, T width of the text encoder, S width of the sentence, d width of the head, h×w patch
-grid.
+Symbols: B batch, L text length, T width of the text encoder, S width of the sentence state, d width of the head, h×w
+patch grid.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .neck import conv_block
 
 
 def sinusoid(length: int, dim: int, like: torch.Tensor) -> torch.Tensor:
-    """Sine and cosine alternating, (length, dim), with frequencies exp(-ln 10000 · 2i / dim)."""
+    """Return alternating sines and cosines (length, dim) with frequencies exp(-ln 10000 · 2i / dim)."""
     position = torch.arange(length, device=like.device, dtype=torch.float32).unsqueeze(1)
     frequency = torch.exp(torch.arange(0, dim, 2, device=like.device, dtype=torch.float32) * (-math.log(1e4) / dim))
     angle = position * frequency
@@ -24,14 +24,17 @@ def sinusoid(length: int, dim: int, like: torch.Tensor) -> torch.Tensor:
 
 
 def sinusoid_2d(h: int, w: int, dim: int, like: torch.Tensor) -> torch.Tensor:
-    """(h·w, dim): the first half of the channels tells x, the second y."""
+    """Return (h·w, dim): the first half of the channels encodes x, the second half y."""
     x = sinusoid(w, dim // 2, like).expand(h, w, dim // 2)
     y = sinusoid(h, dim // 2, like).unsqueeze(1).expand(h, w, dim // 2)
     return torch.cat([x, y], dim=-1).flatten(0, 1)
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention over patches, cross-attention to words, feed-forward; norms before and after, as released."""
+    """Self-attention over patches, cross-attention to words, feed-forward network.
+
+    LayerNorms as released: before each of the three, after each attention, and inside the feed-forward network.
+    """
 
     def __init__(self, dim: int, text_dim: int, num_heads: int, ffn_dim: int, dropout: float) -> None:
         super().__init__()
@@ -57,7 +60,7 @@ class DecoderLayer(nn.Module):
         text_positions: torch.Tensor,
         padding_mask: torch.Tensor,
     ) -> torch.Tensor:
-        """(B, h·w, d) patches, (B, L, T) words, their sinusoids, (B, L) True at padding → (B, h·w, d)."""
+        """Patches (B, h·w, d), words (B, L, T), their sinusoids, mask (B, L), True at padding → (B, h·w, d)."""
         u = self.norm1(patches)
         q = u + patch_positions
         attended, _ = self.self_attention(q, q, u, need_weights=False)
@@ -72,7 +75,7 @@ class DecoderLayer(nn.Module):
 
 
 class VisionLanguageDecoder(nn.Module):
-    """Layers of patches looking at each other and at the words."""
+    """Transformer decoder: self-attention over patches, cross-attention to words."""
 
     def __init__(self, dim: int, text_dim: int, num_layers: int, num_heads: int, ffn_dim: int, dropout: float) -> None:
         super().__init__()
@@ -82,7 +85,7 @@ class VisionLanguageDecoder(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, features: torch.Tensor, text_states: torch.Tensor, padding_mask: torch.Tensor) -> torch.Tensor:
-        """(B, d, h, w), (B, L, T), (B, L) True at padding → (B, d, h, w)."""
+        """Features (B, d, h, w), words (B, L, T) and mask (B, L), True at padding → (B, d, h, w)."""
         _, dim, h, w = features.shape
         patch_positions = sinusoid_2d(h, w, dim, like=features)
         text_positions = sinusoid(text_states.shape[1], text_states.shape[2], like=text_states)
@@ -93,7 +96,7 @@ class VisionLanguageDecoder(nn.Module):
 
 
 class Projector(nn.Module):
-    """Upsamples four times and convolves with a 3×3 kernel that the sentence makes."""
+    """Upsample four times, then convolve with a 3×3 dynamic kernel predicted from the sentence."""
 
     def __init__(self, dim: int, sentence_dim: int) -> None:
         super().__init__()
@@ -103,16 +106,16 @@ class Projector(nn.Module):
         self.sentence_proj = nn.Linear(sentence_dim, 9 * (dim // 2) + 1)  # kernel, then bias
 
     def forward(self, features: torch.Tensor, sentence_state: torch.Tensor) -> torch.Tensor:
-        """(B, d, h, w) and (B, S) → logits (B, 1, 4h, 4w)."""
-        x = self.upsample1(_double(features))
-        x = self.pixel_proj(self.upsample2(_double(x)))  # (B, d/2, 4h, 4w)
+        """Features (B, d, h, w) and sentence state (B, S) → logits (B, 1, 4h, 4w)."""
+        x = self.upsample1(_upsample(features))
+        x = self.pixel_proj(self.upsample2(_upsample(x)))  # (B, d/2, 4h, 4w)
         kernel = self.sentence_proj(sentence_state)
         batch, channels, height, width = x.shape
         weight, bias = kernel[:, :-1].reshape(batch, channels, 3, 3), kernel[:, -1]
-        # One group a sample: each image is convolved with its own sentence's kernel.
+        # One group per sample: each image is convolved with the kernel of its own sentence.
         logits = F.conv2d(x.reshape(1, batch * channels, height, width), weight, bias, padding=1, groups=batch)
         return logits.transpose(0, 1)
 
 
-def _double(x: torch.Tensor) -> torch.Tensor:
+def _upsample(x: torch.Tensor) -> torch.Tensor:
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)

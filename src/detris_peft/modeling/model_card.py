@@ -1,4 +1,4 @@
-"""The model card that a checkpoint carries as README.md: metadata for the Hub, results, and lines that load it."""
+"""The model card of a checkpoint (README.md): metadata for the Hub, results, and code that loads it."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from .configuration_detris import DetrisConfig
 from .encoders import backbone_class
 
 CARD_FILE = "README.md"
-# Stands in a card for where its checkpoint is, until it is pushed and has a name.
-PLACE = "path/or/repository"
+# Placeholder for the repository id, filled in on push.
+REPO_ID_PLACEHOLDER = "path/or/repository"
 
-# What a reader may want to know of a run. Nothing else is written: other options may be paths of one machine.
+# Options shown in the card. Others may contain local paths and are never shown.
 _SHOWN = (
     "preset",
     "position_interpolation",
     "keep_aspect_ratio",
     "epochs",
     "batch_size",
-    "processes",
+    "num_processes",
     "gradient_accumulation_steps",
     "learning_rate",
     "warmup_steps",
@@ -37,19 +37,19 @@ _SHOWN = (
     "augment",
     "seed",
 )
-_PER_CENT = re.compile(r"mIoU|oIoU|gIoU|cIoU|Pr@[\d.]+|[NT]-acc")
+_PERCENT_METRICS = re.compile(r"mIoU|oIoU|gIoU|cIoU|Pr@[\d.]+|[NT]-acc")
 
 
 @dataclass
 class TrainingResults:
-    """How well a checkpoint does, and what it was trained on.
+    """Scores of a checkpoint, and what it was trained on.
 
     Attributes:
-        metrics: by name, each in [0, 1]; of the rest, such as `loss`, only `epoch` and `step` are told.
-        dataset: the dataset that was scored, such as "refcoco", or its Hub name.
-        split: of it.
-        trained_on: the datasets of the training; by default the one that was scored.
-        options: of the run, as `run.json` holds them; the card shows those that tell how it was trained.
+        metrics: scores in [0, 1], keyed by name. Of all other entries only `epoch` and `step` are shown.
+        dataset: the evaluated dataset, such as "refcoco" or a Hub id.
+        split: the evaluated split.
+        trained_on: the training datasets; default: the evaluated one.
+        options: the options in `run.json`; the card shows those that describe the training.
     """
 
     metrics: Mapping[str, float]
@@ -60,17 +60,17 @@ class TrainingResults:
 
 
 def write_model_card(folder: str | os.PathLike, results: TrainingResults | None = None) -> None:
-    """Replace the card of a folder that `save_pretrained` wrote by one with results."""
+    """Replace the model card of a folder written by `save_pretrained` with one that shows results."""
     card = model_card(DetrisConfig.from_pretrained(folder), results)
     (Path(folder) / CARD_FILE).write_text(card, encoding="utf-8")
 
 
 def model_card(config: DetrisConfig, results: TrainingResults | None = None, *, license: str = "apache-2.0") -> str:
-    """Metadata for the Hub, the lines that load the checkpoint, and its results.
+    """Return the model card: metadata for the Hub, code that loads the checkpoint, and results.
 
     Args:
-        config: as the checkpoint holds it.
-        results: shown in the text, and as `model-index` in the metadata.
+        config: the checkpoint's config.
+        results: scores to show in the text, and as `model-index` in the metadata.
         license: of the adapters and the head.
     """
     names = {kind: getattr(config, f"{kind}_name_or_path") for kind in ("vision", "text")}
@@ -81,7 +81,7 @@ def model_card(config: DetrisConfig, results: TrainingResults | None = None, *, 
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether a backbone's name leads others to it, which that of a local folder does not."""
+    """Return whether a backbone's name is a Hub id, not a local folder."""
     return not (name.startswith(".") or os.path.isabs(name) or os.path.isdir(name))
 
 
@@ -118,36 +118,36 @@ def _eval_results(results: TrainingResults) -> list[EvalResult]:
 
 
 def _metrics(results: TrainingResults) -> dict[str, float]:
-    return {name: float(value) for name, value in results.metrics.items() if _PER_CENT.fullmatch(name)}
+    return {name: float(value) for name, value in results.metrics.items() if _PERCENT_METRICS.fullmatch(name)}
 
 
 def _plain(dataset: str) -> str:
-    """A dataset's name without the folders of one machine."""
+    """Return a dataset's name without local paths."""
     return dataset if is_hub_name(dataset) else Path(dataset).resolve().name
 
 
 def _identifier(dataset: str) -> str:
-    """As the Hub spells datasets, which knows no plus."""
+    """Return a dataset's name as a valid Hub id, which has no plus sign."""
     return re.sub(r"[^\w./-]+", "-", _plain(dataset).replace("+", "plus"))
 
 
 _INTRODUCTION = """
 # DETRIS: adapters and mask head
 
-They let a frozen image encoder and a frozen text encoder segment what a sentence refers to
-([DETRIS](https://arxiv.org/abs/2501.08580)), and were trained with `detris_peft`.
+Adapters and mask head that let a frozen image encoder and a frozen text encoder segment the object that a referring
+expression describes ([DETRIS](https://arxiv.org/abs/2501.08580)). Trained with `detris_peft`.
 """
 
 
 def _backbones(names: Mapping[str, str | None]) -> str:
-    lines = ["The frozen backbones are not in here; `from_pretrained` loads them by their names:", ""]
+    lines = ["The frozen backbones are not included; `from_pretrained` loads them by name:", ""]
     for kind, name in names.items():
         if not name:
-            where = f"not named: pass it as `{kind}_model=...`"
+            where = f"not named; pass it as `{kind}_model=...`"
         elif is_hub_name(name):
             where = f"[{name}](https://huggingface.co/{name})"
         else:
-            where = "a folder beside the checkpoint, which must move with it"
+            where = "a folder next to the checkpoint; move both together"
         lines.append(f"- {'image' if kind == 'vision' else kind} encoder: {where}")
     return "\n".join(lines)
 
@@ -161,8 +161,8 @@ def _usage(names: Mapping[str, str | None]) -> str:
 from PIL import Image
 from detris_peft import DetrisForReferringSegmentation, DetrisProcessor
 
-model = DetrisForReferringSegmentation.from_pretrained("{PLACE}"{passed})
-processor = DetrisProcessor.from_pretrained("{PLACE}")
+model = DetrisForReferringSegmentation.from_pretrained("{REPO_ID_PLACEHOLDER}"{passed})
+processor = DetrisProcessor.from_pretrained("{REPO_ID_PLACEHOLDER}")
 
 image = Image.open("photo.jpg")
 inputs = processor(images=image, text="the red mug on the left")
@@ -175,12 +175,12 @@ mask = processor.post_process_referring_segmentation(outputs, inputs["target_siz
 def _peft(config: DetrisConfig) -> str:
     if config.vision_adapter is None or not config.vision_name_or_path or not is_hub_name(config.vision_name_or_path):
         return ""
-    if config.position_interpolation != "backbone":  # the adapter was not trained over the encoder as it is
+    if config.position_interpolation != "backbone":  # the adapter was trained over a modified encoder
         return ""
     encoder = backbone_class(config.vision_config).__name__
     revision = f', revision="{config.vision_revision}"' if config.vision_revision else ""
     return f"""
-The image encoder with its adapter, by peft. It takes `text_states` too: the text encoder's last hidden states.
+The image encoder with its adapter, in peft. It also takes `text_states`, the text encoder's last hidden states.
 
 ```python
 import detris_peft  # registers the adapter types with peft
@@ -188,7 +188,7 @@ from peft import PeftModel
 from transformers import {encoder}
 
 image_encoder = {encoder}.from_pretrained("{config.vision_name_or_path}"{revision})
-image_encoder = PeftModel.from_pretrained(image_encoder, "{PLACE}", subfolder="vision_adapter")
+image_encoder = PeftModel.from_pretrained(image_encoder, "{REPO_ID_PLACEHOLDER}", subfolder="vision_adapter")
 ```
 """
 
@@ -201,9 +201,9 @@ def _results(results: TrainingResults) -> str:
     return f"""
 ## Results
 
-On the split `{results.split}` of {_plain(results.dataset)}{f", after {when}" if when else ""}, in percent. mIoU is
-the mean of the samples' IoU, oIoU the quotient of the sums of intersections and unions, Pr@t the share of samples
-whose IoU is above t.
+On the split `{results.split}` of {_plain(results.dataset)}{f", after {when}" if when else ""}, in %. mIoU is the
+mean IoU of the samples, oIoU the ratio of the summed intersections and unions, Pr@t the share of samples with an IoU
+above t.
 
 | {" | ".join(metrics)} |
 |{"---|" * len(metrics)}
@@ -217,4 +217,4 @@ def _training(results: TrainingResults) -> str:
         return ""
     rows = "\n".join(f"| {name} | {value} |" for name, value in shown.items())
     data = ", ".join(map(_plain, results.trained_on or [results.dataset]))
-    return f"## Training\n\nOn {data}.\n\n| option | value |\n|---|---|\n{rows}"
+    return f"## Training\n\nTrained on {data}.\n\n| option | value |\n|---|---|\n{rows}"

@@ -1,4 +1,4 @@
-"""The training loop, over accelerate: one process or many, stopped at any moment and gone on with."""
+"""Training loop built on accelerate: single- or multi-process, interruptible and resumable."""
 
 from .arguments import TrainingArguments
 from .signals import TrainingInterrupted

@@ -1,9 +1,12 @@
-"""How to train: one dataclass, whose fields are the options of the command line."""
+"""Training arguments, which are also options of the command line."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, get_args, get_origin, get_type_hints
+import argparse
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import torch
 
@@ -12,95 +15,173 @@ from ..metrics import METRIC_NAMES
 TRACKERS = ("tensorboard", "wandb", "trackio")
 
 
-def _argument(default: Any, description: str) -> Any:
-    return field(default_factory=lambda: default, metadata={"help": description})
+class Range(NamedTuple):
+    """Accepted values of an option.
+
+    Attributes:
+        description: completes "expected ..." in an error message, and is shown by `--help`.
+        contains: whether a value is accepted; for a list option it is called with each item.
+    """
+
+    description: str
+    contains: Callable[[Any], bool]
+
+
+def _at_least(minimum: int) -> Range:
+    return Range(f"at least {minimum}", lambda value: value >= minimum)
+
+
+def _one_of(choices: Sequence[str]) -> Range:
+    return Range(f"one of {', '.join(choices)}", lambda value: value in choices)
+
+
+_POSITIVE = Range("above 0", lambda value: value > 0)
+_FRACTION = Range("at least 0 and below 1", lambda value: 0 <= value < 1)
+
+
+class _StoreOption(argparse.Action):
+    """Action `store` that accepts the metadata of a field.
+
+    `HfArgumentParser` passes all metadata to `add_argument`, which rejects what argparse does not know.
+    """
+
+    def __init__(self, *args: Any, range: Range | None, may_change_on_resume: bool, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        setattr(namespace, self.dest, values)
+
+
+def _argument(default: Any, help: str, range: Range | None = None, *, may_change_on_resume: bool = False) -> Any:
+    """Declare an option.
+
+    Args:
+        default: copied for each instance.
+        help: shown by `--help`, followed by the range.
+        range: the accepted values; None accepts every value of the field's type.
+        may_change_on_resume: whether a resumed run may use another value, because it does not change what a training
+            step computes or which evaluation is the best.
+    """
+    metadata = {
+        "help": f"{help} [{range.description}]" if range else help,
+        "range": range,
+        "may_change_on_resume": may_change_on_resume,
+        "action": _StoreOption,
+    }
+    return field(default_factory=lambda: copy(default), metadata=metadata)
 
 
 @dataclass
 class TrainingArguments:
-    """How to train; the defaults are the paper's recipe for DETRIS-B. Each field is an option of the examples.
+    """Training arguments. The defaults are the paper's recipe for DETRIS-B in float32; `presets.recipe` has others.
+
+    Each field is an option of `detris train`, and its metadata is the only declaration of its help, its range and
+    whether it may change on resume.
 
     Raises:
-        ValueError: a value is out of its range; the message names the field.
+        ValueError: a value is outside its range; the message names the field.
     """
 
-    output_dir: str = _argument("runs/detris", "folder for checkpoints, metrics and images")
-    epochs: int = _argument(50, "visits of each reference")
-    batch_size: int = _argument(32, "samples of a batch and process")
-    eval_batch_size: int = _argument(32, "samples of an evaluation batch and process")
-    learning_rate: float = _argument(1e-4, "of Adam")
-    warmup_steps: int = _argument(0, "steps over which the learning rate rises from near 0 to its full value")
+    output_dir: str = _argument("runs/detris", "folder for checkpoints, metrics and images", may_change_on_resume=True)
+    epochs: int = _argument(
+        50, "number of epochs; each visits every reference once", _at_least(1), may_change_on_resume=True
+    )
+    batch_size: int = _argument(32, "training batch size per process", _at_least(1))
+    eval_batch_size: int = _argument(32, "evaluation batch size per process", _at_least(1), may_change_on_resume=True)
+    learning_rate: float = _argument(1e-4, "learning rate of Adam", _POSITIVE)
+    warmup_steps: int = _argument(0, "optimizer steps of linear learning-rate warm-up", _at_least(0))
     milestones: list[int] = _argument([35], "epochs after which the learning rate is multiplied by gamma")
-    gamma: float = _argument(0.1, "factor of the learning rate at a milestone")
-    gradient_accumulation_steps: int = _argument(1, "batches to a step of the optimizer")
-    max_grad_norm: float = _argument(0.0, "clip the gradient to this norm; 0 for no clipping")
-    mixed_precision: str = _argument("no", "no, bf16 or fp16")
-    gradient_checkpointing: bool = _argument(False, "recompute the backbones' blocks in the backward: less memory")
-    ema_decay: float = _argument(0.0, "evaluate and save an exponential moving average of the trained weights; 0 = no")
-    num_workers: int = _argument(2, "processes that read images, for each training process")
-    seed: int = _argument(0, "of weights, order, sentences, dropout and augmentation")
-    augment: bool = _argument(False, "flip (and swap left and right in the sentence), scale and recolor at random")
-    skip_bad_rows: bool = _argument(False, "leave out rows that cannot be read, and list them; else stop at the first")
-    on_nan: str = _argument("stop", "when the loss is not finite: stop, or skip the step and count it")
-    eval_steps: int = _argument(0, "evaluate every so many steps; 0 = after each epoch")
-    save_steps: int = _argument(0, "save a checkpoint every so many steps; 0 = at each evaluation")
-    save_total_limit: int = _argument(2, "how many checkpoints to keep; best/ is kept beside them")
-    resume: str | None = _argument(None, "latest, or a checkpoint's folder: go on from there")
-    overwrite_output_dir: bool = _argument(False, "begin anew in a folder that holds a run: its checkpoints go")
-    selection_metric: str = _argument("mIoU", "metric on the validation split that decides which checkpoint is best")
-    early_stopping_patience: int = _argument(0, "stop after so many evaluations without a better one; 0 = never")
-    report_to: list[str] = _argument([], f"trackers: {', '.join(TRACKERS)}")
-    logging_steps: int = _argument(10, "log the loss to the trackers every so many steps")
-    push_to_hub: str | None = _argument(None, "user/name: upload the best checkpoint there at the end")
-    hub_private: bool = _argument(False, "make that repository a private one, if it is new")
+    gamma: float = _argument(0.1, "factor of the learning rate at each milestone", _POSITIVE)
+    gradient_accumulation_steps: int = _argument(1, "batches per optimizer step", _at_least(1))
+    max_grad_norm: float = _argument(0.0, "clip the gradient to this norm; 0 disables clipping", _at_least(0))
+    mixed_precision: str = _argument("no", "precision of the forward pass", _one_of(("no", "bf16", "fp16")))
+    gradient_checkpointing: bool = _argument(
+        False, "recompute the backbones' blocks in the backward pass to save memory", may_change_on_resume=True
+    )
+    ema_decay: float = _argument(
+        0.0, "evaluate and save an exponential moving average of the trained weights; 0 disables it", _FRACTION
+    )
+    num_workers: int = _argument(2, "DataLoader workers per process", _at_least(0), may_change_on_resume=True)
+    seed: int = _argument(0, "random seed (weights, data order, expressions, dropout, augmentation)")
+    augment: bool = _argument(
+        False, "flip (and swap left and right in the expression), scale and recolor images at random"
+    )
+    skip_bad_rows: bool = _argument(
+        False, "skip and list rows that cannot be read; otherwise stop at the first one", may_change_on_resume=True
+    )
+    on_nan: str = _argument(
+        "stop",
+        "if the loss is not finite: stop, or skip the batch and count it",
+        _one_of(("stop", "skip")),
+        may_change_on_resume=True,
+    )
+    eval_steps: int = _argument(
+        0, "evaluate every N optimizer steps; 0: after every epoch", _at_least(0), may_change_on_resume=True
+    )
+    save_steps: int = _argument(
+        0, "save a checkpoint every N optimizer steps; 0: at every evaluation", _at_least(0), may_change_on_resume=True
+    )
+    save_total_limit: int = _argument(
+        2, "number of checkpoints to keep, in addition to best/ and last/", _at_least(1), may_change_on_resume=True
+    )
+    resume: str | None = _argument(
+        None, "checkpoint folder to resume from, or latest for the newest one", may_change_on_resume=True
+    )
+    overwrite_output_dir: bool = _argument(
+        False, "start again in a folder that holds a run; its checkpoints are deleted", may_change_on_resume=True
+    )
+    selection_metric: str = _argument(
+        "mIoU", "validation metric that selects the best checkpoint", _one_of(METRIC_NAMES)
+    )
+    early_stopping_patience: int = _argument(
+        0, "stop after N evaluations without a new best one; 0 disables it", _at_least(0), may_change_on_resume=True
+    )
+    report_to: list[str] = _argument([], "experiment trackers", _one_of(TRACKERS), may_change_on_resume=True)
+    logging_steps: int = _argument(
+        10, "log the loss to the trackers every N optimizer steps", _at_least(1), may_change_on_resume=True
+    )
+    push_to_hub: str | None = _argument(
+        None, "Hub repository (user/name) to upload the best checkpoint to after training", may_change_on_resume=True
+    )
+    hub_private: bool = _argument(
+        False, "create the Hub repository as private, if it does not exist", may_change_on_resume=True
+    )
 
     def __post_init__(self) -> None:
-        for name, kind in get_type_hints(type(self)).items():  # a YAML file may hold anything
-            _check_type(name, getattr(self, name), kind)
-        ranges = {
-            "at least 1": ("epochs", "batch_size", "eval_batch_size", "gradient_accumulation_steps", "logging_steps"),
-            "not below 0": ("max_grad_norm", "num_workers", "warmup_steps", "eval_steps", "save_steps"),
-        }
-        for name in (*ranges["at least 1"], "save_total_limit"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
-        for name in ("learning_rate", "gamma"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be above 0.")
-        for name in (*ranges["not below 0"], "early_stopping_patience"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}={getattr(self, name)} must not be below 0.")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay={self.ema_decay} must be at least 0 and below 1.")
-        if self.mixed_precision not in ("no", "bf16", "fp16"):
-            raise ValueError(f"mixed_precision={self.mixed_precision!r} must be no, bf16 or fp16.")
+        types = get_type_hints(type(self))
+        for option in fields(self):
+            value = getattr(self, option.name)
+            _check_type(option.name, value, types[option.name])  # a YAML file may hold anything
+            _check_range(option.name, value, option.metadata["range"])
         if self.mixed_precision == "fp16" and not torch.cuda.is_available():
-            raise ValueError('mixed_precision="fp16" needs a GPU: use "bf16" or "no" here.')
-        if self.on_nan not in ("stop", "skip"):
-            raise ValueError(f"on_nan={self.on_nan!r} must be stop or skip.")
-        if self.selection_metric not in METRIC_NAMES:
-            raise ValueError(f"selection_metric={self.selection_metric!r} must be one of {', '.join(METRIC_NAMES)}.")
-        unknown = [name for name in self.report_to if name not in TRACKERS]
-        if unknown:
-            raise ValueError(f"report_to={unknown} must be among {', '.join(TRACKERS)}.")
+            raise ValueError("mixed_precision: expected bf16 or no on a machine without a GPU, got 'fp16'.")
         if self.resume and self.overwrite_output_dir:
-            raise ValueError("resume and overwrite_output_dir exclude each other: give one of them.")
+            raise ValueError(
+                f"expected resume or overwrite_output_dir, got both (resume={self.resume!r}); remove one of them."
+            )
 
 
-def _check_type(name: str, value: Any, kind: Any) -> None:
-    optional = type(None) in get_args(kind)
-    if optional:
+def _check_type(name: str, value: Any, expected: Any) -> None:
+    if type(None) in get_args(expected):
         if value is None:
             return
-        kind = next(k for k in get_args(kind) if k is not type(None))
-    several = get_origin(kind) is list
-    item = get_args(kind)[0] if several else kind
-    accepted = (int, float) if item is float else item
-    items = value if several and isinstance(value, list) else [value]
-    is_number = item in (int, float)
-    if (
-        isinstance(value, list) != several
-        or not all(isinstance(i, accepted) for i in items)
-        or (is_number and any(isinstance(i, bool) for i in items))
-    ):
-        raise ValueError(f"{name}={value!r} must be of type {kind if several else kind.__name__}.")
+        expected = next(each for each in get_args(expected) if each is not type(None))
+    is_list = get_origin(expected) is list
+    item_type = get_args(expected)[0] if is_list else expected
+    items = value if is_list and isinstance(value, list) else [value]
+    if isinstance(value, list) != is_list or not all(_is_instance(item, item_type) for item in items):
+        description = f"a list of {item_type.__name__}" if is_list else item_type.__name__
+        raise ValueError(f"{name}: expected {description}, got {value!r}.")
+
+
+def _is_instance(value: Any, expected: type) -> bool:
+    """Return whether a value has a type; an int is accepted as a float, a bool is not accepted as a number."""
+    if isinstance(value, bool):
+        return expected is bool
+    return isinstance(value, (int, float) if expected is float else expected)
+
+
+def _check_range(name: str, value: Any, accepted: Range | None) -> None:
+    for item in value if isinstance(value, list) else [value]:
+        if accepted is not None and not accepted.contains(item):
+            raise ValueError(f"{name}: expected {accepted.description}, got {item!r}.")

@@ -1,6 +1,6 @@
-"""Which batch holds which samples, and what its loss and its learning rate are: functions of the position alone.
+"""Stateless batching: the samples of a batch and the scale of its loss depend on the batch number alone.
 
-Nothing here has a state, so a run that goes on from a checkpoint does what the uninterrupted one did.
+A resumed run therefore sees the same batches as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -12,39 +12,45 @@ from accelerate import skip_first_batches
 
 
 class GlobalBatches:
-    """Batch sampler of one process: its part of each global batch of batch_size × processes consecutive samples.
+    """Batch sampler of one rank: its part of each global batch of batch_size × num_processes consecutive samples.
 
-    Each sample is visited exactly once whatever the number of processes: nothing is padded, and the last global batch
-    is shared out as evenly as it goes. If it holds fewer samples than there are processes, it joins the one before.
+    Each sample is visited exactly once for any number of ranks: nothing is padded, and the last global batch is split
+    as evenly as possible. If it holds fewer samples than there are ranks, it is merged with the batch before it.
 
     Args:
-        samples: how many there are.
-        batch_size: samples of a batch and process.
-        processes, index: how many processes, and which of them this is.
-        accumulation: batches to a step of the optimizer.
+        num_samples: size of the dataset.
+        batch_size: batch size per process.
+        num_processes: number of ranks.
+        process_index: this rank.
+        accumulation: batches per optimizer step.
 
     Raises:
-        ValueError: there are fewer samples than processes.
+        ValueError: there are fewer samples than ranks.
     """
 
-    def __init__(self, samples: int, batch_size: int, processes: int = 1, index: int = 0, accumulation: int = 1):
-        if samples < processes:
-            raise ValueError(f"{samples} rows cannot be shared by {processes} processes: use {samples} at most.")
-        self.processes, self.index, self.accumulation = processes, index, accumulation
+    def __init__(
+        self, num_samples: int, batch_size: int, num_processes: int = 1, process_index: int = 0, accumulation: int = 1
+    ) -> None:
+        if num_samples < num_processes:
+            raise ValueError(
+                f"expected at least one row per process, got {num_samples} rows for {num_processes} processes; start "
+                f"at most {num_samples}."
+            )
+        self.num_processes, self.process_index, self.accumulation = num_processes, process_index, accumulation
         self.batch_size = batch_size
-        starts = list(range(0, samples, batch_size * processes))
-        if len(starts) > 1 and samples - starts[-1] < processes:
+        starts = list(range(0, num_samples, batch_size * num_processes))
+        if len(starts) > 1 and num_samples - starts[-1] < num_processes:
             starts.pop()
-        self.bounds = list(zip(starts, [*starts[1:], samples], strict=True))
-        self.first = 0  # the batch to begin with
+        self.bounds = list(zip(starts, [*starts[1:], num_samples], strict=True))
+        self.first = 0
 
     @property
-    def total(self) -> int | None:
-        """Batches of an epoch."""
+    def per_epoch(self) -> int | None:
+        """Number of batches per epoch."""
         return len(self.bounds)
 
-    def begin(self, loader: Any, first: int) -> Any:
-        """The loader over these batches, from the batch `first` on."""
+    def start_at(self, loader: Any, first: int) -> Any:
+        """Return the loader over these batches, starting at the batch `first`."""
         self.first = first
         return loader
 
@@ -56,40 +62,41 @@ class GlobalBatches:
             yield list(range(*self._part(batch)))
 
     def _part(self, batch: int) -> tuple[int, int]:
+        """Return the first and the last (exclusive) sample of this rank in a global batch."""
         start, stop = self.bounds[batch]
-        cuts = [start + (stop - start) * i // self.processes for i in (self.index, self.index + 1)]
+        cuts = [start + (stop - start) * i // self.num_processes for i in (self.process_index, self.process_index + 1)]
         return cuts[0], cuts[1]
 
-    def share(self, batch: int) -> float:
-        """What to multiply this process' mean loss with, so that a step takes the mean over all of its samples.
+    def loss_scale(self, batch: int) -> float:
+        """Return the factor of this rank's mean loss with which a step takes the mean over all of its samples.
 
-        Gradients are averaged over processes and divided by `accumulation`; that is the mean if all parts are equal.
+        Gradients are averaged over ranks and divided by `accumulation`, which is that mean for parts of equal size.
         """
         start, stop = self._part(batch)
         first = batch - batch % self.accumulation
         group = self.bounds[first : first + self.accumulation]
-        return (stop - start) * self.processes * self.accumulation / (group[-1][1] - group[0][0])
+        return (stop - start) * self.num_processes * self.accumulation / (group[-1][1] - group[0][0])
 
-    def weight(self, batch: int) -> float:
-        """This process' part of the global batch, as a share of 1."""
+    def fraction(self, batch: int) -> float:
+        """Return this rank's fraction of the samples of a global batch."""
         start, stop = self._part(batch)
         return (stop - start) / (self.bounds[batch][1] - self.bounds[batch][0])
 
 
 class StreamedBatches:
-    """The same for rows that come as a stream: their number is not known, accelerate shares them out."""
+    """Batches of a stream: their number is unknown, and accelerate splits them over the ranks."""
 
-    total = None
+    per_epoch = None
 
-    def __init__(self, processes: int) -> None:
-        self.processes = processes
+    def __init__(self, num_processes: int) -> None:
+        self.num_processes = num_processes
 
-    def begin(self, loader: Any, first: int) -> Any:
-        """What comes before the batch `first` is read and passed over: a stream cannot be entered elsewhere."""
+    def start_at(self, loader: Any, first: int) -> Any:
+        """Return the loader starting at the batch `first`. Earlier ones are read and dropped: streams cannot seek."""
         return skip_first_batches(loader, first) if first else loader
 
-    def share(self, batch: int) -> float:
+    def loss_scale(self, batch: int) -> float:
         return 1.0
 
-    def weight(self, batch: int) -> float:
-        return 1 / self.processes
+    def fraction(self, batch: int) -> float:
+        return 1 / self.num_processes

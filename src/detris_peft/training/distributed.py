@@ -1,27 +1,67 @@
-"""Several processes that go on together or stop together."""
+"""Accelerator setup, and actions that succeed or fail on all ranks together."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
+import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import DistributedType, gather_object
 from safetensors import SafetensorError
 from torch.distributed.checkpoint.api import CheckpointException
 
+from ..errors import one_line
+from .arguments import TrainingArguments
 
-def together(accelerator: Accelerator, action: Callable[[], Any], main_only: bool = False) -> str | None:
-    """Act on every process, or on the main one; if one fails all of them hear of it, and none waits for ever.
+
+def create_accelerator(arguments: TrainingArguments) -> Accelerator:
+    """Return an accelerator configured by the training arguments."""
+    # The launcher's environment variable would override the argument and break the loss weights.
+    os.environ["ACCELERATE_GRADIENT_ACCUMULATION_STEPS"] = str(arguments.gradient_accumulation_steps)
+    accelerator = Accelerator(
+        # Without cpu=True, accelerate treats CPU processes as independent runs.
+        cpu=not torch.accelerator.is_available(),
+        mixed_precision=arguments.mixed_precision,
+        gradient_accumulation_steps=arguments.gradient_accumulation_steps,
+        step_scheduler_with_optimizer=False,
+        log_with=cast(Any, arguments.report_to or None),
+        project_dir=arguments.output_dir,
+    )
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        plugin: Any = accelerator.state.deepspeed_plugin
+        plugin.deepspeed_config.update(
+            train_micro_batch_size_per_gpu=arguments.batch_size,
+            gradient_accumulation_steps=arguments.gradient_accumulation_steps,
+            gradient_clipping=arguments.max_grad_norm,
+        )
+    return accelerator
+
+
+def is_sharded(accelerator: Accelerator) -> bool:
+    """Return whether the ranks may hold parts of the weights (FSDP, DeepSpeed)."""
+    return accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+
+
+def sum_over_ranks(accelerator: Accelerator, value: torch.Tensor, flag: bool) -> tuple[float, bool]:
+    """Return the sum of a scalar over all ranks, and whether `flag` is set on any of them, in one reduction."""
+    both: Any = accelerator.reduce(torch.stack([value, torch.tensor(float(flag), device=value.device)]), "sum")
+    total, flags = both.tolist()
+    return total, flags > 0
+
+
+def run_on_all_ranks(accelerator: Accelerator, action: Callable[[], Any], main_only: bool = False) -> str | None:
+    """Run an action on all ranks, or on the main one. All ranks learn of a failure, so that none waits forever.
 
     Returns:
-        What went wrong first, in one line; None where all went well.
+        The first error in one line; None if there was none.
     """
     failure = None
     try:
         if accelerator.is_main_process or not main_only:
             action()
-    # PyTorch reports a full disk as RuntimeError, and while it writes shards as a BaseException of its own.
+    # PyTorch reports a full disk as RuntimeError, and during a sharded save as CheckpointException, a BaseException.
     except (OSError, RuntimeError, ValueError, SafetensorError, CheckpointException) as error:
-        failure = " ".join(str(error).split()) or type(error).__name__
+        failure = one_line(error)
     return next((text for text in gather_object([failure]) if text), None)

@@ -1,4 +1,4 @@
-"""An exponential moving average of the trained weights; the frozen ones need none."""
+"""Exponential moving average of the trained weights."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import nn
 
 
 class ExponentialMovingAverage:
-    """average ← decay · average + (1 - decay) · weight after each step; BatchNorm's own statistics stay the model's.
+    """average ← decay · average + (1 - decay) · weight after each step. BatchNorm statistics are not averaged.
 
     Args:
-        model: whose parameters that require a gradient are averaged; the average starts as a copy of them.
-        decay: the average's share, in [0, 1).
+        model: its parameters that require a gradient are averaged; the average starts as a copy of them.
+        decay: weight of the previous average, in [0, 1).
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -26,12 +26,13 @@ class ExponentialMovingAverage:
 
     @torch.no_grad()
     def update(self) -> None:
+        """Update the average after an optimizer step."""
         for name, weight in self.weights.items():
             self.average[name].lerp_(weight, 1 - self.decay)
 
     @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """The model carries the average within the block, and its own weights again after it."""
+    def applied(self) -> Iterator[None]:
+        """Use the average as the model's weights within the block."""
         self._swap()
         try:
             yield
@@ -44,8 +45,10 @@ class ExponentialMovingAverage:
             weight.data, self.average[name] = self.average[name], weight.data
 
     def save(self, file: Path) -> None:
+        """Write the average as safetensors."""
         save_file({name: value.contiguous() for name, value in self.average.items()}, file)
 
     def load(self, file: Path) -> None:
+        """Read an average written by `save`."""
         for name, value in load_file(file).items():
             self.average[name].copy_(value)

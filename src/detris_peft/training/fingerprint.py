@@ -1,10 +1,10 @@
-"""What a run is determined by: a checkpoint of another course is not gone on from."""
+"""Fingerprint of a run: everything that its weights depend on. Resuming with a different fingerprint is rejected."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Any
 
 import datasets
@@ -15,28 +15,8 @@ from ..modeling import DetrisForReferringSegmentation
 from ..processing_detris import DetrisProcessor
 from .arguments import TrainingArguments
 
-# Options that do not change what the steps compute: a run may go on with others.
-_FREE = {
-    "output_dir",
-    "epochs",
-    "eval_batch_size",
-    "gradient_checkpointing",
-    "num_workers",
-    "skip_bad_rows",
-    "on_nan",
-    "eval_steps",
-    "save_steps",
-    "save_total_limit",
-    "resume",
-    "overwrite_output_dir",
-    "early_stopping_patience",
-    "report_to",
-    "logging_steps",
-    "push_to_hub",
-    "hub_private",
-}
-# Names and places in a model's config, which may differ where the model does not.
-_PLACES = {
+# Names, paths and versions in a model's config, which may differ between equal models.
+_IGNORED_CONFIG_FIELDS = {
     "_name_or_path",
     "vision_name_or_path",
     "text_name_or_path",
@@ -47,7 +27,7 @@ _PLACES = {
 }
 
 
-def course_of(
+def run_fingerprint(
     model: DetrisForReferringSegmentation,
     processor: DetrisProcessor,
     train_rows: datasets.Dataset | datasets.IterableDataset,
@@ -55,30 +35,31 @@ def course_of(
     arguments: TrainingArguments,
     accelerator: Accelerator,
 ) -> dict[str, Any]:
-    """What the weights after each step follow from, and which of them is best, field by field."""
+    """Return, keyed by name, everything that the weights after each step and the choice of the best depend on."""
+    fixed = [option.name for option in fields(arguments) if not option.metadata["may_change_on_resume"]]
     return {
-        **{name: value for name, value in asdict(arguments).items() if name not in _FREE},
-        "processes": accelerator.num_processes,
+        **{name: getattr(arguments, name) for name in fixed},
+        "num_processes": accelerator.num_processes,
         "engine": str(accelerator.distributed_type.value),
-        "train_rows": _content(train_rows, arguments.num_workers),
-        "val_rows": _content(val_rows, 0),
-        "processor": _without(processor.to_dict(), _PLACES),
+        "train_rows": _dataset_fingerprint(train_rows, arguments.num_workers),
+        "val_rows": _dataset_fingerprint(val_rows, 0),
+        "processor": _without(processor.to_dict(), _IGNORED_CONFIG_FIELDS),
         "tokenizer_sha256": _sha256([processor.tokenizer.backend_tokenizer.to_str()]),
-        "frozen_weights_sha256": _sha256(_glances(model)),
-        "model": _without(model.config.to_dict(), _PLACES),
+        "frozen_weights_sha256": _sha256(_frozen_weight_samples(model)),
+        "model": _without(model.config.to_dict(), _IGNORED_CONFIG_FIELDS),
     }
 
 
-def _content(rows: datasets.Dataset | datasets.IterableDataset, num_workers: int) -> dict[str, Any]:
-    """By what the rows of one dataset are told from those of another; a stream is not read for it."""
-    if isinstance(rows, datasets.IterableDataset):  # whose order depends on the workers that share it
+def _dataset_fingerprint(rows: datasets.Dataset | datasets.IterableDataset, num_workers: int) -> dict[str, Any]:
+    """Return the fingerprint of a dataset. Streams are not read."""
+    if isinstance(rows, datasets.IterableDataset):  # the order of a stream depends on the number of workers
         return {"stream": str(rows.split), "num_workers": num_workers}
     columns = (rows[name] for name in ("ref_id", "file_name", "mask", "sentences"))
     return {"number": len(rows), "sha256": _sha256(map(repr, zip(*columns, strict=True)))}
 
 
-def _glances(model: nn.Module) -> Iterator[str]:
-    """Some numbers of each frozen weight, at fixed places: enough to tell other weights, and quickly read."""
+def _frozen_weight_samples(model: nn.Module) -> Iterator[str]:
+    """Yield about 16 values of each frozen weight: enough to distinguish models, and fast to read."""
     for name, weight in model.named_parameters():
         if not weight.requires_grad:
             values = weight.detach().flatten()
@@ -93,6 +74,7 @@ def _sha256(texts: Iterable[str]) -> str:
 
 
 def _without(tree: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
+    """Return a copy of nested mappings without the entries of these names."""
     return {
         name: _without(value, names) if isinstance(value, Mapping) else value
         for name, value in tree.items()

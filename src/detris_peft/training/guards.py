@@ -1,4 +1,4 @@
-"""What keeps a run from going on in silence when a step went wrong."""
+"""Guards against non-finite losses and out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -14,38 +14,40 @@ from .arguments import TrainingArguments
 
 
 def describe_gradients(model: nn.Module) -> str:
-    """The largest gradient after a backward, with the weight it belongs to; one that is not finite is the largest."""
+    """Describe the largest gradient after a backward pass. A non-finite gradient counts as the largest."""
     sizes = {n: p.grad.detach().abs().max().item() for n, p in model.named_parameters() if p.grad is not None}
-    lost = [name for name, size in sizes.items() if not math.isfinite(size)]
-    largest = max(sizes, key=lambda name: math.inf if name in lost else sizes[name])
-    return f"the largest gradient is {sizes[largest]:.3g} in {largest}, {len(lost)} of {len(sizes)} are not finite"
+    non_finite = [name for name, size in sizes.items() if not math.isfinite(size)]
+    largest = max(sizes, key=lambda name: math.inf if name in non_finite else sizes[name])
+    return (
+        f"the largest gradient is {sizes[largest]:.3g} in {largest}, {len(non_finite)} of {len(sizes)} are not finite"
+    )
 
 
 def running_statistics(model: nn.Module) -> dict[torch.Tensor, torch.Tensor]:
-    """Buffer → copy, of each BatchNorm in training: a forward that is not finite spoils them."""
+    """Return buffer → copy for each BatchNorm in training mode, to restore them after a non-finite forward pass."""
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
     return {buffer: buffer.clone() for norm in norms for buffer in norm.buffers()}
 
 
 @contextmanager
 def memory_advice(arguments: TrainingArguments, evaluating: bool = False) -> Iterator[None]:
-    """Running out of memory, on a GPU or not, becomes a MemoryError that says what to turn."""
+    """Re-raise an out-of-memory error, of CPU or GPU, as a MemoryError that suggests options to change."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         text = str(error)
-        # On a CPU PyTorch raises a plain RuntimeError: "can't allocate memory", "not enough memory".
-        known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-        if not known and not ("memory" in text and ("allocate" in text or "not enough" in text)):
+        # On CPU, PyTorch raises a plain RuntimeError: "can't allocate memory", "not enough memory".
+        is_known_type = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        if not is_known_type and not ("memory" in text and ("allocate" in text or "not enough" in text)):
             raise
         if evaluating:
-            turn = [f"an eval_batch_size below {arguments.eval_batch_size}"]
+            advice = [f"an eval_batch_size below {arguments.eval_batch_size}"]
         else:
-            turn = [f"a batch_size below {arguments.batch_size} with more gradient_accumulation_steps"]
-            turn += [] if arguments.gradient_checkpointing else ["gradient_checkpointing"]
-        turn += ["mixed_precision bf16"] if arguments.mixed_precision == "no" else []
-        what = "An evaluation" if evaluating else "A step"
+            advice = [f"a batch_size below {arguments.batch_size} with more gradient_accumulation_steps"]
+            advice += [] if arguments.gradient_checkpointing else ["gradient_checkpointing"]
+        advice += ["mixed_precision bf16"] if arguments.mixed_precision == "no" else []
+        action = "An evaluation batch" if evaluating else "A training step"
         raise MemoryError(
-            f"{what} does not fit in memory ({text.splitlines()[0] if text else 'MemoryError'}): try "
-            f"{', or '.join(turn)}."
+            f"{action} does not fit in memory ({text.splitlines()[0] if text else 'MemoryError'}): try "
+            f"{', or '.join(advice)}."
         ) from None

@@ -1,4 +1,4 @@
-"""The optimizer: Adam over the trainable parameters, as published."""
+"""Optimizer: Adam over the trainable parameters, as in the paper."""
 
 from __future__ import annotations
 

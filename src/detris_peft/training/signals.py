@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the running step ends, the run is saved, the process leaves. A second one leaves at once."""
+"""SIGINT and SIGTERM: finish the step, save and exit. A second signal exits immediately."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import time
 from types import FrameType
 from typing import Any
 
-_ONE_EVENT = 5.0  # seconds
+_SAME_EVENT_SECONDS = 5.0
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """Raised by `train` when a signal stopped it and all is saved; the message says how to go on.
+    """Raised by `train` after a signal, once the run is saved. The message explains how to resume.
 
     Args:
         message: for the user.
-        signum: the signal's number; a command line leaves with 128 + signum.
+        signum: number of the signal; a command exits with 128 + signum.
     """
 
     def __init__(self, message: str, signum: int) -> None:
@@ -27,9 +27,9 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 
 class StopSignals:
-    """Context that notes the first SIGINT or SIGTERM in `received`; the second ends the process at once.
+    """Context manager that records the first SIGINT or SIGTERM in `received`. The second one ends the process.
 
-    Outside the main thread, where Python allows no handlers, nothing is caught.
+    Outside the main thread, where Python allows no signal handlers, it does nothing.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -41,20 +41,20 @@ class StopSignals:
     def __enter__(self) -> StopSignals:
         self._previous: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+            self._previous = {number: signal.signal(number, self._record) for number in self.SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def _note(self, signum: int, frame: FrameType | None) -> None:
+    def _record(self, signum: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        if self.received and "TORCHELASTIC_RUN_ID" in os.environ and now - self._first < _ONE_EVENT:
-            return  # the launcher passes on what reached the whole group already
+        if self.received and "TORCHELASTIC_RUN_ID" in os.environ and now - self._first < _SAME_EVENT_SECONDS:
+            return  # torchrun forwards a signal that the process group has already received
         if self.received:
-            # Not an exception: whatever is being written now is written aside, and the last checkpoint is whole.
+            # Not an exception: writes are atomic, so the last checkpoint stays intact.
             os._exit(128 + signum)
         self.received, self._first = signum, now
         name = signal.Signals(signum).name
-        print(f"\n{name}: saving after this step; once more to leave at once", file=sys.stderr, flush=True)
+        print(f"\n{name}: saving after this step; send again to exit immediately", file=sys.stderr, flush=True)

@@ -1,7 +1,7 @@
-"""BatchNorm over the samples of all processes, on any device.
+"""BatchNorm with statistics over the samples of all ranks, on any device.
 
-PyTorch's own SyncBatchNorm runs on accelerators only; on a CPU, where DDP is tested, the same is done here with two
-all-reduces that autograd knows.
+PyTorch's own SyncBatchNorm requires an accelerator. On CPU, where DDP is tested, this replacement uses two
+differentiable all-reduces.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class _Sum(torch.autograd.Function):
-    """Sum of a tensor over all processes; each process' gradient is the sum of theirs."""
+    """Sum of a tensor over all ranks; the gradient is summed over all ranks too."""
 
     @staticmethod
     def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
@@ -29,11 +29,11 @@ class _Sum(torch.autograd.Function):
 
 
 class SyncBatchNorm(_BatchNorm):
-    """`nn.SyncBatchNorm` for devices that it refuses: (B, C, ...) → the same; statistics in float32 or higher."""
+    """`nn.SyncBatchNorm` for CPU: (B, C, ...) → (B, C, ...). Statistics are computed in float32 or higher."""
 
     def _check_input_dim(self, input: torch.Tensor) -> None:
         if input.dim() < 2:
-            raise ValueError(f"SyncBatchNorm takes (B, C, ...), not {tuple(input.shape)}.")
+            raise ValueError(f"SyncBatchNorm: expected an input (B, C, ...), got shape {tuple(input.shape)}.")
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if not self.training:
@@ -47,7 +47,7 @@ class SyncBatchNorm(_BatchNorm):
         shape = [1, -1, *[1] * (values.dim() - 2)]
         centered = values - mean.view(shape)
         variance = _Sum.apply((centered * centered).sum(dims)) / total
-        self._move_statistics(mean.detach(), variance.detach(), float(total))
+        self._update_statistics(mean.detach(), variance.detach(), float(total))
         scale = torch.rsqrt(variance + self.eps)
         if self.affine:
             scale = scale * self.weight
@@ -57,17 +57,17 @@ class SyncBatchNorm(_BatchNorm):
         return output.to(input.dtype)
 
     @torch.no_grad()
-    def _move_statistics(self, mean: torch.Tensor, variance: torch.Tensor, total: float) -> None:
+    def _update_statistics(self, mean: torch.Tensor, variance: torch.Tensor, total: float) -> None:
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         self.num_batches_tracked.add_(1)
         momentum = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, momentum)
-        self.running_var.lerp_(variance * (total / max(total - 1, 1)), momentum)  # unbiased, as BatchNorm keeps it
+        self.running_var.lerp_(variance * (total / max(total - 1, 1)), momentum)  # unbiased, as in BatchNorm
 
 
 def convert_sync_batch_norm(model: nn.Module, device: torch.device) -> None:
-    """Replace every BatchNorm in place; parameters, statistics and their names stay."""
+    """Replace every BatchNorm of a model in place. Parameters, statistics and their names are unchanged."""
     if device.type != "cpu":
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return

@@ -1,4 +1,4 @@
-"""COCO JSON whose annotations carry sentences."""
+"""The reader for COCO JSON whose annotations have sentences."""
 
 import json
 
@@ -29,7 +29,7 @@ def write(file, *annotations, images=None):
     return file
 
 
-def test_an_annotation_with_sentences_is_a_row(tmp_path):
+def test_each_annotation_with_sentences_is_one_row(tmp_path):
     file = write(
         tmp_path / "flowers.json",
         annotation(sentences=["the square", "das Viereck"]),
@@ -48,67 +48,75 @@ def test_an_annotation_with_sentences_is_a_row(tmp_path):
     assert load_coco(file).to_dict() == rows.to_dict()
 
 
-def test_images_may_be_elsewhere_and_their_sizes_unsaid(tmp_path):
+def test_image_folder_and_image_sizes_are_optional(tmp_path):
     file = write(tmp_path / "flowers.json", annotation(), images=[{"id": 1, "file_name": "b.png"}])
     (tmp_path / "images").mkdir()
     (tmp_path / "a.png").rename(tmp_path / "images" / "b.png")
     assert decode_row(load_coco(file, image_folder=tmp_path / "images")[0])[1].sum() == 12
 
 
-def test_a_file_for_each_split(tmp_path):
+def test_one_file_per_split(tmp_path):
     for split in ("train", "val"):
         write(tmp_path / split / "annotations.json", annotation(sentences=[split]))
     file = tmp_path / "{split}" / "annotations.json"
     assert coco_splits(file) == ["train", "val"]
     train, val = (load_coco(file, split=split)[0] for split in ("train", "val"))
     assert (train["sentences"], train["split"], train["file_name"]) == (["train"], "train", "train/a.png")
-    # Both files number their images from 1; these are two images.
+    # Both files number their images from 1, but the images differ.
     assert train["image_id"] != val["image_id"]
     assert train["dataset"] == tmp_path.name
-    with pytest.raises(ValueError, match="no split 'test': there are train, val"):
+    with pytest.raises(ValueError, match="no split 'test', expected one of train, val"):
         load_coco(file, split="test")
-    with pytest.raises(ValueError, match="which split"):
+    with pytest.raises(ValueError, match="expected a split, got None"):
         load_coco(file)
 
 
-def test_one_image_in_two_splits_keeps_one_id(tmp_path):
+def test_an_image_in_two_splits_has_one_id(tmp_path):
     for split in ("train", "val"):
         write(tmp_path / f"{split}.json", annotation())
     ids = [load_coco(tmp_path / "{split}.json", split=split)["image_id"] for split in ("train", "val")]
     assert ids[0] == ids[1]
 
 
-def test_images_may_name_their_split(tmp_path):
+def test_images_may_have_a_split_field(tmp_path):
     images = [image_entry(split="train"), image_entry(id=2, split="val")]
     file = write(tmp_path / "f.json", annotation(), annotation(id=8, image_id=2), images=images)
     assert coco_splits(file) == ["train", "val"]
     assert load_coco(file, split="val")["ref_id"] == [8]
 
 
-def test_a_file_without_splits_is_not_taken_for_any(tmp_path):
+def test_a_file_without_splits_is_train_only(tmp_path):
     file = write(tmp_path / "f.json", annotation())
     assert coco_splits(file) == ["train"]
-    with pytest.raises(ValueError, match=r"no split 'val': there are train"):
+    with pytest.raises(ValueError, match=r"no split 'val', expected one of train"):
         load_coco(file, split="val")
 
 
 BAD = {
-    "image": (annotation(image_id=5), "row_malformed", "'image_id' 5 is not among 'images'"),
-    "unhashable": (annotation(image_id=[1]), "row_malformed", "not among 'images'"),
-    "id": (annotation(id=None), "row_malformed", "'id' is missing"),
-    "sentence": (annotation(sentences=["a", ""]), "row_malformed", "'sentences' holds ''"),
+    "image": (annotation(image_id=5), "row_malformed", "expected an 'image_id' among 'images', got 5"),
+    "unhashable": (annotation(image_id=[1]), "row_malformed", "expected an 'image_id' among 'images'"),
+    "id": (annotation(id=None), "row_malformed", "expected an 'id', got nothing"),
+    "sentence": (
+        annotation(sentences=["a", ""]),
+        "row_malformed",
+        "'sentences': expected .* text, got ''",
+    ),
     "mask": (annotation(segmentation=[]), "mask_empty", "'segmentation'"),
     "no mask": (annotation(segmentation=None), "mask_malformed", "'segmentation'"),
-    "beside": (annotation(segmentation=[[20, 1, 30, 1, 30, 5]]), "mask_out_of_frame", "beside the image"),
-    "twice": (annotation(id=70), "duplicate_id", "another annotation has this 'id'"),
+    "outside": (annotation(segmentation=[[20, 1, 30, 1, 30, 5]]), "mask_out_of_frame", "entirely outside the image"),
+    "twice": (annotation(id=70), "duplicate_id", "expected a unique 'id'"),
     "file": (annotation(image_id=2), "image_missing", "b.png is missing"),
-    "nameless": (annotation(image_id=3), "row_malformed", "no 'file_name'"),
-    "size": (annotation(image_id=4), "mask_malformed", "is 6x8 in the JSON, but .* is 8x6 pixels"),
+    "nameless": (annotation(image_id=3), "row_malformed", "expected text as 'file_name' of image 3"),
+    "size": (
+        annotation(image_id=4),
+        "mask_malformed",
+        "expected image 4 of 6x8 pixels .*, got .* of 8x6 pixels",
+    ),
 }
 
 
 @pytest.mark.parametrize(("content", "kind", "message"), BAD.values(), ids=BAD)
-def test_a_bad_annotation_is_named_with_file_and_id_or_left_out(tmp_path, content, kind, message):
+def test_a_bad_annotation_is_named_with_file_and_id_or_skipped(tmp_path, content, kind, message):
     images = [image_entry(), image_entry(id=2, file_name="b.png"), {"id": 3}, image_entry(id=4, height=8, width=6)]
     file = write(tmp_path / "f.json", annotation(id=70), content, images=images)
     with pytest.raises(BadRowError, match=message) as caught:
@@ -123,13 +131,13 @@ def test_a_bad_annotation_is_named_with_file_and_id_or_left_out(tmp_path, conten
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "not readable as JSON"),
-        ("[]", "is not COCO JSON"),
-        ('{"images": [{"file_name": "a"}], "annotations": []}', "is not COCO JSON"),
-        ('{"images": [], "annotations": [{"id": 1}]}', "no annotation has 'sentences'"),
+        ("{", "expected JSON"),
+        ("[]", "expected COCO JSON"),
+        ('{"images": [{"file_name": "a"}], "annotations": []}', "expected COCO JSON"),
+        ('{"images": [], "annotations": [{"id": 1}]}', "expected annotations with 'sentences'"),
     ],
 )
-def test_another_file_is_named(tmp_path, text, message):
+def test_a_file_of_another_format_is_named(tmp_path, text, message):
     (tmp_path / "f.json").write_text(text)
     with pytest.raises(ValueError, match=message):
         load_coco(tmp_path / "f.json", bad_rows=BadRows())
@@ -137,7 +145,7 @@ def test_another_file_is_named(tmp_path, text, message):
         load_coco(tmp_path / "g.json")
 
 
-def test_a_turned_photograph_is_measured_upright(tmp_path):
+def test_the_size_of_an_image_follows_its_exif_orientation(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     file = write(

@@ -1,4 +1,4 @@
-"""A folder of images with metadata.jsonl."""
+"""The reader for a folder of images with metadata.jsonl."""
 
 import json
 
@@ -54,7 +54,7 @@ def line(**changes):
     ],
     ids=["png", "flat", "polygon", "points", "two", "rle", "text"],
 )
-def test_every_form_of_a_mask_gives_the_same_pixels(folder, mask):
+def test_every_mask_format_gives_the_same_mask(folder, mask):
     (folder / "masks").mkdir()
     Image.fromarray(SQUARE * 255).save(folder / "masks" / "m.png")
     write_lines(folder, line(mask=mask))
@@ -64,16 +64,16 @@ def test_every_form_of_a_mask_gives_the_same_pixels(folder, mask):
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "I;16"])
-def test_a_mask_png_of_any_mode_is_read_as_black_or_not(folder, mode):
+def test_non_zero_pixels_of_a_png_of_any_mode_are_foreground(folder, mode):
     image = Image.fromarray(SQUARE * 3) if mode in ("L", "P") else Image.fromarray(SQUARE * 255).convert(mode)
     if mode == "P":
-        image.putpalette([0, 0, 0] * 256)  # the index counts, not the color
+        image.putpalette([0, 0, 0] * 256)  # the palette index is read, not the color
     image.save(folder / "m.png")
     write_lines(folder, line(mask="m.png"))
     np.testing.assert_array_equal(decode_mask(load_folder(folder)[0]["mask"]), SQUARE)
 
 
-def test_a_line_gives_every_column(folder):
+def test_every_column_is_read_from_a_line(folder):
     write_lines(
         folder,
         "",
@@ -92,7 +92,7 @@ def test_a_line_gives_every_column(folder):
     assert decode_mask(second["mask"]).shape == (6, 8)
 
 
-def test_splits_are_sub_folders_whose_images_may_share_names(tmp_path):
+def test_images_of_split_subfolders_may_have_equal_names(tmp_path):
     for split in ("train", "val"):
         write_images(tmp_path / split, "a.png")
         write_lines(tmp_path / split, line(sentence=split))
@@ -101,19 +101,19 @@ def test_splits_are_sub_folders_whose_images_may_share_names(tmp_path):
     assert (train["sentences"], val["sentences"]) == (["train"], ["val"])
     assert (train["file_name"], val["file_name"]) == ("train/a.png", "val/a.png")
     assert train["image_id"] != val["image_id"]
-    with pytest.raises(ValueError, match="no split 'test': there are train, val"):
+    with pytest.raises(ValueError, match="no split 'test', expected one of train, val"):
         load_folder(tmp_path, "test")
-    with pytest.raises(ValueError, match="pass split=: there are train, val"):
+    with pytest.raises(ValueError, match="expected split= one of train, val"):
         load_folder(tmp_path)
 
 
-def test_lines_may_name_their_split(folder):
+def test_lines_may_have_a_split_field(folder):
     write_lines(folder, line(), line(split="val", sentence="other"))
     assert folder_splits(folder) == ["train", "val"]
     assert load_folder(folder, "val")["sentences"] == [["other"]]
 
 
-def test_datasets_reads_the_folder_too(tmp_path, monkeypatch):
+def test_the_folder_is_an_imagefolder_of_datasets(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     for split in ("train", "val"):
         write_images(tmp_path / "set" / split, "a.png")
@@ -128,19 +128,19 @@ def test_datasets_reads_the_folder_too(tmp_path, monkeypatch):
 
 
 def turned(folder, mask_size):
-    """A photograph that is stored lying (8 wide, 6 high) and stands upright as 6 x 8."""
+    """Write a photo that is stored as 8 x 6 pixels with an EXIF rotation to 6 x 8; return its line."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    pixels = np.zeros((6, 8, 3), np.uint8)
-    pixels[:, :4] = 255  # the left half of the file is the upper half of the image
-    Image.fromarray(pixels).save(folder / "turned.jpg", exif=exif, quality=100)
+    stored = np.zeros((6, 8, 3), np.uint8)
+    stored[:, :4] = 255  # the left half of the file is the upper half of the image
+    Image.fromarray(stored).save(folder / "turned.jpg", exif=exif, quality=100)
     mask = np.zeros((8, 6), np.uint8)
     mask[:4] = 255
     Image.fromarray(mask if mask_size == "upright" else mask.T).save(folder / "m.png")
     return line(file_name="turned.jpg", mask="m.png")
 
 
-def test_a_turned_photograph_and_its_mask_stand_upright(folder):
+def test_masks_refer_to_the_upright_image(folder):
     write_lines(folder, turned(folder, "upright"), line(file_name="turned.jpg", mask=[0, 0, 6, 0, 6, 4, 0, 4]))
     for row in load_folder(folder):
         image, mask = decode_row(row)
@@ -148,45 +148,49 @@ def test_a_turned_photograph_and_its_mask_stand_upright(folder):
         np.testing.assert_array_equal(np.asarray(image.convert("L")) > 128, mask != 0)
 
 
-def test_a_mask_of_the_lying_file_is_refused_with_the_reason(folder):
-    write_lines(folder, turned(folder, "lying"))
+def test_a_mask_of_the_unrotated_file_is_rejected(folder):
+    write_lines(folder, turned(folder, "as stored"))
     with pytest.raises(BadRowError, match="upright"):
         load_folder(folder)
 
 
 BAD = {
-    "no json": ('{"file_name": ', "row_malformed", "line 1: not readable as JSON"),
-    "no object": ("[1]", "row_malformed", "line 1: not readable as JSON"),
-    "no file_name": (line(file_name=None), "row_malformed", "'file_name' is missing"),
-    "number": (line(file_name=3), "row_malformed", "'file_name' is 3"),
+    "no json": ('{"file_name": ', "row_malformed", "line 1: expected a JSON object"),
+    "no object": ("[1]", "row_malformed", "line 1: expected a JSON object"),
+    "no file_name": (line(file_name=None), "row_malformed", "expected 'file_name', got"),
+    "number": (line(file_name=3), "row_malformed", "expected text as 'file_name', got 3"),
     "typo": (
         {"file_name": "a.png", "sentance": "x", "mask": OUTLINE},
         "row_malformed",
-        "the line has file_name, mask, sentance",
+        "expected 'sentence.*', got file_name, mask, sentance",
     ),
-    "blank": (line(sentence=" "), "row_malformed", "'sentence' holds ' '"),
-    "none": (line(sentences=[]), "row_malformed", r"'sentences' is \[\]"),
-    "no text": (line(sentences=["x", 3]), "row_malformed", "'sentences' holds 3"),
-    "no mask": (line(mask=None), "row_malformed", "'mask' is missing"),
-    "id": (line(ref_id=1.5), "row_malformed", "'ref_id' is 1.5"),
-    "flag": (line(no_target="yes"), "row_malformed", "'no_target' is 'yes'"),
+    "blank": (line(sentence=" "), "row_malformed", "'sentence': expected sentences of non-blank text, got ' '"),
+    "none": (
+        line(sentences=[]),
+        "row_malformed",
+        r"'sentences': expected a sentence .*, got \[\]",
+    ),
+    "no text": (line(sentences=["x", 3]), "row_malformed", "'sentences': expected sentences of non-blank text, got 3"),
+    "no mask": (line(mask=None), "row_malformed", "expected 'mask', got"),
+    "id": (line(ref_id=1.5), "row_malformed", "'ref_id': expected an integer or text as the id, got 1.5"),
+    "flag": (line(no_target="yes"), "row_malformed", "'no_target': expected true or false, got 'yes'"),
     "no image": (line(file_name="b.png"), "image_missing", "b.png is missing"),
-    "text as image": (line(file_name="metadata.jsonl"), "image_damaged", "is no image"),
+    "text as image": (line(file_name="metadata.jsonl"), "image_damaged", "expected an image"),
     "no mask file": (line(mask="m.png"), "mask_malformed", "m.png is missing"),
-    "text as mask": (line(mask="metadata.jsonl"), "mask_malformed", "is no image"),
-    "broken json": (line(mask="[1, 2"), "mask_malformed", "'mask' is not readable as JSON"),
-    "two points": (line(mask=[1, 1, 2, 2]), "mask_empty", "no polygon has three points"),
+    "text as mask": (line(mask="metadata.jsonl"), "mask_malformed", "expected an image"),
+    "broken json": (line(mask="[1, 2"), "mask_malformed", "'mask': expected JSON"),
+    "two points": (line(mask=[1, 1, 2, 2]), "mask_empty", "expected a polygon of three points"),
     "odd": (line(mask=[1, 1, 2, 2, 3]), "mask_malformed", "even number"),
-    "short RLE": (line(mask={"size": [6, 8], "counts": [1, 2]}), "mask_malformed", "do not add up"),
+    "short RLE": (line(mask={"size": [6, 8], "counts": [1, 2]}), "mask_malformed", "expected run lengths that add up"),
     "other size": (line(mask={"size": [9, 8], "counts": [72]}), "mask_malformed", r"\[9, 8\]"),
     "nothing": (line(mask={"size": [6, 8], "counts": [48]}), "mask_empty", "the mask is empty"),
     "fractions": (line(mask=[0.1, 0.1, 0.3, 0.1, 0.3, 0.4]), "mask_empty", "fractions"),
-    "beside": (line(mask=[20, 1, 30, 1, 30, 5]), "mask_out_of_frame", "beside the image"),
+    "outside": (line(mask=[20, 1, 30, 1, 30, 5]), "mask_out_of_frame", "entirely outside the image"),
 }
 
 
 @pytest.mark.parametrize(("content", "kind", "message"), BAD.values(), ids=BAD)
-def test_a_bad_line_is_named_with_file_and_line_or_left_out(folder, content, kind, message):
+def test_a_bad_line_is_named_with_file_and_line_or_skipped(folder, content, kind, message):
     write_lines(folder, content, line())
     with pytest.raises(BadRowError, match=message) as caught:
         load_folder(folder)
@@ -199,22 +203,22 @@ def test_a_bad_line_is_named_with_file_and_line_or_left_out(folder, content, kin
     assert bad_rows.counts() == {kind: 1}
 
 
-def test_masks_that_lie_are_refused(folder):
+def test_jpeg_masks_truncated_masks_and_repeated_ids_are_rejected(folder):
     Image.fromarray(SQUARE * 255).save(folder / "m.jpg")
-    Image.fromarray(SQUARE * 255).save(folder / "cut.png")
-    (folder / "cut.png").write_bytes((folder / "cut.png").read_bytes()[:60])
-    write_lines(folder, line(mask="m.jpg"), line(mask="cut.png"), line(ref_id=7), line(ref_id=7))
+    Image.fromarray(SQUARE * 255).save(folder / "truncated.png")
+    (folder / "truncated.png").write_bytes((folder / "truncated.png").read_bytes()[:60])
+    write_lines(folder, line(mask="m.jpg"), line(mask="truncated.png"), line(ref_id=7), line(ref_id=7))
     bad_rows = BadRows()
     assert len(load_folder(folder, bad_rows=bad_rows)) == 1
-    assert ["PNG" in str(bad_rows[0]), "cut.png" in str(bad_rows[1])] == [True, True]
+    assert ["PNG" in str(bad_rows[0]), "truncated.png" in str(bad_rows[1])] == [True, True]
     assert bad_rows.counts() == {"mask_malformed": 2, "duplicate_id": 1}
 
 
-def test_faults_of_the_whole_folder_are_raised_even_where_bad_rows_are_collected(folder):
+def test_errors_of_the_folder_are_raised_even_with_bad_rows(folder):
     with pytest.raises(FileNotFoundError, match=r"no metadata\.jsonl"):
         load_folder(folder, bad_rows=BadRows())
     with pytest.raises(FileNotFoundError, match="no such folder"):
         load_folder(folder / "nowhere")
     (folder / "metadata.jsonl").write_bytes(b"\xff\xfe{}")
-    with pytest.raises(ValueError, match="not UTF-8"):
+    with pytest.raises(ValueError, match="expected UTF-8 text"):
         load_folder(folder, bad_rows=BadRows())

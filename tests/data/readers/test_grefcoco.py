@@ -1,4 +1,4 @@
-"""load_grefer: several targets, one, or none."""
+"""The gRefCOCO reader: several targets, one, or none."""
 
 import json
 import pickle
@@ -12,7 +12,7 @@ from detris_peft.data.errors import BadRowError, BadRows
 from detris_peft.data.readers.grefcoco import load_grefer
 
 SIDE = 20
-LEFT, RIGHT = [2, 2, 8, 2, 8, 8, 2, 8], [6, 6, 14, 6, 14, 14, 6, 14]  # they overlap
+LEFT, RIGHT = [2, 2, 8, 2, 8, 8, 2, 8], [6, 6, 14, 6, 14, 14, 6, 14]  # overlapping
 
 
 @pytest.fixture
@@ -37,10 +37,10 @@ def references():
 @pytest.fixture
 def write(tmp_path):
     def write(references, name="grefs(unc).json"):
-        folder, originals = tmp_path / "grefcoco", tmp_path / "images/train2014"
+        folder, image_folder = tmp_path / "grefcoco", tmp_path / "images/train2014"
         folder.mkdir(exist_ok=True)
-        originals.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (SIDE, SIDE)).save(originals / "1.jpg")
+        image_folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (SIDE, SIDE)).save(image_folder / "1.jpg")
         images = [{"id": 1, "file_name": "1.jpg", "height": SIDE, "width": SIDE}]
         annotations = [
             {"id": 10 + i, "image_id": 1, "category_id": 5, "iscrowd": 0, "segmentation": [polygon]}
@@ -62,7 +62,7 @@ def _box(corners):
 
 
 @pytest.mark.parametrize("name", ["grefs(unc).json", "grefs(unc).p"])
-def test_one_target_several_and_none(write, references, name):
+def test_masks_are_the_union_of_all_targets(write, references, name):
     rows = load_grefer(write(references, name), "val")
     assert rows.features == FEATURES
     assert rows["no_target"][:] == [False, False, True, True]
@@ -70,13 +70,13 @@ def test_one_target_several_and_none(write, references, name):
     assert rows["ann_id"][:] == [10, 10, -1, -1]
     assert rows["category_id"][:] == [5, 5, -1, -1]
     assert rows["dataset"][:] == ["grefcoco"] * 4
-    nothing = np.zeros((SIDE, SIDE), np.uint8)
-    for row, expected in zip(rows, (_box(LEFT), _box(LEFT) | _box(RIGHT), nothing, nothing), strict=True):
+    empty = np.zeros((SIDE, SIDE), np.uint8)
+    for row, expected in zip(rows, (_box(LEFT), _box(LEFT) | _box(RIGHT), empty, empty), strict=True):
         np.testing.assert_array_equal(decode_mask(row["mask"]), expected)
         assert row["image"].size == (SIDE, SIDE)
 
 
-def test_a_single_id_and_a_missing_mark_are_read_too(write, references):
+def test_a_single_ann_id_and_a_missing_no_target_are_accepted(write, references):
     for reference in references:
         del reference["no_target"]
     references[0].update(ann_id=10, category_id=5)
@@ -90,17 +90,17 @@ def test_a_single_id_and_a_missing_mark_are_read_too(write, references):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"ann_id": [10, -1]}, r"'ann_id' is \[10, -1\]"),
-        ({"ann_id": None}, "'ann_id' is missing"),
-        ({"ann_id": ["10"]}, r"'ann_id' is \['10'\]"),
-        ({"no_target": True}, r"'no_target' is True, but 'ann_id' is \[10, 11\]"),
-        ({"ann_id": [-1]}, r"'no_target' is False, but 'ann_id' is \[-1\]"),
-        ({"no_target": "no"}, "'no_target' is 'no'"),
+        ({"ann_id": [10, -1]}, r"expected annotation ids in 'ann_id', .* got \[10, -1\]"),
+        ({"ann_id": None}, "expected annotation ids in 'ann_id', .* got nothing"),
+        ({"ann_id": ["10"]}, r"expected annotation ids in 'ann_id', .* got \['10'\]"),
+        ({"no_target": True}, r"expected 'ann_id' to agree with 'no_target' True, got \[10, 11\]"),
+        ({"ann_id": [-1]}, r"expected 'ann_id' to agree with 'no_target' False, got \[-1\]"),
+        ({"no_target": "no"}, "expected 'no_target' of type bool, got 'no'"),
         ({"ann_id": [10, 99]}, "no annotation 99"),
-        ({"ref_id": 0}, "'ref_id' 0 stands there before"),
+        ({"ref_id": 0}, "expected a unique 'ref_id', got 0"),
     ],
 )
-def test_a_faulty_reference_is_named(write, references, changes, words):
+def test_a_malformed_reference_is_named(write, references, changes, words):
     references[1].update(changes)
     root = write(references)
     with pytest.raises(BadRowError, match=words) as caught:
@@ -114,10 +114,10 @@ def test_a_faulty_reference_is_named(write, references, changes, words):
 
 def test_missing_and_damaged_files_are_named(write, references):
     root = write(references)
-    with pytest.raises(ValueError, match="no split 'train': there are val"):
+    with pytest.raises(ValueError, match="no split 'train', expected one of val"):
         load_grefer(root, "train")
-    with pytest.raises(FileNotFoundError, match=r"grefs\(umd\).json: the file is missing: .* grefs\(unc\).json"):
+    with pytest.raises(FileNotFoundError, match=r"grefs\(umd\).json: the file is missing; .* grefs\(unc\).json"):
         load_grefer(root, "val", split_by="umd")
     (root / "grefcoco/grefs(unc).json").write_text("[1")
-    with pytest.raises(ValueError, match="not readable as JSON"):
+    with pytest.raises(ValueError, match="expected JSON"):
         load_grefer(root, "val")

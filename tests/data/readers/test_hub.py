@@ -1,4 +1,4 @@
-"""Datasets with other people's columns: parquet, imagefolder, JSON lines, saved to disk; nothing is fetched."""
+"""The Hub reader with local files: parquet, imagefolder, JSON lines, and `save_to_disk`, with various columns."""
 
 import io
 import json
@@ -13,7 +13,7 @@ from PIL import Image as Pillow
 
 from detris_peft.data import FEATURES, decode_row, open_image
 from detris_peft.data.errors import BadRowError, BadRows
-from detris_peft.data.readers import hub as mapping
+from detris_peft.data.readers import hub_rows
 from detris_peft.data.readers.column_mapping import ColumnMapping, look_up, shipped_mappings
 from detris_peft.data.readers.hub import load_mapped, mapped_splits
 
@@ -45,7 +45,7 @@ def parquet(folder, rows, features, name="train-00000-of-00001"):
 
 
 def loaded(path, columns, split="train", **options):
-    """The rows, read from the disk and from a stream, which must agree."""
+    """Load rows from disk and as a stream, and check that they agree."""
     parsed = columns if columns is None or isinstance(columns, ColumnMapping) else ColumnMapping.parse(columns)
     rows = load_mapped(path, split, parsed, **options)
     stream = load_mapped(path, split, parsed, streaming=True, **options)
@@ -80,7 +80,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize(("kind", "value", "columns"), FORMS.values(), ids=FORMS)
-def test_every_form_of_a_target_gives_the_same_pixels(tmp_path, kind, value, columns):
+def test_every_target_format_gives_the_same_mask(tmp_path, kind, value, columns):
     path = parquet(
         tmp_path / "set",
         [{"image": png(), "caption": "the square", "target": value}],
@@ -91,7 +91,7 @@ def test_every_form_of_a_target_gives_the_same_pixels(tmp_path, kind, value, col
     assert (row["sentences"], row["ref_id"], row["dataset"], row["split"]) == (["the square"], 0, "set", "train")
 
 
-def test_ids_sentences_and_no_target_are_taken_where_the_mapping_says(tmp_path):
+def test_ids_sentences_and_no_target_follow_the_mapping(tmp_path):
     features = {
         "image": Image(),
         "sents": List({"sent": TEXT, "id": Value("int64")}),
@@ -131,12 +131,12 @@ def test_ids_sentences_and_no_target_are_taken_where_the_mapping_says(tmp_path):
     assert not decode_row(second)[1].any()
 
 
-def test_one_row_a_image_becomes_one_row_a_reference(tmp_path):
-    features = {"image": Image(), "refs": List({"says": List(TEXT), "box": List(NUMBER)})}
-    refs = [{"says": [text], "box": [0, 0, width, 6]} for text, width in (("a", 2), ("b", 4), ("c", 8))]
+def test_one_row_per_image_becomes_one_row_per_reference(tmp_path):
+    features = {"image": Image(), "refs": List({"captions": List(TEXT), "box": List(NUMBER)})}
+    refs = [{"captions": [text], "box": [0, 0, width, 6]} for text, width in (("a", 2), ("b", 4), ("c", 8))]
     rows = [{"image": png(), "refs": refs[:2]}, {"image": png(), "refs": []}, {"image": png(), "refs": refs[2:]}]
     path = parquet(tmp_path / "set", rows, features)
-    rows = loaded(path, "rows=refs,sentences=refs.says,box=refs.box")
+    rows = loaded(path, "rows=refs,sentences=refs.captions,box=refs.box")
     assert rows["sentences"] == [["a"], ["b"], ["c"]]
     assert [int(decode_row(row)[1].sum()) for row in rows] == [12, 24, 48]
     assert len(set(rows["ref_id"])) == 3
@@ -144,7 +144,7 @@ def test_one_row_a_image_becomes_one_row_a_reference(tmp_path):
     assert first == second != third
 
 
-def test_a_column_may_name_the_split(tmp_path):
+def test_a_column_may_hold_the_split(tmp_path):
     features = {"image": Image(), "sentences": TEXT, "box": List(NUMBER), "set": TEXT}
     rows = [{"image": png(), "sentences": name, "box": [0, 0, 3, 3], "set": name} for name in ("train", "A", "train")]
     path = parquet(tmp_path / "set", rows, features)
@@ -159,18 +159,18 @@ def simple(folder, count=4, name="train-00000-of-00001", **changes):
     return parquet(folder, rows, {"image": Image(), "sentences": TEXT, "box": List(NUMBER)}, name)
 
 
-def test_bad_rows_are_named_or_left_out(tmp_path):
+def test_bad_rows_are_named_or_skipped(tmp_path):
     rows = [{"image": png(), "sentences": f"s{index}", "box": [0, 0, 3, 3]} for index in range(9)]
-    rows[1]["image"] = {"bytes": b"no image", "path": "b.png"}
+    rows[1]["image"] = {"bytes": b"not an image", "path": "b.png"}
     rows[2]["sentences"] = " "
     rows[3]["box"] = [0, 0, 0, 3]
     rows[4]["box"] = [20, 0, 3, 3]
     rows[5]["box"] = [1, 2, 3]
-    rows[6]["box"] = [4, 3, 8, 6]  # corners, taken for sizes
+    rows[6]["box"] = [4, 3, 8, 6]  # corners in xyxy, read as xywh
     rows[7]["image"] = None
     path = parquet(tmp_path / "set", rows, {"image": Image(), "sentences": TEXT, "box": List(NUMBER)})
     columns = ColumnMapping(box="box")
-    with pytest.raises(BadRowError, match=r"set train row 1: 'image': b\.png is no image") as caught:
+    with pytest.raises(BadRowError, match=r"set train row 1: 'image': expected an image, got b\.png") as caught:
         load_mapped(path, "train", columns)
     assert caught.value.kind == "image_damaged"
     with pytest.raises(BadRowError, match="set train row 1: "):
@@ -191,18 +191,18 @@ def test_bad_rows_are_named_or_left_out(tmp_path):
     assert "format is not xywh" in str(from_disk[5])
 
 
-def test_an_id_that_stands_twice_is_found_on_the_disk(tmp_path):
+def test_repeated_ids_are_found_on_disk_but_not_in_a_stream(tmp_path):
     rows = [{"image": png(), "sentences": "s", "box": [0, 0, 3, 3], "id": number} for number in (4, 5, 4)]
     path = parquet(
         tmp_path / "set", rows, {"image": Image(), "sentences": TEXT, "box": List(NUMBER), "id": Value("int64")}
     )
     columns = ColumnMapping(box="box", ref_id="id")
-    with pytest.raises(BadRowError, match="row 2: 'id' 4 stood in an earlier row") as caught:
+    with pytest.raises(BadRowError, match="row 2: expected a unique 'id', got 4") as caught:
         load_mapped(path, "train", columns)
     assert caught.value.kind == "duplicate_id"
     assert load_mapped(path, "train", columns, bad_rows=BadRows())["ref_id"] == [4, 5]
     stream = load_mapped(path, "train", columns, streaming=True)
-    assert [[row["ref_id"] for row in stream] for _ in range(2)] == [[4, 5, 4]] * 2  # twice over
+    assert [[row["ref_id"] for row in stream] for _ in range(2)] == [[4, 5, 4]] * 2  # in both epochs
 
 
 def test_images_are_neither_decoded_nor_copied(tmp_path, monkeypatch):
@@ -210,10 +210,10 @@ def test_images_are_neither_decoded_nor_copied(tmp_path, monkeypatch):
     image = np.frombuffer(noise.randbytes(300 * 300 * 3), np.uint8).reshape(300, 300, 3)
     rows = [{"image": png(image), "sentences": "s", "box": [0, 0, 3, 3]} for _ in range(40)]  # 270 kB each
     path = parquet(tmp_path / "set", rows, {"image": Image(), "sentences": TEXT, "box": List(NUMBER)})
-    load_mapped(path, "train", ColumnMapping(box="box"))  # `datasets` makes its own file of it, once
+    load_mapped(path, "train", ColumnMapping(box="box"))  # `datasets` writes its own file once
 
     def decode(*_):
-        raise AssertionError("a image was decoded")
+        raise AssertionError("an image was decoded")
 
     monkeypatch.setattr(Pillow.Image, "convert", decode)
     monkeypatch.setattr(Image, "decode_example", decode)
@@ -222,16 +222,16 @@ def test_images_are_neither_decoded_nor_copied(tmp_path, monkeypatch):
     assert pa.total_allocated_bytes() - before < 500_000
     assert len(loaded) == 40
     assert loaded.cache_files
-    assert len(pickle.dumps(loaded)) < 500_000  # what a worker process is given
+    assert len(pickle.dumps(loaded)) < 500_000  # sent to each worker process
 
 
-def test_a_stream_reads_no_further_than_it_is_asked_for(tmp_path, monkeypatch):
+def test_a_stream_reads_only_the_rows_that_are_requested(tmp_path, monkeypatch):
     for shard in range(3):
         path = simple(tmp_path / "set", name=f"train-0000{shard}-of-00003")
-    (tmp_path / "set" / "data" / "train-00002-of-00003.parquet").write_bytes(b"PAR1 is not all")
+    (tmp_path / "set" / "data" / "train-00002-of-00003.parquet").write_bytes(b"PAR1 but truncated")
     read = []
-    measure = mapping.upright_size
-    monkeypatch.setattr(mapping, "upright_size", lambda image, where: read.append(where) or measure(image, where))
+    measure = hub_rows.upright_size
+    monkeypatch.setattr(hub_rows, "upright_size", lambda image, where: read.append(where) or measure(image, where))
     stream = load_mapped(path, "train", ColumnMapping(box="box"), streaming=True)
     assert read == []
     rows = iter(stream)
@@ -242,7 +242,7 @@ def test_a_stream_reads_no_further_than_it_is_asked_for(tmp_path, monkeypatch):
 
 @pytest.fixture
 def converted(tmp_path):
-    """As `detris data convert` writes it."""
+    """Rows as written by `detris data convert`."""
     path = simple(tmp_path / "raw", 3)
     rows = load_mapped(path, "train", ColumnMapping(box="box")).cast_column("image", Image(decode=False))
     return [dict(row) for row in rows]
@@ -259,8 +259,8 @@ def test_converted_parquet_needs_no_mapping(tmp_path, converted, split):
     assert mapped_splits(path) == [split]
 
 
-def test_converted_rows_are_looked_over(tmp_path, converted):
-    converted[0]["mask"] = {"size": [6, 8], "counts": "`1"}  # all background
+def test_converted_rows_are_checked(tmp_path, converted):
+    converted[0]["mask"] = {"size": [6, 8], "counts": "`1"}  # background only
     converted[1]["mask"] = {"size": [6, 8], "counts": "1"}
     converted.append(converted[2])
     path = parquet(tmp_path / "set", converted, plain_features())
@@ -275,36 +275,36 @@ def test_converted_rows_are_looked_over(tmp_path, converted):
     assert [row["sentences"] for row in stream] == [["s2"], ["s2"]]
 
 
-def test_columns_of_our_names_but_other_types_are_converted(tmp_path):
+def test_columns_with_our_names_but_other_types_are_converted(tmp_path):
     rows = [{"image": png(), "sentences": "s", "mask": [OUTLINE], "ref_id": 5}]
     features = {"image": Image(), "sentences": TEXT, "mask": List(List(NUMBER)), "ref_id": Value("int32")}
     path = parquet(tmp_path / "set", rows, features)
     assert loaded(path, None)["ref_id"] == [5]
 
 
-def test_a_folder_saved_to_disk(tmp_path, converted):
+def test_a_folder_from_save_to_disk_is_read(tmp_path, converted):
     rows = datasets.Dataset.from_list(converted, features=plain_features())
     datasets.DatasetDict({"train": rows, "val": rows}).save_to_disk(tmp_path / "set")
     assert mapped_splits(str(tmp_path / "set")) == ["train", "val"]
     assert len(loaded(str(tmp_path / "set"), None, "val")) == 3
 
 
-def test_images_and_masks_may_be_files_that_the_columns_name(tmp_path):
+def test_columns_may_hold_file_names_of_images_and_masks(tmp_path):
     folder = tmp_path / "set"
     (folder / "images").mkdir(parents=True)
     (folder / "images" / "a.png").write_bytes(png()["bytes"])
     (folder / "images" / "m.png").write_bytes(png(SQUARE * 255)["bytes"])
-    lines = [{"file": name, "text": "the square", "mask": "m.png"} for name in ("a.png", "gone.png")]
+    lines = [{"file": name, "text": "the square", "mask": "m.png"} for name in ("a.png", "missing.png")]
     (folder / "train.jsonl").write_text("\n".join(map(json.dumps, lines)))
     columns = "image=file,sentences=text,mask=mask"
     bad_rows = BadRows()
     rows = loaded(str(folder), columns, image_folder=folder / "images", bad_rows=bad_rows)
     np.testing.assert_array_equal(decode_row(rows[0])[1], SQUARE)
     assert rows["file_name"] == ["a.png"]
-    assert bad_rows.counts() == {"image_missing": 2}  # once from the disk, once from the stream
+    assert bad_rows.counts() == {"image_missing": 2}  # one from disk, one from the stream
 
 
-def test_an_imagefolder_of_datasets(tmp_path):
+def test_an_imagefolder_of_datasets_is_read(tmp_path):
     folder = tmp_path / "set" / "train"
     folder.mkdir(parents=True)
     (folder / "a.png").write_bytes(png()["bytes"])
@@ -314,20 +314,20 @@ def test_an_imagefolder_of_datasets(tmp_path):
     assert row["file_name"] == "a.png"
 
 
-def test_what_is_wrong_with_a_data_set_is_one_line(tmp_path):
+def test_errors_about_a_dataset_are_one_line(tmp_path):
     path = simple(tmp_path / "set")
     for columns, split, message in (
-        ("box=bx", "train", "no column 'bx' for 'box': there are image, sentences, box"),
-        ("box=box", "val", "no split 'val': there are train"),
+        ("box=bx", "train", "expected the column 'bx' for 'box', got image, sentences, box"),
+        ("box=box", "val", "no split 'val', expected one of train"),
     ):
         for streaming in (False, True):
             with pytest.raises(ValueError, match=message):
                 load_mapped(path, split, ColumnMapping.parse(columns), streaming=streaming)
-    with pytest.raises(ValueError, match=r"has the columns image, sentences, box: say which is which.*lmms-lab"):
+    with pytest.raises(ValueError, match=r"got image, sentences, box; pass a column mapping, .*lmms-lab"):
         load_mapped(path, "train")
     with pytest.raises(OSError, match="user/none: cannot be reached"):
         load_mapped("user/none", "train")
-    (tmp_path / "set" / "data" / "train-00000-of-00001.parquet").write_bytes(b"no parquet")
+    (tmp_path / "set" / "data" / "train-00000-of-00001.parquet").write_bytes(b"not parquet")
     with pytest.raises(ValueError, match="`datasets` cannot read it"):
         load_mapped(path, "train", ColumnMapping(box="box"))
 
@@ -335,16 +335,16 @@ def test_what_is_wrong_with_a_data_set_is_one_line(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("image=a", "needs 'mask' or 'box'"),
-        ("mask=a,box=b", "needs 'mask' or 'box', one of them"),
-        ("mask=a,image=b", "image is unknown: a column mapping has the fields image, sentences"),
-        ("box=a,box_format=cxcywh", "'box_format' is 'cxcywh': use xywh or xyxy"),
-        ("mask=a,units=feet", "'units' is 'feet': use pixels or fractions"),
-        ("mask=", "'mask' is ''"),
-        ("mask=a,splits=b", "'splits' is 'b': it must be of type dict"),
+        ("image=a", "expected exactly one of 'mask' and 'box'"),
+        ("mask=a,box=b", "expected exactly one of 'mask' and 'box'"),
+        ("mask=a,label=b", "expected the fields image, sentences, .*, got label; remove or rename"),
+        ("box=a,box_format=cxcywh", "expected xywh or xyxy as 'box_format' of a column mapping, got 'cxcywh'"),
+        ("mask=a,units=feet", "expected pixels or fractions as 'units' of a column mapping, got 'feet'"),
+        ("mask=", "expected 'mask' of type str, not empty, got ''"),
+        ("mask=a,splits=b", "expected 'splits' of type dict, not empty, got 'b'"),
     ],
 )
-def test_a_mapping_that_says_nothing_useful_is_refused(text, message):
+def test_an_invalid_mapping_is_rejected(text, message):
     with pytest.raises(ValueError, match=message):
         ColumnMapping.parse(text)
 
@@ -353,7 +353,7 @@ def test_a_mapping_is_read_from_yaml(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("image: img\nmask: m\nsplits: {testA: test}\n")
     assert ColumnMapping.parse(str(file)) == ColumnMapping(image="img", mask="m", splits={"testA": "test"})
-    for text, message in (("a: [", "not readable as YAML"), ("- a", "has the fields image"), ("mask: 3", "type str")):
+    for text, message in (("a: [", "expected YAML"), ("- a", "expected the fields image"), ("mask: 3", "type str")):
         file.write_text(text)
         with pytest.raises(ValueError, match=message):
             ColumnMapping.parse(str(file))
@@ -361,12 +361,12 @@ def test_a_mapping_is_read_from_yaml(tmp_path):
         ColumnMapping.parse("nothing")
 
 
-def test_paths_go_into_structs_lists_and_text():
+def test_dotted_paths_read_structs_lists_and_json_text():
     row = {"a": {"b": [{"c": 1}, {"c": 2}]}, "t": '{"x": {"y": 3}}', "d.e": 4}
     assert [look_up(row, path) for path in ("a.b.c", "t.x.y", "d.e", "a.q", "a.q.r")] == [[1, 2], 3, 4, None, None]
 
 
-# The columns as the repositories' cards and their users' code have them; rows made up.
+# Columns as documented in the repositories' cards and in public code, with synthetic rows.
 POLYGON = [OUTLINE]
 JXU124 = (
     {
@@ -470,7 +470,7 @@ SHIPPED = {
                     "id": 5,
                     "sentences": ["the square"],
                     "bbox": [2, 1, 4, 3],
-                    "mask": mapping.read_mask(OUTLINE, 6, 8, ""),
+                    "mask": hub_rows.read_mask(OUTLINE, 6, 8, ""),
                 }
             ],
         },
@@ -490,8 +490,8 @@ def test_each_shipped_mapping_has_a_case_here():
 
 @pytest.mark.parametrize(("name", "case"), SHIPPED.items(), ids=SHIPPED)
 def test_shipped_mappings_fit_the_documented_columns(tmp_path, name, case):
-    features, row, theirs, ours = case
-    path = parquet(tmp_path / "set", [row], features, f"{theirs}-00000-of-00001")
+    features, row, original, ours = case
+    path = parquet(tmp_path / "set", [row], features, f"{original}-00000-of-00001")
     (tmp_path / "a.png").write_bytes(png()["bytes"])
     assert mapped_splits(path, ColumnMapping.parse(name)) == [ours]
     rows = loaded(path, name, ours, image_folder=tmp_path)

@@ -1,4 +1,4 @@
-"""load_mixed: three sets as one, and no training image that any of them tests on."""
+"""The mixed reader: three datasets as one, without training images that any of them tests on."""
 
 import json
 import logging
@@ -10,7 +10,7 @@ from PIL import Image
 from detris_peft.data.errors import BadRowError, BadRows
 from detris_peft.data.readers.mixed import load_mixed
 
-# Images of each set's splits: 3, 4 and 6 stand in another's val or test, 1 in its own.
+# Image ids by split. Images 3, 4 and 6 are in val or test of another dataset, 1 of its own.
 SETS = {
     "refcoco/refs(unc).p": {"train": [1, 2, 3, 5], "val": [4], "testA": [1], "testB": [9]},
     "refcoco+/refs(unc).p": {"train": [2, 4, 5], "val": [6], "testA": [7], "testB": [8]},
@@ -24,16 +24,16 @@ def root(tmp_path):
     for name, splits in SETS.items():
         file = tmp_path / name
         file.parent.mkdir()
-        references, ids = [], sorted({original for originals in splits.values() for original in originals})
-        for split, originals in splits.items():
-            for original in originals:
+        references, ids = [], sorted({image_id for image_ids in splits.values() for image_id in image_ids})
+        for split, image_ids in splits.items():
+            for image_id in image_ids:
                 for text in ("one", "two"):
                     number = len(references)
                     references.append(
                         {
                             "ref_id": number,
-                            "ann_id": original,
-                            "image_id": original,
+                            "ann_id": image_id,
+                            "image_id": image_id,
                             "category_id": 1,
                             "split": split,
                             "sentences": [{"sent_id": number, "sent": f"{text} of {file.parent.name}"}],
@@ -41,7 +41,7 @@ def root(tmp_path):
                     )
         file.write_bytes(pickle.dumps(references))
         images = [{"id": i, "file_name": f"{i}.jpg", "height": 8, "width": 8} for i in ids]
-        if "+" in name:  # the same file, written otherwise
+        if "+" in name:  # the same file names in another notation
             for image in images:
                 image["file_name"] = "./" + image["file_name"]
         annotations = [{"id": i, "image_id": i, "segmentation": [[1, 1, 6, 1, 6, 6]]} for i in ids]
@@ -56,7 +56,7 @@ def _images(rows):
     return [(row["dataset"], row["image_id"]) for row in rows.remove_columns("image")][::2]
 
 
-def test_images_that_are_tested_on_are_left_out_and_counted(root, caplog):
+def test_leaking_images_are_dropped_and_counted(root, caplog):
     with caplog.at_level(logging.INFO):
         rows = load_mixed(root)
     assert _images(rows) == [
@@ -72,16 +72,16 @@ def test_images_that_are_tested_on_are_left_out_and_counted(root, caplog):
     message = rows.info.description
     assert "\n" not in message
     assert "6 of 9 images, with 12 of 24 references," in message
-    assert "left out" in message
+    assert "are excluded (leak=drop)" in message
     assert message in caplog.messages
-    assert rows.shuffle(seed=0).select([0]).info.description == message  # it stays with the rows
+    assert rows.shuffle(seed=0).select([0]).info.description == message  # kept by operations on the rows
 
 
-def test_keep_trains_on_all_and_says_how_many_leak(root):
+def test_keep_trains_on_all_images_and_reports_how_many_leak(root):
     rows = load_mixed(root, leak="keep")
     assert _images(rows) == [(name.split("/")[0], image) for name, splits in SETS.items() for image in splits["train"]]
     assert "12 of 24 references" in rows.info.description
-    assert "are trained on" in rows.info.description
+    assert "are trained on (leak=keep)" in rows.info.description
 
 
 def test_no_training_image_is_in_any_other_split(root):
@@ -90,35 +90,35 @@ def test_no_training_image_is_in_any_other_split(root):
         assert not trained & {image for _, image in _images(load_mixed(root, split))}
 
 
-def test_nothing_left_to_train_on_is_an_error(root):
+def test_an_empty_training_set_is_an_error(root):
     for name in SETS:
         references = pickle.loads((root / name).read_bytes())
         for reference in references[::2]:
             reference["split"] = "test"
         (root / name).write_bytes(pickle.dumps(references))
-    with pytest.raises(ValueError, match="nothing is left to train on, pass leak='keep'"):
+    with pytest.raises(ValueError, match="no training image remains; pass leak='keep'"):
         load_mixed(root)
     assert len(load_mixed(root, leak="keep")) == 12
 
 
-def test_other_splits_are_those_of_the_sets_that_have_them(root):
+def test_other_splits_combine_the_datasets_that_have_them(root):
     assert _images(load_mixed(root, "val")) == [("refcoco", 4), ("refcoco+", 6), ("refcocog", 3)]
     assert _images(load_mixed(root, "testB")) == [("refcoco", 9), ("refcoco+", 8)]
     assert _images(load_mixed(root, "test")) == [("refcocog", 11)]
-    with pytest.raises(ValueError, match="no split 'testC': refcoco has testA, testB, train, val; refcoco\\+ has"):
+    with pytest.raises(ValueError, match=r"no split 'testC', .*: refcoco has testA, testB, train, val; refcoco\+ has"):
         load_mixed(root, "testC")
 
 
-def test_what_is_missing_is_named(root):
+def test_missing_datasets_are_named(root):
     (root / "refcocog/refs(umd).p").rename(root / "refcocog/refs(google).p")
-    with pytest.raises(FileNotFoundError, match=r"missing is refcocog/refs\(umd\).p") as caught:
+    with pytest.raises(FileNotFoundError, match=r"add the missing refcocog/refs\(umd\).p") as caught:
         load_mixed(root)
     assert str(root) in str(caught.value)
-    with pytest.raises(ValueError, match="leak='maybe' is not known"):
+    with pytest.raises(ValueError, match="expected leak='drop' or leak='keep', got leak='maybe'"):
         load_mixed(root, leak="maybe")
 
 
-def test_bad_rows_of_all_three_are_collected(root):
+def test_bad_rows_of_all_three_datasets_are_collected(root):
     for name in SETS:
         file = (root / name).parent / "instances.json"
         content = json.loads(file.read_text())

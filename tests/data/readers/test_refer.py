@@ -1,4 +1,4 @@
-"""load_refer: what stands in REFER's files comes out unchanged, and what is wrong with them is said in one line."""
+"""The REFER reader: rows equal the files' content, and errors are one line."""
 
 import json
 import pickle
@@ -32,7 +32,7 @@ def _compressed():
 
 
 def _plain():
-    """The disc as run lengths, counted here by hand."""
+    """Return the disc as plain run lengths, computed without pycocotools."""
     column_major = _disc().flatten(order="F")
     changes = np.flatnonzero(np.diff(column_major)) + 1
     return {"size": [HEIGHT, WIDTH], "counts": np.diff([0, *changes, column_major.size]).tolist()}
@@ -49,7 +49,7 @@ SEGMENTATIONS = {
 
 
 class ReferSet:
-    """A small dataset in memory that tests bend before it is written."""
+    """A small dataset in memory that tests modify before it is written."""
 
     def __init__(self, root: Path):
         self.root = root
@@ -112,7 +112,7 @@ def toys(tmp_path):
     return ReferSet(tmp_path)
 
 
-def _complaint(toys, error, split="train"):
+def _error_message(toys, error, split="train"):
     with pytest.raises(error) as caught:
         toys.load(split)
     message = str(caught.value)
@@ -121,10 +121,10 @@ def _complaint(toys, error, split="train"):
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
-def test_nothing_is_lost_or_changed(toys, protocol):
+def test_rows_equal_the_references_in_the_file(toys, protocol):
     rows = toys.write(protocol).load()
     assert rows.features == FEATURES
-    assert rows.cache_files == []  # in memory: nothing half-written can stay behind
+    assert rows.cache_files == []  # in memory: no cache file that could be incomplete
     assert len(rows) == 5
     for row, reference in zip(rows, toys.references[:5], strict=True):
         assert row["sentences"] == [sentence["sent"] for sentence in reference["sentences"]]
@@ -149,14 +149,14 @@ def test_masks_equal_those_of_pycocotools(name):
     np.testing.assert_array_equal(decoded, expected)
 
 
-def test_an_array_and_bytes_are_masks_too():
+def test_arrays_and_rle_bytes_are_accepted_as_masks():
     assert encode_mask(_disc() * 255, HEIGHT, WIDTH) == _compressed()
     as_bytes = {**_compressed(), "counts": _compressed()["counts"].encode()}
     assert encode_mask(as_bytes, HEIGHT, WIDTH) == _compressed()
 
 
-def test_a_python_2_pickle_gives_text(toys):
-    """Python 2 wrote byte strings, here as protocol 0's S opcode with UTF-8 and then with Latin-1 inside."""
+def test_python_2_pickles_are_decoded_to_text(toys):
+    """Python 2 wrote byte strings: protocol 0's S opcode, here with UTF-8 and with Latin-1."""
     toys.write()
     for encoding in ("utf-8", "latin-1"):
         escaped = "".join(f"\\x{byte:02x}" for byte in "pomme à gauche".encode(encoding))
@@ -172,7 +172,7 @@ def test_a_python_2_pickle_gives_text(toys):
 
 
 class Evil:
-    """Makes a file when it is unpickled carelessly."""
+    """Creates a file when it is unpickled unsafely."""
 
     def __init__(self, trace):
         self.trace = trace
@@ -184,10 +184,10 @@ class Evil:
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
-def test_a_forbidden_object_is_named_and_never_run(toys, protocol):
-    trace = toys.root / "it ran"
+def test_a_forbidden_object_is_named_and_not_executed(toys, protocol):
+    trace = toys.root / "executed"
     toys.references[2]["bbox"] = Evil(trace)
-    message = _complaint(toys.write(protocol), pickle.UnpicklingError)
+    message = _error_message(toys.write(protocol), pickle.UnpicklingError)
     assert str(toys.refs_file) in message
     assert "system" in message
     assert not trace.exists()
@@ -196,25 +196,25 @@ def test_a_forbidden_object_is_named_and_never_run(toys, protocol):
 @pytest.mark.parametrize("content", [b"", b"no pickle", pickle.dumps([{"split": "train"}] * 9)[:-7], b"I1\n."])
 def test_a_damaged_pickle_is_named(toys, content):
     toys.write().refs_file.write_bytes(content)
-    assert str(toys.refs_file) in _complaint(toys, ValueError)
+    assert str(toys.refs_file) in _error_message(toys, ValueError)
 
 
-def test_missing_folders_and_files_say_what_is_there(toys):
+def test_errors_about_missing_files_list_what_exists(toys):
     toys.write()
     for arguments, expected in {
         (toys.root / "gone", "toys", "unc"): "gone",
-        (toys.root, "refcoco", "unc"): "there are toys",
+        (toys.root, "refcoco", "unc"): "has toys",
         (toys.root, "toys", "umd"): "refs(unc).p",
     }.items():
         with pytest.raises(FileNotFoundError) as caught:
             load_refer(*arguments, "train")
         assert expected in str(caught.value)
     toys.instances_file.unlink()
-    assert str(toys.instances_file) in _complaint(toys, FileNotFoundError)
+    assert str(toys.instances_file) in _error_message(toys, FileNotFoundError)
 
 
 def test_an_unknown_split_lists_those_that_exist(toys):
-    message = _complaint(toys.write(), ValueError, split="testA")
+    message = _error_message(toys.write(), ValueError, split="testA")
     assert "train, val" in message
 
 
@@ -222,12 +222,12 @@ def test_missing_images_are_counted(toys):
     toys.write()
     for image in toys.images[1:3]:
         (toys.image_dir / image["file_name"]).unlink()
-    message = _complaint(toys, FileNotFoundError)
+    message = _error_message(toys, FileNotFoundError)
     assert "2 of 5" in message
     assert any(image["file_name"] in message for image in toys.images[1:3])
 
 
-def test_images_may_lie_elsewhere_and_deeper(toys):
+def test_image_folder_may_have_another_name_and_subfolders(toys):
     toys.write()
     moved = toys.root / "photos" / "deep"
     toys.image_dir.rename(toys.root / "photos")
@@ -240,7 +240,7 @@ def test_images_may_lie_elsewhere_and_deeper(toys):
     assert rows[0]["image"].size == (WIDTH, HEIGHT)
 
 
-def test_a_relative_root_survives_a_change_of_directory(toys, monkeypatch):
+def test_a_relative_root_is_resolved_when_loading(toys, monkeypatch):
     monkeypatch.chdir(toys.write().root)
     rows = load_refer(".", "toys", "unc", "train")
     monkeypatch.chdir("/")
@@ -259,7 +259,7 @@ def _no_ann_id(toys):
     del toys.references[1]["ann_id"]
 
 
-def _text_for_id(toys):
+def _text_as_id(toys):
     toys.references[1]["image_id"] = "eleven"
 
 
@@ -271,23 +271,23 @@ def _other_image(toys):
     ("spoil", "words"),
     [
         (_blank, "sentence 3 is blank"),
-        (_no_sentences, "'sentences' is empty"),
-        (_no_ann_id, "'ann_id' is missing"),
-        (_text_for_id, "'image_id' is 'eleven'"),
-        (_other_image, "annotation 101 is of image 12"),
+        (_no_sentences, "expected at least one sentence in 'sentences'"),
+        (_no_ann_id, "expected 'ann_id' of type int, got nothing"),
+        (_text_as_id, "expected 'image_id' of type int, got 'eleven'"),
+        (_other_image, "expected annotations of image 11, got annotation 101 of image 12"),
     ],
 )
-def test_a_faulty_reference_is_named(toys, spoil, words):
+def test_a_malformed_reference_is_named(toys, spoil, words):
     spoil(toys)
-    message = _complaint(toys.write(), ValueError)
+    message = _error_message(toys.write(), ValueError)
     assert f"{toys.refs_file}: reference 1:" in message
     assert words in message
 
 
 @pytest.mark.parametrize("kind", ["annotations", "images"])
-def test_a_missing_record_names_who_needs_it(toys, kind):
+def test_a_missing_annotation_or_image_names_the_reference(toys, kind):
     del getattr(toys, kind)[1]
-    message = _complaint(toys.write(), ValueError)
+    message = _error_message(toys.write(), ValueError)
     assert str(toys.instances_file) in message
     assert "reference 1" in message
     assert ("annotation 101" if kind == "annotations" else "image 11") in message
@@ -319,23 +319,23 @@ def test_a_missing_record_names_who_needs_it(toys, kind):
     ],
     ids=str,
 )
-def test_a_faulty_or_empty_mask_names_its_annotation(toys, segmentation):
-    """pycocotools itself answers several of these with noise, or by eating all memory."""
+def test_a_malformed_or_empty_mask_names_its_annotation(toys, segmentation):
+    """For several of these pycocotools returns noise or allocates all memory."""
     toys.annotations[1]["segmentation"] = segmentation
-    assert f"{toys.instances_file}: annotation 101:" in _complaint(toys.write(), ValueError)
+    assert f"{toys.instances_file}: annotation 101:" in _error_message(toys.write(), ValueError)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"images": []}', '{"images": [], "annotations": [{"no": 1}]}'])
 def test_damaged_instances_are_named(toys, content):
     toys.write().instances_file.write_text(content)
-    assert str(toys.instances_file) in _complaint(toys, ValueError)
+    assert str(toys.instances_file) in _error_message(toys, ValueError)
 
 
-@pytest.mark.parametrize("damage", ["garbage", "cut", "gone"])
-def test_a_corrupt_image_is_found_when_read_and_named(toys, damage):
+@pytest.mark.parametrize("damage", ["garbage", "truncated", "missing"])
+def test_a_corrupt_image_is_named_when_it_is_decoded(toys, damage):
     file = toys.write().image_dir / toys.images[1]["file_name"]
-    rows = toys.load()  # nothing is decoded yet
-    if damage == "gone":
+    rows = toys.load()  # does not decode images
+    if damage == "missing":
         file.unlink()
     else:
         file.write_bytes(b"no image" if damage == "garbage" else file.read_bytes()[:-200])
@@ -352,7 +352,7 @@ def test_a_corrupt_image_is_found_when_read_and_named(toys, damage):
         assert "\n" not in str(caught.value)
 
 
-def test_decode_row_gives_image_and_mask_of_one_size(toys):
+def test_decode_row_returns_image_and_mask_of_equal_size(toys):
     rows = toys.write().load()
     for row in (rows[3], rows.cast_column("image", datasets.Image(decode=False))[3]):
         image, mask = decode_row(row)
@@ -360,16 +360,15 @@ def test_decode_row_gives_image_and_mask_of_one_size(toys):
         np.testing.assert_array_equal(mask, _disc())
 
 
-def test_a_image_of_another_size_than_its_mask_is_named(toys):
+def test_an_image_of_another_size_than_its_mask_is_named(toys):
     file = toys.write().image_dir / toys.images[1]["file_name"]
     Image.new("RGB", (WIDTH * 2, HEIGHT)).save(file)
-    with pytest.raises(ValueError, match=r"80x30 pixels but the mask of reference 1 is 40x30") as caught:
+    with pytest.raises(ValueError, match=r"expected a mask of 80x30 pixels, .* got 40x30 for reference 1") as caught:
         decode_row(toys.load()[1])
     assert file.name in str(caught.value)
 
 
-def test_rows_are_ordinary_datasets_rows(toys, tmp_path):
-    """Saved, reloaded and joined with plain image columns as any other dataset."""
+def test_rows_can_be_saved_reloaded_and_concatenated(toys, tmp_path):
     rows = toys.write().load()
     rows.save_to_disk(tmp_path / "saved")
     reloaded = datasets.load_from_disk(str(tmp_path / "saved"))
@@ -379,24 +378,24 @@ def test_rows_are_ordinary_datasets_rows(toys, tmp_path):
     assert both.shuffle(seed=1)[0]["image"].size == (WIDTH, HEIGHT)
 
 
-def _spoil_everything(toys):
-    """References 0 to 4 of the split, each wrong in its own way."""
-    toys.references[0]["sentences"][0]["sent"] = "half a character: \ud800"
+def _damage_all(toys):
+    """Damage references 0 to 4 of the split, each in a different way."""
+    toys.references[0]["sentences"][0]["sent"] = "lone surrogate: \ud800"
     toys.annotations[1]["segmentation"] = [[100, 5, 120, 5, 120, 25], [-9, 5, -1, 5, -1, 25]]
     toys.annotations[2]["segmentation"] = [[1, 1, 9, 1, 9, 9, 1]]
     toys.annotations[3]["segmentation"] = {"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]}
     toys.references[4]["ref_id"] = 3
 
 
-def test_bad_rows_are_collected_by_kind_and_the_good_ones_stay(toys):
-    _spoil_everything(toys)
-    good, lost = json.loads(json.dumps(toys.references[5])), json.loads(json.dumps(toys.references[5]))
-    for reference, number in ((good, 8), (lost, 9)):
+def test_bad_rows_are_collected_by_kind_and_good_rows_are_kept(toys):
+    _damage_all(toys)
+    good, without_image = json.loads(json.dumps(toys.references[5])), json.loads(json.dumps(toys.references[5]))
+    for reference, number in ((good, 8), (without_image, 9)):
         reference.update(ref_id=number, ann_id=105, split="train")
         for sentence in reference["sentences"]:
             sentence["sent_id"] += 100 * number
-    lost.update(image_id=30, ann_id=130)
-    toys.references += [good, lost]
+    without_image.update(image_id=30, ann_id=130)
+    toys.references += [good, without_image]
     toys.images.append({"id": 30, "file_name": "lost.jpg", "height": HEIGHT, "width": WIDTH})
     toys.annotations.append({"id": 130, "image_id": 30, "segmentation": [POLYGON]})
     (toys.write().image_dir / "lost.jpg").unlink()
@@ -406,10 +405,10 @@ def test_bad_rows_are_collected_by_kind_and_the_good_ones_stay(toys):
     found = {error.kind: str(error) for error in bad_rows}
     expected = {
         "row_malformed": "reference 0: a sentence",
-        "mask_out_of_frame": "annotation 101: the mask lies wholly beside the image of 40x30",
-        "mask_malformed": "annotation 102: a polygon must be",
+        "mask_out_of_frame": "annotation 101: the mask is entirely outside the image of 40x30",
+        "mask_malformed": "annotation 102: expected a polygon",
         "mask_empty": "annotation 103: the mask is empty",
-        "duplicate_id": "reference 3: 'ref_id' 3 stands there before",
+        "duplicate_id": "reference 3: expected a unique 'ref_id', got 3",
         "image_missing": f"reference 9: {toys.image_dir / 'lost.jpg'} is missing",
     }
     assert list(found) == list(expected)
@@ -420,30 +419,30 @@ def test_bad_rows_are_collected_by_kind_and_the_good_ones_stay(toys):
     assert bad_rows.counts() == dict.fromkeys(expected, 1)
 
 
-def test_without_a_collection_the_first_bad_row_is_raised_with_its_kind(toys):
+def test_without_bad_rows_the_first_bad_row_is_raised(toys):
     toys.annotations[1]["segmentation"] = [[100, 5, 120, 5, 120, 25]]
-    with pytest.raises(BadRowError, match="wholly beside") as caught:
+    with pytest.raises(BadRowError, match="entirely outside") as caught:
         toys.write().load()
     assert caught.value.kind == "mask_out_of_frame"
 
 
-def test_ids_that_stand_twice_in_the_file(toys):
-    toys.references[5]["ref_id"] = 2  # of val
+def test_repeated_ids_are_named(toys):
+    toys.references[5]["ref_id"] = 2  # in val
     toys.references[3]["sentences"][1]["sent_id"] = 0
     toys.write()
-    assert "reference 3: 'sent_id' 0 stands there before" in _complaint(toys, BadRowError)
-    assert "reference 2: 'ref_id' 2 stands there before" in _complaint(toys, BadRowError, split="val")
+    assert "reference 3: expected a unique 'sent_id', got 0" in _error_message(toys, BadRowError)
+    assert "reference 2: expected a unique 'ref_id', got 2" in _error_message(toys, BadRowError, split="val")
 
 
 @pytest.mark.parametrize("bad_rows", [None, BadRows()])
-def test_a_missing_image_folder_is_never_a_mere_bad_row(toys, bad_rows):
+def test_a_missing_image_folder_is_raised_even_with_bad_rows(toys, bad_rows):
     toys.write()
-    with pytest.raises(FileNotFoundError, match="the images' folder is missing"):
+    with pytest.raises(FileNotFoundError, match="the image folder is missing"):
         load_refer(toys.root, "toys", "unc", "train", image_folder="photos", bad_rows=bad_rows)
     assert not bad_rows
 
 
-def test_refclef_has_its_images_elsewhere(toys):
+def test_refclef_has_another_default_image_folder(toys):
     toys.write()
     toys.refs_file.parent.rename(toys.root / "refclef")
     toys.image_dir.rename(toys.root / "images" / "saiapr_tc-12")
@@ -452,15 +451,15 @@ def test_refclef_has_its_images_elsewhere(toys):
     assert rows[0]["dataset"] == "refclef"
 
 
-def test_images_where_the_refer_api_has_them(toys):
+def test_the_image_folder_of_the_refer_api_is_found(toys):
     toys.write()
     (toys.root / "images/mscoco/images").mkdir(parents=True)
     toys.image_dir.rename(toys.root / "images/mscoco/images/train2014")
     assert toys.load()[0]["image"].size == (WIDTH, HEIGHT)
 
 
-def test_what_real_files_leave_out_or_write_otherwise(toys):
-    """Ids as 100.0, no category, no iscrowd, no sent_ids, sentences with `raw` alone, fields of one's own."""
+def test_variants_found_in_published_files_are_accepted(toys):
+    """Ids such as 100.0, no category, no iscrowd, no sent_ids, sentences with `raw` only, additional fields."""
     for annotation in toys.annotations:
         del annotation["iscrowd"]
     del toys.annotations[1]["category_id"]
@@ -479,7 +478,7 @@ def test_what_real_files_leave_out_or_write_otherwise(toys):
     for wrong in (100.5, True, "100", 2**70):
         toys.references[0]["ann_id"] = wrong
         toys.refs_file.write_bytes(pickle.dumps(toys.references))
-        assert f"'ann_id' is {wrong!r}" in _complaint(toys, BadRowError)
+        assert f"expected 'ann_id' of type int, got {wrong!r}" in _error_message(toys, BadRowError)
 
 
 def test_published_counts_add_up_to_the_papers_totals():
@@ -492,11 +491,11 @@ def test_published_counts_add_up_to_the_papers_totals():
     }
 
 
-# -- any dataset comes back as it was written ------------------------------------------------------------------------
+# -- round trip of arbitrary datasets ---------------------------------------------------------------------------------
 
 
 def _coordinate(side):
-    """Within the frame, on its edge or a little outside."""
+    """Draw a coordinate within the frame, on its edge or slightly outside."""
     return st.floats(-0.3 * side, 1.3 * side)
 
 
@@ -507,7 +506,7 @@ def _polygon(height, width):
 
 @st.composite
 def _segmentations(draw, height, width):
-    """A polygon or several, or run lengths: plain (crowd), compressed as text or, as RefCLEF has it, in a list."""
+    """Draw one or more polygons, or an RLE: plain (crowd), compressed, or compressed in a list (RefCLEF)."""
     kind = draw(st.sampled_from(["polygons", "plain", "text", "list"]))
     if kind == "polygons":
         return draw(st.lists(_polygon(height, width), min_size=1, max_size=3))
@@ -522,7 +521,7 @@ def _segmentations(draw, height, width):
 
 
 def _expected(segmentation, height, width):
-    """pycocotools' own reading; parts overlap, so their union is counted here."""
+    """Decode with pycocotools; parts may overlap, so their union is computed here."""
     if isinstance(segmentation, dict):
         rles = [segmentation]
         if isinstance(segmentation["counts"], list):
@@ -539,7 +538,7 @@ _SENTENCES = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_
 
 
 @st.composite
-def _any_set(draw):
+def _datasets(draw):
     images, annotations, references, masks = [], [], [], {}
     names = draw(st.lists(_NAMES, min_size=1, max_size=3, unique_by=str.casefold))
     sent_ids = iter(draw(st.permutations(range(40))))
@@ -574,9 +573,9 @@ def _any_set(draw):
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(made=_any_set())
-def test_any_set_comes_back_as_it_was_written(tmp_path_factory, made):
-    """Masks equal pycocotools' own; no reference, sentence or image is lost, doubled or out of order."""
+@given(made=_datasets())
+def test_any_dataset_is_read_as_it_was_written(tmp_path_factory, made):
+    """Masks equal those of pycocotools; no reference, sentence or image is lost, repeated or out of order."""
     images, annotations, references, masks, protocol = made
     root = tmp_path_factory.mktemp("set")
     toys = ReferSet(root)
@@ -591,7 +590,7 @@ def test_any_set_comes_back_as_it_was_written(tmp_path_factory, made):
         rows = load_refer(root, "toys", "unc", split, bad_rows=bad_rows).remove_columns("image")
         written = [reference for reference in references if reference["split"] == split]
         seen = [reference for reference in written if masks[reference["ref_id"]].any()]
-        assert len(bad_rows) == len(written) - len(seen)  # only those that pycocotools too finds nothing in
+        assert len(bad_rows) == len(written) - len(seen)  # only masks that are empty for pycocotools too
         assert {error.kind for error in bad_rows} <= {"mask_empty", "mask_out_of_frame"}
         assert rows["ref_id"][:] == [reference["ref_id"] for reference in seen]
         for row, reference in zip(rows, seen, strict=True):

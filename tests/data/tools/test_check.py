@@ -1,4 +1,4 @@
-"""check_data: every kind of fault is found, counted by row, and said with its file; what is sound passes."""
+"""`check_data` finds every kind of error, counts it per row and names the file; valid datasets pass."""
 
 import json
 import os
@@ -22,12 +22,12 @@ SPLITS = ("train", "train", "train", "val", "testA", "testB")
 
 
 class Toys:
-    """A set in REFER's layout: six images with two references each, to be bent before it is written."""
+    """A dataset in REFER's layout with two references for each of six images; change its fields before `write`."""
 
     def __init__(self, root, dataset="toys", split_by="unc"):
         self.root, self.dataset, self.split_by = root, dataset, split_by
         self.images = [
-            {"id": number, "file_name": f"bild {number} é.jpg", "height": HEIGHT, "width": WIDTH}
+            {"id": number, "file_name": f"image {number} é.jpg", "height": HEIGHT, "width": WIDTH}
             for number in range(len(SPLITS))
         ]
         self.annotations, self.references = [], []
@@ -73,7 +73,7 @@ def toys(tmp_path):
     return Toys(tmp_path)
 
 
-def test_a_sound_set_passes_and_is_counted(toys):
+def test_a_valid_dataset_passes_and_is_counted(toys):
     reports = toys.write().check()
     assert list(reports) == ["train", "val", "testA", "testB"]
     train = reports["train"]
@@ -82,36 +82,38 @@ def test_a_sound_set_passes_and_is_counted(toys):
     assert as_json(toys.source, [*reports.values()])["ok"]
 
 
-def test_each_image_is_opened_once_and_faults_count_by_row(toys, monkeypatch):
+def test_each_image_is_opened_once_and_errors_are_counted_per_row(toys, monkeypatch):
     toys.write()
     opened = Counter()
-    plain = check.open_image
-    monkeypatch.setattr(check, "open_image", lambda image: opened.update([image["path"]]) or plain(image))
+    original = check.open_image
+    monkeypatch.setattr(check, "open_image", lambda image: opened.update([image["path"]]) or original(image))
     toys.image(0).unlink()
-    toys.image(1).write_bytes(toys.image(1).read_bytes()[:-40])  # whole header, half the pixels
+    toys.image(1).write_bytes(toys.image(1).read_bytes()[:-40])  # intact header, missing pixels
     Image.new("RGB", (HEIGHT, WIDTH)).save(toys.image(2))
     reports = toys.check()
-    assert reports["train"].bad == {"image_missing": 2, "image_damaged": 2, "mask_malformed": 2}
+    assert reports["train"].error_counts == {"image_missing": 2, "image_damaged": 2, "mask_malformed": 2}
     assert set(opened) == {str(toys.image(number)) for number in range(1, 6)}
     assert set(opened.values()) == {1}
     messages = {finding.kind: finding.message for finding in reports["train"].errors}
     assert toys.image(0).name in messages["image_missing"]
     assert str(toys.image(1)) in messages["image_damaged"]
     assert "reference 2 and 1 more" in messages["image_damaged"]
-    assert f"{toys.image(2).name}: the image is 30x40 pixels, the mask of reference 5 40x30" in messages.popitem()[1]
+    assert messages["mask_malformed"].startswith(
+        f"{toys.image(2).name}: expected a mask of the image's size 30x40, got 40x30 for reference"
+    )
     assert not any("\n" in message for message in messages.values())
-    # Without opening them only what the reader itself sees is found.
-    assert toys.check(images=False)["train"].bad == {"image_missing": 2}
+    # Without opening images, only the errors that the reader detects are found.
+    assert toys.check(images=False)["train"].error_counts == {"image_missing": 2}
 
 
-def test_every_kind_of_bad_row_is_listed(toys):
+def test_every_kind_of_invalid_row_is_listed(toys):
     toys.annotations[0]["segmentation"] = [[1.0, 1.0, 1.0, 1.0, 1.0, 1.0]]
     toys.annotations[1]["segmentation"] = [[x + 100 for x in POLYGON]]
     toys.annotations[2]["segmentation"] = {"size": [HEIGHT, WIDTH], "counts": [5, 5]}
     toys.references[3]["sentences"][0]["sent"] = " "
     toys.references[5]["ref_id"] = toys.references[4]["ref_id"]
     report = toys.write().check()["train"]
-    assert report.bad == {
+    assert report.error_counts == {
         "mask_empty": 1,
         "mask_out_of_frame": 1,
         "mask_malformed": 1,
@@ -123,11 +125,12 @@ def test_every_kind_of_bad_row_is_listed(toys):
         assert str(toys.root / "toys") in finding.message
 
 
-def test_masks_that_vanish_at_the_models_size(toys):
+def test_masks_that_vanish_at_the_model_size_are_errors(toys):
     toys.annotations[1]["segmentation"] = [[5.0, 5.0, 8.0, 5.0, 8.0, 7.0, 5.0, 7.0]]
     report = toys.write().check(["train"], is_visible=lambda mask: mask_area(mask) > 6)["train"]
-    assert report.bad == {"mask_empty": 1}
-    assert report.errors[0].message.startswith(f"{toys.image(0).name}: the mask of reference 1 has 6 pixels, of which")
+    assert report.error_counts == {"mask_empty": 1}
+    assert report.errors[0].message.startswith(f"{toys.image(0).name}: expected a mask that is visible")
+    assert "got reference 1 with 6 pixels of which none remain" in report.errors[0].message
 
 
 def test_a_split_that_cannot_be_read_does_not_hide_the_others(toys):
@@ -142,39 +145,39 @@ def test_a_split_that_cannot_be_read_does_not_hide_the_others(toys):
     assert content["splits"]["none"]["bad"] == {"split_unreadable": 1}
 
 
-def test_a_fault_that_every_split_meets_is_told_once(tmp_path):
+def test_an_error_common_to_all_splits_is_reported_once(tmp_path):
     line = {"file_name": "a.png", "sentence": "the apple", "mask": POLYGON}
     Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "a.png")
     Image.new("L", (WIDTH, HEIGHT)).save(tmp_path / "b.png")
     lines = [json.dumps(line), "{broken", json.dumps({**line, "file_name": "b.png", "split": "val"})]
     (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
     train, val = check_data(DataSource(str(tmp_path)), progress=False)
-    assert train.bad == {"row_malformed": 1}
+    assert train.error_counts == {"row_malformed": 1}
     assert not val.errors
 
 
-def test_counts_are_compared_with_the_published(tmp_path):
+def test_counts_are_compared_with_the_published_ones(tmp_path):
     toys = Toys(tmp_path, "refcoco").write()
     notice = toys.check(["val"])["val"].notices[0]
     assert notice.kind == "count_differs"
-    assert "2 references, published are 3,811" in notice.message
-    toys.references[0]["sentences"][0]["sent"] = ""  # a bad row was read: it is not missing
+    assert "expected 3,811 references as published, got 2" in notice.message
+    toys.references[0]["sentences"][0]["sent"] = ""  # invalid rows count as present
     (tmp_path / "refcoco" / "refs(unc).p").write_bytes(pickle.dumps(toys.references, 2))
     report = toys.check(["train"])["train"]
     assert report.references == 5
-    assert "6 references, published are 42,404" in report.notices[0].message
+    assert "expected 42,404 references as published, got 6" in report.notices[0].message
 
 
 def test_images_that_splits_share_are_errors(toys):
-    toys.references[6]["image_id"] = toys.annotations[6]["image_id"] = 0  # val's first, on train's first image
+    toys.references[6]["image_id"] = toys.annotations[6]["image_id"] = 0  # val uses an image of train
     toys.write()
-    toys.image(5).write_bytes(toys.image(1).read_bytes())  # testB's, under another name
+    toys.image(5).write_bytes(toys.image(1).read_bytes())  # testB has a renamed copy
     reports = toys.check()
     (val,), (test,) = reports["val"].errors, reports["testB"].errors
     assert val.kind == test.kind == "shared_image"
-    assert val.message.startswith(f"{toys.image(0).name}: stands in train too (reference 0)")
-    assert f"{toys.image(5).name}: stands in train too, as {toys.image(1).name} (reference 2)" in test.message
-    # By name alone, the copy is not seen.
+    assert val.message.startswith(f"{toys.image(0).name}: the image is also in train (reference 0); this leaks data")
+    assert f"{toys.image(5).name}: the image is also in train as {toys.image(1).name} (reference 2)" in test.message
+    # Names alone do not reveal the copy.
     reports = toys.check(images=False)
     assert reports["val"].errors
     assert not reports["testB"].errors
@@ -186,10 +189,10 @@ def test_sharing_by_design_is_a_notice(tmp_path):
     reports = toys.write().check()
     assert not any(report.errors for report in reports.values())
     notice = next(one for one in reports["val"].notices if one.kind == "shared_image")
-    assert "1 images stand in train too: by design, it was split by objects" in notice.message
+    assert "1 images are also in train, by design: it was split by objects" in notice.message
 
 
-def test_two_test_splits_may_share(toys):
+def test_two_test_splits_may_share_images(toys):
     toys.references[10]["image_id"] = toys.annotations[10]["image_id"] = 4
     report = toys.write().check()["testB"]
     assert not report.errors
@@ -207,23 +210,23 @@ def test_one_image_under_two_names_in_a_split_is_a_notice(toys):
     assert toys.image(2).name in notice.message
 
 
-def test_long_sentences_by_words_and_by_tokens(toys):
-    toys.references[0]["sentences"][0]["sent"] = "the apple " * 8  # 16 words, start and end
-    toys.references[2]["sentences"][0]["sent"] = "x" * 15  # with start and end exactly what is read
+def test_long_sentences_are_counted_in_words_or_in_tokens(toys):
+    toys.references[0]["sentences"][0]["sent"] = "the apple " * 8  # 16 words, and start and end token
+    toys.references[2]["sentences"][0]["sent"] = "x" * 15  # exactly the limit, with start and end token
     toys.references[4]["sentences"][0]["sent"] = "y" * 16
     toys.write()
     (words,) = toys.check(["train"])["train"].notices
     assert words.kind == "sentence_too_long"
-    assert words.message.startswith("reference 0: at least 18 tokens, the first 17 are read: 'the apple")
+    assert words.message.startswith("reference 0: expected at most 17 tokens, got at least 18; the rest is cut off")
     letters = toys.check(["train"], count_tokens=lambda texts: [len(text) + 2 for text in texts])["train"].notices
     long = [notice.message for notice in letters if "yyy" in notice.message or "xxx" in notice.message]
-    assert long == [f"reference 4: 18 tokens, the first 17 are read: '{'y' * 16}'"]
+    assert long == [f"reference 4: expected at most 17 tokens, got 18; the rest is cut off: '{'y' * 16}'"]
     assert not toys.check(["train"], max_text_length=18)["train"].notices
 
 
-def test_images_inside_the_rows_are_told_apart_by_content(tmp_path):
-    """Their names may be the same in every split, and say nothing."""
-    folder = tmp_path / "inside"
+def test_embedded_images_are_identified_by_content(tmp_path):
+    """Their names may be the same in every split."""
+    folder = tmp_path / "embedded"
     images = [Image.fromarray(np.full((HEIGHT, WIDTH, 3), value, np.uint8)) for value in (10, 20, 30)]
     for split, chosen in (("train", [0, 0, 1]), ("val", [2, 1])):
         rows = {
@@ -233,8 +236,8 @@ def test_images_inside_the_rows_are_told_apart_by_content(tmp_path):
         }
         features = {"image": datasets.Image(), "sentences": datasets.Value("string")}
         features["mask"] = [[datasets.Value("float64")]]
-        made = datasets.Dataset.from_dict(rows, features=datasets.Features(features))
-        made.to_parquet(os.fspath(folder / f"{split}.parquet"))
+        dataset = datasets.Dataset.from_dict(rows, features=datasets.Features(features))
+        dataset.to_parquet(os.fspath(folder / f"{split}.parquet"))
     source = DataSource(str(folder), columns="image=image,sentences=sentences,mask=mask")
     train, val = check_data(source, progress=False)
     assert (train.images, train.references, val.images) == (2, 3, 2)
@@ -242,8 +245,8 @@ def test_images_inside_the_rows_are_told_apart_by_content(tmp_path):
     assert [finding.kind for finding in val.errors] == ["shared_image"]
 
 
-def test_a_stream_is_refused(toys):
+def test_a_stream_raises(toys):
     source = toys.source
     source.streaming = True
-    with pytest.raises(ValueError, match="cannot be checked"):
+    with pytest.raises(ValueError, match="--streaming: expected a dataset with random access"):
         check_data(source)

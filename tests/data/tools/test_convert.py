@@ -1,8 +1,9 @@
-"""write_parquet: what comes back is what went in, byte for byte, and nothing half-written is ever there."""
+"""`write_parquet` keeps rows, masks and image bytes, and never leaves partial output."""
 
 import errno
 import json
 import os
+import pathlib
 import pickle
 import resource
 
@@ -15,7 +16,7 @@ from PIL import ExifTags, Image
 from detris_peft.data import FEATURES, decode_row
 from detris_peft.data.errors import BadRowError, BadRows, MissingImageError
 from detris_peft.data.sources import DataSource
-from detris_peft.data.tools import convert as parquet
+from detris_peft.data.tools import convert
 from detris_peft.data.tools.convert import shard_bytes, write_parquet
 
 HEIGHT, WIDTH = 30, 40
@@ -24,7 +25,7 @@ UPRIGHT = [5.0, 5.0, 20.0, 5.0, 20.0, 15.0, 5.0, 15.0]
 
 @pytest.fixture
 def toys(tmp_path):
-    """REFER's layout: a JPEG, a PNG with transparency, and a photograph lying on its side; two references each."""
+    """A dataset in REFER's layout: a JPEG, a transparent PNG and a JPEG with EXIF rotation; two references each."""
     folder, originals = tmp_path / "toys", tmp_path / "images" / "train2014"
     folder.mkdir()
     originals.mkdir(parents=True)
@@ -72,7 +73,7 @@ def _names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_rows_masks_and_bytes_come_back(toys, tmp_path):
+def test_rows_masks_and_image_bytes_are_kept(toys, tmp_path):
     out = tmp_path / "out" / "toys-parquet"
     assert write_parquet(toys, out, progress=False) == {"train": 5, "val": 1}
     assert _names(out.parent) == ["toys-parquet"]
@@ -93,18 +94,18 @@ def test_rows_masks_and_bytes_come_back(toys, tmp_path):
                 np.testing.assert_array_equal(one, other)
 
 
-def test_datasets_alone_reads_it_as_images(toys, tmp_path):
+def test_datasets_loads_the_output_as_images(toys, tmp_path):
     write_parquet(toys, tmp_path / "out", progress=False)
     loaded = datasets.load_dataset(str(tmp_path / "out"))
     assert list(loaded) == ["train", "val"]
     assert type(loaded["train"].features["image"]) is datasets.Image
-    lying = loaded["train"][4]
-    assert lying["file_name"] == "c.jpg"
-    assert lying["image"].size == (HEIGHT, WIDTH)  # upright
-    assert lying["mask"]["size"] == [WIDTH, HEIGHT]
+    rotated = loaded["train"][4]
+    assert rotated["file_name"] == "c.jpg"
+    assert rotated["image"].size == (HEIGHT, WIDTH)  # after EXIF rotation
+    assert rotated["mask"]["size"] == [WIDTH, HEIGHT]
 
 
-def test_a_split_whose_name_begins_with_anothers(toys, tmp_path):
+def test_a_split_whose_name_is_the_prefix_of_another(toys, tmp_path):
     file = tmp_path / "toys" / "refs(unc).p"
     references = pickle.loads(file.read_bytes())
     for number, reference in enumerate(references):
@@ -115,10 +116,10 @@ def test_a_split_whose_name_begins_with_anothers(toys, tmp_path):
     assert {split: list(rows["ref_id"]) for split, rows in loaded.items()} == {"test": [0], "testA": [1, 2, 3, 4, 5]}
 
 
-def test_shards_keep_the_order_and_the_size(toys, tmp_path):
-    biggest = max(os.path.getsize(path) for path in (tmp_path / "images/train2014").iterdir())
+def test_shards_keep_the_row_order_and_the_size_limit(toys, tmp_path):
+    largest = max(os.path.getsize(path) for path in (tmp_path / "images/train2014").iterdir())
     out = tmp_path / "out"
-    write_parquet(toys, out, ["train"], max_shard_size=biggest, progress=False)
+    write_parquet(toys, out, ["train"], max_shard_size=largest, progress=False)
     names = _names(out / "data")
     assert len(names) > 2
     assert names == [f"train-{number:05}-of-{len(names):05}.parquet" for number in range(len(names))]
@@ -127,7 +128,7 @@ def test_shards_keep_the_order_and_the_size(toys, tmp_path):
     assert list(DataSource("out", str(tmp_path)).load("train")["ref_id"]) == ref_ids
 
 
-def test_a_image_of_many_rows_is_stored_once(tmp_path):
+def test_an_image_of_many_rows_is_stored_once(tmp_path):
     folder = tmp_path / "one"
     folder.mkdir()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)).save(folder / "a.png")
@@ -141,50 +142,50 @@ def test_a_image_of_many_rows_is_stored_once(tmp_path):
     }
 
 
-def test_batches_bound_the_memory():
+def test_batches_limit_the_memory():
     sizes = [5, 4, 4, 20, 1, 1]
     rows = ({"image": {"bytes": bytes(size)}} for size in sizes)
-    batches = [[len(row["image"]["bytes"]) for row in batch] for batch in parquet._batches(rows, 10)]
+    batches = [[len(row["image"]["bytes"]) for row in batch] for batch in convert._batches(rows, 10)]
     assert batches == [[5, 4], [4], [20], [1, 1]]
 
 
-def test_a_bad_row_stops_or_is_left_out(toys, tmp_path):
+def test_invalid_rows_raise_or_are_skipped(toys, tmp_path):
     images = tmp_path / "images" / "train2014"
     (images / "b.png").write_bytes(b"no image")
     Image.new("RGB", (8, 9)).save(images / "a é.jpg")
-    with pytest.raises(BadRowError, match=r"reference 0: .*a é.jpg is 8x9 pixels, its mask 40x30"):
+    with pytest.raises(BadRowError, match=r"reference 0: .*a é.jpg: expected an image .* size 40x30, got 8x9"):
         write_parquet(toys, tmp_path / "out", ["train"], progress=False)
     assert not (tmp_path / "out").exists()
     bad_rows = BadRows()
     assert write_parquet(toys, tmp_path / "out", ["train"], bad_rows=bad_rows, progress=False) == {"train": 2}
     assert bad_rows.counts() == {"image_damaged": 1, "mask_malformed": 2}
-    with pytest.raises(ValueError, match="toys val: no good row is left"):
+    with pytest.raises(ValueError, match="toys val: expected at least one valid row, got none"):
         write_parquet(toys, tmp_path / "other", ["val"], bad_rows=bad_rows, progress=False)
     assert not (tmp_path / "other").exists()
 
 
-def test_a_image_that_goes_while_it_is_read_is_named(toys, tmp_path):
+def test_an_image_that_disappears_during_the_conversion_is_named(toys, tmp_path):
     rows = toys.load("train")
     (tmp_path / "images" / "train2014" / "c.jpg").unlink()
-    with pytest.raises(MissingImageError, match=r"reference 4: .*c.jpg is missing"):
-        list(parquet._stored(rows, None))
+    with pytest.raises(MissingImageError, match=r"reference 4: .*c.jpg: the image is missing"):
+        list(convert._embed_images(rows, None))
 
 
 def test_a_full_disk_leaves_nothing_behind(toys, tmp_path):
-    former = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, former[1]))  # no file may grow beyond
+    previous = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, previous[1]))  # maximum file size
     try:
         with pytest.raises(
-            OSError, match=r"out: cannot be written .*: make room .* nothing was left behind"
+            OSError, match=r"out: cannot be written .*; free disk space .* no partial output was kept"
         ) as caught:
             write_parquet(toys, tmp_path / "out", progress=False)
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, former)
+        resource.setrlimit(resource.RLIMIT_FSIZE, previous)
     assert "\n" not in str(caught.value)
     assert _names(tmp_path) == ["images", "toys"]
 
 
-def test_what_breaks_off_leaves_the_old_one(toys, tmp_path, monkeypatch):
+def test_an_interrupted_replacement_keeps_the_old_output(toys, tmp_path, monkeypatch):
     out = tmp_path / "out"
     write_parquet(toys, out, ["val"], progress=False)
     before = {file: file.read_bytes() for file in out.rglob("*.*")}
@@ -192,7 +193,7 @@ def test_what_breaks_off_leaves_the_old_one(toys, tmp_path, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(parquet, "dataset_card", interrupted)
+    monkeypatch.setattr(convert, "dataset_card", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_parquet(toys, out, overwrite=True, progress=False)
     assert {file: file.read_bytes() for file in out.rglob("*.*")} == before
@@ -202,29 +203,47 @@ def test_what_breaks_off_leaves_the_old_one(toys, tmp_path, monkeypatch):
     assert _names(tmp_path) == ["images", "out", "toys"]
 
 
-def test_only_what_a_conversion_wrote_is_ever_replaced(toys, tmp_path):
-    with pytest.raises(FileExistsError, match=r"toys: holds instances.json, which no conversion wrote"):
+def test_a_failed_replacement_restores_the_old_output(toys, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    write_parquet(toys, out, ["val"], progress=False)
+    before = {file: file.read_bytes() for file in out.rglob("*.*")}
+    rename = pathlib.Path.rename
+
+    def fail_on_staging(path, target):
+        if path.name.endswith(".part"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return rename(path, target)
+
+    monkeypatch.setattr(pathlib.Path, "rename", fail_on_staging)
+    with pytest.raises(OSError, match=r"out: cannot be written"):
+        write_parquet(toys, out, ["train"], overwrite=True, progress=False)
+    assert {file: file.read_bytes() for file in out.rglob("*.*")} == before
+    assert _names(tmp_path) == ["images", "out", "toys"]
+
+
+def test_only_the_output_of_a_conversion_is_replaced(toys, tmp_path):
+    with pytest.raises(FileExistsError, match=r"toys: expected only converted files, got instances.json"):
         write_parquet(toys, tmp_path / "toys", overwrite=True, progress=False)
     out = tmp_path / "out"
     out.mkdir()
-    write_parquet(toys, out, ["val"], progress=False)  # an empty folder is nobody's
-    with pytest.raises(FileExistsError, match=r"out: is there already .*--overwrite"):
+    write_parquet(toys, out, ["val"], progress=False)  # an empty folder may be used
+    with pytest.raises(FileExistsError, match=r"out: expected an empty folder, got .*--overwrite"):
         write_parquet(toys, out, ["val"], progress=False)
-    with pytest.raises(FileExistsError, match="is a file"):
+    with pytest.raises(FileExistsError, match="expected a folder, got a file"):
         write_parquet(toys, out / "README.md", progress=False)
 
 
-def test_a_place_that_cannot_be_written(toys, tmp_path):
+def test_a_folder_that_cannot_be_created(toys, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=r"file/out: cannot be written \(.*File exists: .*file\): name another folder"):
+    with pytest.raises(OSError, match=r"file/out: cannot be written \(.*File exists: .*file\); choose another folder"):
         write_parquet(toys, tmp_path / "file" / "out", progress=False)
 
 
-def test_an_error_of_the_source_is_not_taken_for_the_disks(toys, tmp_path, monkeypatch):
-    def refused(*_):
+def test_errors_of_the_source_are_not_reported_as_write_errors(toys, tmp_path, monkeypatch):
+    def denied(*_):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "elsewhere/refs.p")
 
-    monkeypatch.setattr(DataSource, "load", refused)
+    monkeypatch.setattr(DataSource, "load", denied)
     with pytest.raises(PermissionError, match=r"elsewhere/refs\.p"):
         write_parquet(toys, tmp_path / "out", ["val"], progress=False)
 
@@ -235,11 +254,11 @@ def test_shard_sizes(text, size):
 
 
 @pytest.mark.parametrize("text", ["", "500", "MB", "-1MB", "0MB", "5TB"])
-def test_a_shard_size_that_is_none(text):
-    with pytest.raises(ValueError, match="give a number with KB, MB or GB"):
+def test_invalid_shard_sizes_raise(text):
+    with pytest.raises(ValueError, match="expected a number with KB, MB or GB"):
         shard_bytes(text)
 
 
-def test_a_split_that_datasets_could_not_read(toys, tmp_path):
-    with pytest.raises(ValueError, match="split 'a-b': `datasets` allows"):
+def test_a_split_name_that_datasets_cannot_load_raises(toys, tmp_path):
+    with pytest.raises(ValueError, match=r"expected a split name of letters, .*got 'a-b'"):
         write_parquet(toys, tmp_path / "out", ["a-b"], progress=False)

@@ -1,4 +1,4 @@
-"""Dense Aligners for image encoders, as a peft tuner."""
+"""The Dense Aligner: a peft tuner for image encoders."""
 
 from ..registry import register
 from .config import DenseAlignerConfig

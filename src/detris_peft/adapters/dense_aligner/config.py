@@ -11,20 +11,20 @@ from ..config import ParallelAdapterConfig
 
 @dataclass
 class DenseAlignerConfig(ParallelAdapterConfig):
-    """Dense Aligners beside the MLPs of an image encoder: D-MoC, then cross-attention to a sentence.
+    """Configuration of Dense Aligners, parallel to the MLPs of an image encoder: D-MoC, then cross-attention to text.
 
-    DETRIS (https://arxiv.org/abs/2501.08580), section 3.3; the defaults are DETRIS-B's. The fields not listed here
-    are those of [`ParallelAdapterConfig`](../config.py).
+    DETRIS (https://arxiv.org/abs/2501.08580), section 3.3; the defaults are those of DETRIS-B. Fields that are not
+    listed here are those of [`ParallelAdapterConfig`].
 
     Args:
         dim: bottleneck width D, a multiple of 16.
-        text_dim: width T of the `text_states` that the image encoder is called with.
-        cross_attention_dim: width E of the cross-attention; 128 in every published model, whatever D is.
-        cross_attention_heads: its heads; must divide `cross_attention_dim`.
-        cross_attention_dropout: dropout of its attention weights while training, in [0, 1).
+        text_dim: width T of the `text_states` passed to the image encoder.
+        cross_attention_dim: width E of the cross-attention; 128 in every published model, regardless of D.
+        cross_attention_heads: number of heads; must divide `cross_attention_dim`.
+        cross_attention_dropout: dropout probability of the attention weights, in [0, 1).
 
     Raises:
-        ValueError: a field does not fit; the message names it and says what would.
+        ValueError: a field is invalid; the message names it and says what is expected.
 
     Example:
         >>> vision = get_peft_model(Dinov2Model.from_pretrained("facebook/dinov2-base"), DenseAlignerConfig())
@@ -41,11 +41,13 @@ class DenseAlignerConfig(ParallelAdapterConfig):
         super().__post_init__()
         self.peft_type = PeftType["DENSE_ALIGNER"]
         if self.text_dim < 1:
-            raise ValueError(f"text_dim={self.text_dim} must be the width of the text encoder's hidden states.")
+            raise ValueError(
+                f"text_dim={self.text_dim}: expected the width of the text encoder's hidden states, at least 1."
+            )
         if self.cross_attention_heads < 1 or self.cross_attention_dim % self.cross_attention_heads:
             raise ValueError(
-                f"cross_attention_heads={self.cross_attention_heads} must divide "
+                f"cross_attention_heads={self.cross_attention_heads}: expected a divisor of "
                 f"cross_attention_dim={self.cross_attention_dim}."
             )
         if not 0 <= self.cross_attention_dropout < 1:
-            raise ValueError(f"cross_attention_dropout={self.cross_attention_dropout} must be at least 0 and below 1.")
+            raise ValueError(f"cross_attention_dropout={self.cross_attention_dropout}: expected a value in [0, 1).")

@@ -17,25 +17,25 @@ from .config import DenseAlignerConfig
 
 
 class CrossAligner(nn.Module):
-    """Cross-attention from patches to the sentence (F_align of equation 3): (B, h·w, D), (B, L, T) → (B, h·w, D)."""
+    """Cross-attention from patches to text (F_align in equation 3): (B, h·w, D), (B, L, T) → (B, h·w, D)."""
 
     def __init__(self, dim: int, text_dim: int, attention_dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()
         self.query = nn.Linear(dim, attention_dim)
         self.key_value = nn.Linear(text_dim, attention_dim)
-        # With projections of its own behind the two above, as the released weights have them.
+        # MultiheadAttention adds its own in-projections on top of these two, as in the released weights.
         self.attention = nn.MultiheadAttention(attention_dim, num_heads, dropout=dropout, batch_first=True)
         self.output = nn.Linear(attention_dim, dim)
 
     def forward(self, patches: torch.Tensor, text_states: torch.Tensor) -> torch.Tensor:
         text = self.key_value(text_states)
-        # No key padding mask: padding is attended, in training as in the released weights.
+        # No key padding mask: patches also attend to padding, as in the training of the released weights.
         attended, _ = self.attention(self.query(patches), text, text, need_weights=False)
         return self.output(attended)
 
 
 class DenseAligner(nn.Module):
-    """One branch: (B, N, C) tokens and (B, L, T) text states → (B, N, C), not yet scaled."""
+    """Dense Aligner branch: tokens (B, N, C) and text states (B, L, T) → (B, N, C), unscaled."""
 
     def __init__(self, width: int, config: DenseAlignerConfig) -> None:
         super().__init__()
@@ -57,19 +57,19 @@ class DenseAligner(nn.Module):
     def forward(self, tokens: torch.Tensor, text_states: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
         if text_states.shape[-1] != self.text_dim:
             raise ValueError(
-                f"text_states is {text_states.shape[-1]} wide, this Dense Aligner was made for {self.text_dim}: set "
-                f"DenseAlignerConfig(text_dim={text_states.shape[-1]}) or use the text encoder it was trained with."
+                f"text_states: expected width {self.text_dim}, got {text_states.shape[-1]}; set "
+                f"DenseAlignerConfig(text_dim={text_states.shape[-1]}), or use the text encoder that the adapter was "
+                "trained with."
             )
         h, w = grid
         z = self.down(tokens).relu()  # (B, N, D)
         prefix, patches = z[:, : z.shape[1] - h * w], z[:, z.shape[1] - h * w :]
         grid_states = patches.transpose(1, 2).unflatten(2, (h, w))  # (B, D, h, w)
-        # Contiguous, not as the channels-last view it could be: convolutions then round as they did in the released
-        # implementation, without which a training run leaves the authors' within ten steps.
+        # Contiguous rather than a channels-last view, which torch.compile cannot lower here.
         dense = self.dmoc(grid_states.contiguous())
         dense = dense.permute(0, 2, 3, 1).flatten(1, 2) + patches  # (B, h·w, D)
         aligned = self.cross(dense, text_states)
-        # Prefix tokens have no place on the grid: they skip both modules, and z is added to all alike.
+        # Prefix tokens are not on the grid: they skip both modules. z is added to all tokens.
         return self.up(torch.cat([prefix, aligned], dim=1) + z)
 
 
@@ -81,38 +81,38 @@ def _kaiming(module: nn.Module) -> None:
 
 
 class DenseAlignerLayer(ParallelAdapterLayer):
-    """The MLP of an image block with Dense Aligners beside it."""
+    """The MLP of an image block with parallel Dense Aligners."""
 
     adapter_layer_names = ("dense_aligner_branches",)
 
     @staticmethod
-    def pick_input(args: tuple, kwargs: dict) -> Any:
-        # Taken out of the keywords: an attention kernel has no use for them.
+    def extract_input(args: tuple, kwargs: dict) -> Any:
+        # Popped, so that neither is forwarded to the attention kernel.
         return kwargs.pop("text_states", None), kwargs.pop("patch_grid", None)
 
     def make_branch(self, config: DenseAlignerConfig) -> nn.Module:
         return DenseAligner(self.width, config)
 
-    def check_input(self, hidden_states: torch.Tensor, handed_over: Any) -> tuple:
-        text_states, grid = handed_over or (None, None)
+    def check_input(self, hidden_states: torch.Tensor, second_input: Any) -> tuple:
+        text_states, grid = second_input or (None, None)
         batch, num_tokens, _ = hidden_states.shape
         if text_states is None:
             raise ValueError(
                 "text_states is missing: pass the text encoder's last hidden states (B, L, T) to the image encoder, "
-                "`model(pixel_values, text_states=...)`, or switch the Dense Aligners off with `disable_adapter()`."
+                "`model(pixel_values, text_states=...)`, or disable the Dense Aligners with `disable_adapter()`."
             )
         if text_states.ndim != 3 or text_states.shape[0] != batch:
             raise ValueError(
-                f"text_states has shape {tuple(text_states.shape)}, needed is ({batch}, L, T): one sentence for each "
-                f"of the {batch} images."
+                f"text_states: expected shape ({batch}, L, T), one sentence per image, got {tuple(text_states.shape)}."
             )
         if text_states.device != hidden_states.device:
             raise ValueError(
-                f"text_states is on {text_states.device}, the image encoder on {hidden_states.device}: move one."
+                f"text_states: expected a tensor on {hidden_states.device}, the device of the image encoder, got "
+                f"{text_states.device}; move one of them."
             )
         if grid is None or grid[0] * grid[1] > num_tokens:
             raise ValueError(
-                f"patch_grid is {grid} for {num_tokens} tokens: call the image encoder with pixel_values, of which "
-                "the grid is read, or pass patch_grid=(h, w)."
+                f"patch_grid: expected (h, w) for {num_tokens} tokens, got {grid}; call the image encoder with "
+                "pixel_values, from which the grid is computed, or pass patch_grid=(h, w)."
             )
         return hidden_states, text_states, grid

@@ -16,8 +16,8 @@ from .layer import DenseAlignerLayer
 class DenseAlignerModel(ParallelAdapterModel):
     """An image encoder with Dense Aligners.
 
-    Call it with `text_states` (B, L, T), the text encoder's last hidden states. The patch grid is read off
-    `pixel_values`; a backbone called in another way needs `patch_grid=(h, w)` too.
+    Call it with `text_states` (B, L, T), the text encoder's last hidden states. The patch grid is computed from
+    `pixel_values`; a backbone without that argument also needs `patch_grid=(h, w)`.
     """
 
     prefix = "dense_aligner_"
@@ -26,20 +26,22 @@ class DenseAlignerModel(ParallelAdapterModel):
     layouts = IMAGE_BLOCKS
     second_input = "the keyword arguments (text_states)"
 
-    def _post_injection_hook(self, model: nn.Module, config: Any, adapter_name: str) -> None:
-        patch_size = self.get_model_config(model).get("patch_size")
-        if patch_size is not None and not _patch_grid_hooks(model):
-            model.register_forward_pre_hook(_AddPatchGrid(patch_size), with_kwargs=True)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        patch_size = self.get_model_config(self.model).get("patch_size")
+        self.patch_grid_hook = None
+        if patch_size is not None:
+            self.patch_grid_hook = self.model.register_forward_pre_hook(_AddPatchGrid(patch_size), with_kwargs=True)
 
     def _unload_and_optionally_merge(self, merge: bool = True, **kwargs: Any) -> Any:
         model = super()._unload_and_optionally_merge(merge, **kwargs)
-        for key in _patch_grid_hooks(model):
-            del model._forward_pre_hooks[key], model._forward_pre_hooks_with_kwargs[key]
+        if self.patch_grid_hook is not None:
+            self.patch_grid_hook.remove()
         return model
 
 
 class _AddPatchGrid:
-    """Forward pre-hook of the encoder: sends the patch grid down with `text_states`, so that any shape works."""
+    """Forward pre-hook of the encoder that adds `patch_grid` to the keyword arguments, for images of any size."""
 
     def __init__(self, patch_size: int | tuple[int, int]) -> None:
         self.patch_size = (patch_size, patch_size) if isinstance(patch_size, int) else tuple(patch_size)
@@ -51,11 +53,7 @@ class _AddPatchGrid:
         sides, patch = pixels.shape[-2:], self.patch_size
         if sides[0] % patch[0] or sides[1] % patch[1]:
             raise ValueError(
-                f"pixel_values is {sides[0]} high and {sides[1]} wide: both sides must be multiples of the patch, "
-                f"{patch[0]} and {patch[1]}."
+                f"pixel_values: expected height and width to be multiples of the patch size, {patch[0]} and {patch[1]}"
+                f", got {sides[0]} and {sides[1]}; resize or pad the images."
             )
         return args, {**kwargs, "patch_grid": (sides[0] // patch[0], sides[1] // patch[1])}
-
-
-def _patch_grid_hooks(model: nn.Module) -> list[int]:
-    return [key for key, hook in model._forward_pre_hooks.items() if isinstance(hook, _AddPatchGrid)]

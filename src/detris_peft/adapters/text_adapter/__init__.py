@@ -1,4 +1,4 @@
-"""Text adapters for text encoders, as a peft tuner."""
+"""The text adapter: a peft tuner for text encoders."""
 
 from ..registry import register
 from .config import TextAdapterConfig

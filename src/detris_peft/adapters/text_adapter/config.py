@@ -11,16 +11,16 @@ from ..config import ParallelAdapterConfig
 
 @dataclass
 class TextAdapterConfig(ParallelAdapterConfig):
-    """Text adapters beside the MLPs of a text encoder: D-MoC along the sentence.
+    """Configuration of text adapters, parallel to the MLPs of a text encoder: D-MoC along the sentence.
 
-    DETRIS (https://arxiv.org/abs/2501.08580), section 3.3, equation 4; the defaults are DETRIS-B's. The fields are
-    those of [`ParallelAdapterConfig`](../config.py).
+    DETRIS (https://arxiv.org/abs/2501.08580), section 3.3, equation 4; the defaults are those of DETRIS-B. The fields
+    are those of [`ParallelAdapterConfig`].
 
     Args:
         dim: bottleneck width D, a multiple of 16.
 
     Raises:
-        ValueError: a field does not fit; the message names it and says what would.
+        ValueError: a field is invalid; the message names it and says what is expected.
 
     Example:
         >>> text = get_peft_model(CLIPTextModel.from_pretrained("openai/clip-vit-base-patch16"), TextAdapterConfig())

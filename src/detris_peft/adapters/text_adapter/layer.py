@@ -16,9 +16,9 @@ from .config import TextAdapterConfig
 
 
 class TextAdapter(nn.Module):
-    """One branch: the residual stream in front of the MLP's norm, (B, L, T) → (B, L, T), not yet scaled.
+    """Text adapter branch: the residual stream before the MLP's norm (B, L, T) → (B, L, T), unscaled.
 
-    Initialized as PyTorch does by default, unlike the Dense Aligner.
+    Unlike the Dense Aligner, it keeps PyTorch's default initialization.
     """
 
     def __init__(self, width: int, config: TextAdapterConfig) -> None:
@@ -32,28 +32,28 @@ class TextAdapter(nn.Module):
 
     def forward(self, residual: torch.Tensor) -> torch.Tensor:
         z = self.down(residual).relu()  # (B, L, D)
-        # The start token skips the convolutions. They are not causal, and padding takes part.
+        # The start token skips the convolutions, which are not causal and include padding.
         words = self.dmoc(z[:, 1:].transpose(1, 2)).transpose(1, 2)  # (B, L-1, D)
         return self.up(torch.cat([z[:, :1], words], dim=1) + z)
 
 
 class TextAdapterLayer(ParallelAdapterLayer):
-    """The MLP of a text block with text adapters beside it."""
+    """The MLP of a text block with parallel text adapters."""
 
     adapter_layer_names = ("text_adapter_branches",)
 
     @staticmethod
-    def pick_input(args: tuple, kwargs: dict) -> Any:
+    def extract_input(args: tuple, kwargs: dict) -> Any:
         return args[0] if args else next(iter(kwargs.values()))
 
     def make_branch(self, config: TextAdapterConfig) -> nn.Module:
         return TextAdapter(self.width, config)
 
-    def check_input(self, hidden_states: torch.Tensor, handed_over: Any) -> tuple:
-        if handed_over is None:
+    def check_input(self, hidden_states: torch.Tensor, second_input: Any) -> tuple:
+        if second_input is None:
             raise ValueError(
-                "The text adapter got no residual stream: set input_module in TextAdapterConfig to a module of the "
+                "expected the residual stream, got none; set input_module in TextAdapterConfig to a module of the "
                 "block that runs before the target module."
             )
-        # The target's own input (after the norm) is not what the branch works on.
-        return (handed_over,)
+        # The branch does not use the target's own input, which comes after the norm.
+        return (second_input,)

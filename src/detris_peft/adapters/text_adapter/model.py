@@ -9,10 +9,10 @@ from .layer import TextAdapterLayer
 
 
 class TextAdapterModel(ParallelAdapterModel):
-    """A text encoder with text adapters; called as before."""
+    """A text encoder with text adapters. It is called like the plain encoder."""
 
     prefix = "text_adapter_"
     tuner_layer_cls = TextAdapterLayer
     config_cls = TextAdapterConfig
     layouts = TEXT_BLOCKS
-    second_input = "the residual stream (the input of the norm in front of the MLP)"
+    second_input = "the residual stream (the input of the norm before the MLP)"

@@ -1,4 +1,4 @@
-"""COCO JSON whose annotations carry sentences.
+"""Reader for COCO JSON whose annotations have sentences.
 
 {"images":      [{"id": 1, "file_name": "0001.jpg"}],
  "annotations": [{"id": 7, "image_id": 1, "segmentation": [[...]], "sentences": ["the left rose"]}]}
@@ -14,12 +14,38 @@ from typing import Any
 
 import datasets
 
-from ..errors import BadRowError, BadRows, reject
-from ..fields import read_id, read_mask, read_sentences, sentence_ids, text_id, upright_size
+from ..errors import BadRowError, BadRows, join_names, reject
+from ..fields import read_flag, read_id, read_mask, read_sentences, text_id, upright_size
 from ..masks import unite_masks
-from ..schema import FEATURES
+from ..schema import make_row, to_dataset
+from .registry import DatasetReader, Source, candidate_paths
 
 PLACEHOLDER = "{split}"
+
+
+class CocoReader(DatasetReader):
+    """Reads .json files; "{split}" in the name is replaced by the split's name."""
+
+    name = "coco"
+    accepts = "a COCO .json file"
+
+    def detect(self, source: Source) -> bool:
+        return source.dataset.endswith(".json")
+
+    def splits(self, source: Source) -> Iterable[str]:
+        return coco_splits(self._file(source))
+
+    def load(self, source: Source, split: str, bad_rows: BadRows | None) -> datasets.Dataset:
+        folder = None if source.image_folder is None else Path(source.data_root, source.image_folder)
+        return load_coco(self._file(source), image_folder=folder, split=split, bad_rows=bad_rows)
+
+    def _file(self, source: Source) -> Path:
+        for path in candidate_paths(source):
+            if coco_splits(path) if PLACEHOLDER in source.dataset else path.is_file():
+                return path
+        raise FileNotFoundError(
+            f"{source.dataset}: no such file, also not below {source.data_root}; pass a COCO .json file"
+        )
 
 
 def load_coco(
@@ -29,96 +55,97 @@ def load_coco(
     split: str | None = None,
     bad_rows: BadRows | None = None,
 ) -> datasets.Dataset:
-    """COCO JSON with `sentences` on annotations, one row an annotation; the columns are `FEATURES`.
+    """Load COCO JSON with `sentences` on annotations, one row per annotation, with the columns `FEATURES`.
 
-    `sentences` is a list of texts or of `{"sent": text}`, or there is a single `sentence`; annotations with neither
-    are other objects and are left out. `segmentation` may be polygons or an RLE, of the image as it stands upright.
+    `sentences` is a list of texts or of `{"sent": text}`; a single `sentence` may replace it. Annotations with neither
+    are objects without an expression and are skipped. `segmentation` is a list of polygons or an RLE, in pixels of the
+    upright image.
 
     Args:
-        file: the JSON; "{split}" in its path stands for the split's name: "flowers/{split}.json".
-        image_folder: where the images are; by default beside the file.
-        split: one of those that annotations or images name in a field `split`. Of a file without such fields, and
-            without "{split}" in its path, all is "train". None takes everything.
-        bad_rows: collects bad annotations; None raises the first.
+        file: the JSON; "{split}" in its path is replaced by the split's name: "flowers/{split}.json".
+        image_folder: folder of the images; by default the folder of the file.
+        split: one of the splits named by the field `split` of annotations or images. In a file without such fields,
+            and without "{split}" in its path, everything is "train". None loads everything.
+        bad_rows: collects invalid annotations; None raises the first.
 
     Returns:
-        An in-memory `datasets.Dataset`; images stay files until a row is read.
+        An in-memory `datasets.Dataset`; images are decoded when a row is read.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the split is unknown, the file is not COCO JSON, or no annotation has a sentence; as
-            `BadRowError`, an annotation is bad: file, id and field are named.
+        FileNotFoundError: the file does not exist.
+        ValueError: the split is unknown, the file is not COCO JSON, or no annotation has a sentence. A `BadRowError`
+            if an annotation is invalid: it names file, id and field.
     """
     templated = PLACEHOLDER in str(file)
     if templated and split is None:
-        raise ValueError(f"{file}: which split? pass split=: there are {_listed(coco_splits(file))}")
-    place = Path(str(file).replace(PLACEHOLDER, split or ""))
-    if templated and not place.is_file():
-        raise ValueError(f"{place}: no split '{split}': there are {_listed(coco_splits(file))}")
-    images, annotations = _read(place)
-    folder = Path(os.path.abspath(image_folder or place.parent))
+        raise ValueError(f"{file}: expected a split, got None; pass split=, one of {join_names(coco_splits(file))}")
+    path = Path(str(file).replace(PLACEHOLDER, split or ""))
+    if templated and not path.is_file():
+        raise ValueError(f"{path}: no split '{split}', expected one of {join_names(coco_splits(file))}")
+    images, annotations = _read(path)
+    folder = Path(os.path.abspath(image_folder or path.parent))
     default = split if templated and split else "train"
-    spoken = [
+    referred = [
         (_split(annotation, images, default), annotation)
         for annotation in annotations
         if annotation.get("sentences") or annotation.get("sentence") is not None
     ]
-    if not spoken:
-        raise ValueError(f"{place}: no annotation has 'sentences': write them beside 'segmentation'")
-    if not templated and split is not None and split not in {name for name, _ in spoken}:
+    if not referred:
+        raise ValueError(f"{path}: expected annotations with 'sentences', got none; add them next to 'segmentation'")
+    found = sorted({name for name, _ in referred})
+    if not templated and split is not None and split not in found:
         raise ValueError(
-            f"{place}: no split '{split}': there are {_listed({name for name, _ in spoken})}; name a split's file as "
-            f"'{PLACEHOLDER}.json', or give images a field 'split'"
+            f"{path}: no split '{split}', expected one of {join_names(found)}; name the file of each split as "
+            f"'{PLACEHOLDER}.json', or add a field 'split' to the images"
         )
-    # Several files may give one id to different images.
+    # Image ids may collide across files: with one file per split they are derived from the file name.
     base = _base(str(file)) if templated else None
-    dataset = base.name if base else place.stem
+    dataset = base.name if base else path.stem
     rows, seen, sizes = [], set(), {}
-    for name, annotation in spoken:
+    for name, annotation in referred:
         if not templated and split is not None and name != split:
             continue
-        where = f"{place}: annotation {annotation.get('id')}"
+        where = f"{path}: annotation {annotation.get('id')}"
         try:
-            row = {**_row(annotation, images, folder, name, where, sizes), "dataset": dataset}
-            if base:
-                row["file_name"] = Path(os.path.relpath(row["image"], base)).as_posix()
-                row["image_id"] = text_id(row["file_name"])
+            row = _row(annotation, images, folder, name, dataset, where, sizes, base)
             if row["ref_id"] in seen:
-                raise BadRowError(f"{where}: another annotation has this 'id' too: give another", "duplicate_id")
+                raise BadRowError(f"{where}: expected a unique 'id', got a repeated one; change it", "duplicate_id")
         except BadRowError as error:
             reject(error, bad_rows)
             continue
         seen.add(row["ref_id"])
         rows.append(row)
-    return datasets.Dataset.from_dict({name: [row[name] for row in rows] for name in FEATURES}, features=FEATURES)
+    return to_dataset(rows)
 
 
 def coco_splits(file: str | os.PathLike[str]) -> list[str]:
-    """The splits of COCO JSON; raises as `load_coco` does for files that cannot be read."""
+    """Return the splits of COCO JSON; errors as for `load_coco`."""
     text = str(file)
     if PLACEHOLDER in text:
         before, after = map(re.escape, text.split(PLACEHOLDER, 1))
-        named = re.compile(f"{before}([^/]+){after}".replace(re.escape(PLACEHOLDER), r"\1"))
-        everywhere = glob.escape(text).replace(glob.escape(PLACEHOLDER), "*")
-        return sorted(match[1] for match in map(named.fullmatch, glob.glob(everywhere)) if match)
+        # A second placeholder must match the same name.
+        pattern = re.compile(f"{before}([^/]+){after}".replace(re.escape(PLACEHOLDER), r"\1"))
+        files = glob.glob(glob.escape(text).replace(glob.escape(PLACEHOLDER), "*"))
+        return sorted(match[1] for match in map(pattern.fullmatch, files) if match)
     images, annotations = _read(Path(file))
     return sorted({_split(annotation, images, "train") for annotation in annotations})
 
 
 def _read(file: Path) -> tuple[dict[Any, dict], list[dict]]:
-    """Images by id, and annotations."""
+    """Return images, keyed by id, and annotations."""
     if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file: give a COCO .json file")
+        raise FileNotFoundError(f"{file}: no such file; pass a COCO .json file")
     try:
         content = json.loads(file.read_bytes())
     except ValueError as error:
-        raise ValueError(f"{file}: not readable as JSON ({error}): write it again") from None
+        raise ValueError(f"{file}: expected JSON, got unreadable data ({error}); write the file again") from None
     try:
         images, annotations = content["images"], content["annotations"]
         return {image["id"]: dict(image) for image in images}, [dict(one) for one in annotations]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{file}: is not COCO JSON ({error!r}): it must hold 'images', each with an 'id', and 'annotations'"
+            f"{file}: expected COCO JSON with 'images', each with an 'id', and 'annotations', got other content "
+            f"({error!r}); pass another file"
         ) from None
 
 
@@ -132,63 +159,64 @@ def _row(
     images: Mapping[Any, dict],
     folder: Path,
     split: str,
+    dataset: str,
     where: str,
     sizes: dict[Path, tuple[int, int]],
+    base: Path | None,
 ) -> dict[str, Any]:
     image_id = annotation.get("image_id")
     image = images.get(_hashable(image_id))
     if image is None:
-        raise BadRowError(f"{where}: 'image_id' {image_id} is not among 'images': add the image or mend the id")
+        raise BadRowError(
+            f"{where}: expected an 'image_id' among 'images', got {image_id}; add the image or fix the id"
+        )
     file_name = image.get("file_name")
     if not isinstance(file_name, str) or not file_name:
-        raise BadRowError(f"{where}: its image {image_id} has no 'file_name': it must be text")
+        raise BadRowError(f"{where}: expected text as 'file_name' of image {image_id}, got {file_name!r}; fix it")
     file = folder / file_name
     if file not in sizes:
         sizes[file] = upright_size({"path": str(file)}, f"{where}: image {image_id}")
     height, width = sizes[file]
-    said = image.get("height", height), image.get("width", width)
-    if said != (height, width):
-        turned = " once turned upright as its EXIF tag says" if said == (width, height) else ""
+    declared = image.get("height", height), image.get("width", width)
+    if declared != (height, width):
+        turned = " after applying its EXIF orientation" if declared == (width, height) else ""
         raise BadRowError(
-            f"{where}: image {image_id} is {said[1]}x{said[0]} in the JSON, but {file} is {width}x{height} pixels"
-            f"{turned}: annotate the image as it is, or mend the JSON",
+            f"{where}: expected image {image_id} of {declared[1]}x{declared[0]} pixels as in the JSON, got {file} of "
+            f"{width}x{height} pixels{turned}; annotate the image as it is, or fix the JSON",
             "mask_malformed",
         )
     field = "sentences" if annotation.get("sentences") else "sentence"
     sentences = read_sentences(annotation[field], f"{where}: '{field}'")
-    no_target = annotation.get("no_target") or False
-    if no_target is not True and no_target is not False:
-        raise BadRowError(f"{where}: 'no_target' is {no_target!r}: it must be true or false")
+    no_target = read_flag(annotation.get("no_target"), f"{where}: 'no_target'")
     if annotation.get("id") is None:
-        raise BadRowError(f"{where}: 'id' is missing: give each annotation its own")
+        raise BadRowError(f"{where}: expected an 'id', got nothing; add a unique id to each annotation")
     ref_id = read_id(annotation["id"], -1, f"{where}: 'id'")
-    segmentation = annotation.get("segmentation")
-    return {
-        "image": str(file),
-        "sentences": sentences,
-        "mask": unite_masks([], height, width)
-        if no_target
-        else read_mask(segmentation, height, width, f"{where}: 'segmentation'"),
-        "ref_id": ref_id,
-        "ann_id": -1 if no_target else ref_id,
-        "ann_ids": [] if no_target else [ref_id],
-        "no_target": no_target,
-        "image_id": read_id(image_id, text_id(file_name), f"{where}: 'image_id'"),
-        "sent_ids": sentence_ids(ref_id, len(sentences)),
-        "category_id": read_id(annotation.get("category_id"), -1, f"{where}: 'category_id'"),
-        "split": split,
-        "file_name": file_name,
-    }
+    if no_target:
+        mask = unite_masks([], height, width)
+    else:
+        mask = read_mask(annotation.get("segmentation"), height, width, f"{where}: 'segmentation'")
+    name, number = file_name, read_id(image_id, text_id(file_name), f"{where}: 'image_id'")
+    if base is not None:
+        name = Path(os.path.relpath(file, base)).as_posix()
+        number = text_id(name)
+    return make_row(
+        image=str(file),
+        sentences=sentences,
+        mask=mask,
+        ref_id=ref_id,
+        ann_ids=[] if no_target else [ref_id],
+        image_id=number,
+        category_id=read_id(annotation.get("category_id"), -1, f"{where}: 'category_id'"),
+        split=split,
+        dataset=dataset,
+        file_name=name,
+    )
 
 
 def _base(file: str) -> Path:
-    """The dataset's own folder: flowers for flowers/{split}.json and flowers/{split}/annotations.json."""
+    """Return the folder of a templated dataset: flowers for flowers/{split}.json and flowers/{split}/a.json."""
     return Path(os.path.abspath(f"{file.split(PLACEHOLDER)[0]}x")).parent
 
 
 def _hashable(value: Any) -> Any:
     return value if isinstance(value, (int, str)) else None
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names)) or "none"

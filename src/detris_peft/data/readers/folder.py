@@ -1,10 +1,10 @@
-"""A folder of images with a metadata.jsonl, laid out as `datasets`' imagefolder wants it.
+"""Reader for a folder of images with a metadata.jsonl, as in the imagefolder format of `datasets`.
 
 <folder>/train/metadata.jsonl        {"file_name": "0001.jpg", "sentence": "the left rose", "mask": "masks/0001.png"}
 <folder>/train/0001.jpg              ...
 <folder>/val/metadata.jsonl          ...
 
-Without sub-folders, one metadata.jsonl beside the images, whose lines may name their "split".
+Without subfolders, one metadata.jsonl next to the images, whose lines may have a field "split".
 """
 
 import json
@@ -15,36 +15,54 @@ from typing import Any
 
 import datasets
 
-from ..errors import BadRowError, BadRows, reject
-from ..fields import read_id, read_mask, read_sentences, sentence_ids, text_id, upright_size
+from ..errors import BadRowError, BadRows, join_names, reject
+from ..fields import read_flag, read_id, read_mask, read_sentences, text_id, upright_size
 from ..masks import unite_masks
-from ..schema import FEATURES
+from ..schema import make_row, to_dataset
+from .registry import DatasetReader, Source, dataset_folder, dataset_path
 
 METADATA = "metadata.jsonl"
+
+
+class FolderReader(DatasetReader):
+    """Reads folders with metadata.jsonl, or with a subfolder per split that has one."""
+
+    name = "folder"
+    accepts = "a folder with metadata.jsonl"
+
+    def detect(self, source: Source) -> bool:
+        path = dataset_path(source)
+        return path is not None and ((path / METADATA).is_file() or any(path.glob(f"*/{METADATA}")))
+
+    def splits(self, source: Source) -> Iterable[str]:
+        return folder_splits(dataset_folder(source))
+
+    def load(self, source: Source, split: str, bad_rows: BadRows | None) -> datasets.Dataset:
+        return load_folder(dataset_folder(source), split, bad_rows=bad_rows)
 
 
 def load_folder(
     folder: str | os.PathLike[str], split: str | None = None, *, bad_rows: BadRows | None = None
 ) -> datasets.Dataset:
-    """One split of a folder with metadata.jsonl, one row a line; the columns are `FEATURES`.
+    """Load one split of a folder with metadata.jsonl, one row per line, with the columns `FEATURES`.
 
-    A line needs `file_name` (of the image, from metadata.jsonl's own folder), `sentence` or `sentences`, and `mask`:
-    a PNG's file name (what is not black is the target), polygons in pixels, or an RLE; a line with
-    `"no_target": true` needs none. `mask_file_name` in place of `mask` makes `datasets` see the PNG as a image. A
-    line may hold `split`, `ref_id`, `ann_id`, `image_id` and `category_id`; without `ref_id`, the line's number is it.
+    A line has `file_name` (of the image, relative to metadata.jsonl), `sentence` or `sentences`, and `mask`: a PNG's
+    file name (non-zero pixels are foreground), polygons in pixels, or an RLE; with `"no_target": true` it needs no
+    mask. With `mask_file_name` in place of `mask`, `datasets` reads the PNG as an image. Optional fields are `split`,
+    `ref_id` (by default the line number), `ann_id`, `image_id` and `category_id`.
 
     Args:
-        folder: holds metadata.jsonl, or a sub-folder for each split that does.
-        split: "train", "val", ...; None where there is only one.
-        bad_rows: collects bad lines; None raises the first.
+        folder: has metadata.jsonl, or a subfolder per split that has it.
+        split: "train", "val", ...; may be None if there is only one.
+        bad_rows: collects invalid lines; None raises the first.
 
     Returns:
-        An in-memory `datasets.Dataset`; images stay files until a row is read.
+        An in-memory `datasets.Dataset`; images are decoded when a row is read.
 
     Raises:
         FileNotFoundError: there is no metadata.jsonl.
-        ValueError: the split is unknown, or the file is no text; as `BadRowError`, a line is bad: file, line and
-            field are named.
+        ValueError: the split is unknown, or the file is not text. A `BadRowError` if a line is invalid: it names
+            file, line and field.
     """
     lines, splits = [], []
     for file, default in _metadata_files(Path(folder)):
@@ -52,7 +70,7 @@ def load_folder(
             name = str(line[2].get("split", default))
             splits.append(name)
             lines.append((*line, name))
-    split = _chosen(split, splits, Path(folder))
+    split = _select_split(split, splits, Path(folder))
     rows, seen, sizes = [], {}, {}
     for file, number, line, name in lines:
         if name != split:
@@ -62,7 +80,8 @@ def load_folder(
             row = _row(line, file.parent, Path(folder), split, number, where, sizes)
             if row["ref_id"] in seen:
                 raise BadRowError(
-                    f"{where}: 'ref_id' {row['ref_id']} was given to {seen[row['ref_id']]} already: give another",
+                    f"{where}: expected a unique 'ref_id', got {row['ref_id']}, used by {seen[row['ref_id']]}; change "
+                    "one of the two",
                     "duplicate_id",
                 )
         except BadRowError as error:
@@ -70,11 +89,11 @@ def load_folder(
             continue
         seen[row["ref_id"]] = where
         rows.append(row)
-    return datasets.Dataset.from_dict({name: [row[name] for row in rows] for name in FEATURES}, features=FEATURES)
+    return to_dataset(rows)
 
 
 def folder_splits(folder: str | os.PathLike[str]) -> list[str]:
-    """The splits of a folder with metadata.jsonl; raises as `load_folder` does for files that cannot be read."""
+    """Return the splits of a folder with metadata.jsonl; errors as for `load_folder`."""
     unread = BadRows()
     found = {
         str(line.get("split", default))
@@ -85,13 +104,13 @@ def folder_splits(folder: str | os.PathLike[str]) -> list[str]:
 
 
 def _metadata_files(folder: Path) -> list[tuple[Path, str]]:
-    """Every metadata.jsonl, and the split of those of its lines that name none."""
+    """Return every metadata.jsonl, with the split of lines that have no field "split"."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder: give the one that holds {METADATA} or train/{METADATA}")
+        raise FileNotFoundError(f"{folder}: no such folder; pass one that has {METADATA} or train/{METADATA}")
     files = [(folder / METADATA, "train")] if (folder / METADATA).is_file() else []
     files += [(file, file.parent.name) for file in sorted(folder.glob(f"*/{METADATA}"))]
     if not files:
-        raise FileNotFoundError(f"{folder}: no {METADATA} there, nor in a folder below: write one line a sentence")
+        raise FileNotFoundError(f"{folder}: no {METADATA} in it or in a subfolder; write one line per target")
     return files
 
 
@@ -100,29 +119,33 @@ def _lines(file: Path, bad_rows: BadRows | None) -> Iterable[tuple[Path, int, di
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{file}: is not UTF-8 text ({error.reason} at byte {error.start}): save it as such"
+            f"{file}: expected UTF-8 text, got other data ({error.reason} at byte {error.start}); save it as UTF-8"
         ) from None
-    # Only line feeds end a line: JSON may hold the other line separators of Unicode as they are.
+    # Not splitlines(): JSON strings may contain the other line separators of Unicode unescaped.
     for number, content in enumerate(text.split("\n"), start=1):
         if not content.strip():
             continue
         try:
             line = json.loads(content)
-            if not isinstance(line, dict):
-                raise ValueError("it is no {...}")
         except ValueError as error:
-            reject(BadRowError(f"{file} line {number}: not readable as JSON ({error}): mend it"), bad_rows)
-            continue
-        yield file, number, line
+            found = f"unreadable text ({error})"
+        else:
+            if isinstance(line, dict):
+                yield file, number, line
+                continue
+            found = f"a {type(line).__name__}"
+        reject(BadRowError(f"{file} line {number}: expected a JSON object, got {found}; fix the line"), bad_rows)
 
 
-def _chosen(split: str | None, splits: list[str], folder: Path) -> str:
+def _select_split(split: str | None, splits: list[str], folder: Path) -> str:
     found = sorted(set(splits))
     if split is None and len(found) == 1:
         return found[0]
     if split not in found:
-        asked = "pass split=" if split is None else f"no split '{split}'"
-        raise ValueError(f"{folder}: {asked}: there are {', '.join(found) or 'none, no line is readable'}")
+        problem = "expected split=" if split is None else f"no split '{split}', expected"
+        raise ValueError(
+            f"{folder}: {problem} one of {join_names(found)}" + ("" if found else "; no line of it is readable")
+        )
     return str(split)
 
 
@@ -140,40 +163,40 @@ def _row(
     sizes: dict[Path, tuple[int, int]],
 ) -> dict[str, Any]:
     sentence = _first_given(line, "sentences", "sentence")
-    mask = _first_given(line, "mask", "mask_file_name")
-    no_target = line.get("no_target") or False
-    if no_target is not True and no_target is not False:
-        raise BadRowError(f"{where}: 'no_target' is {no_target!r}: it must be true or false")
-    for name in ("file_name", sentence) if no_target else ("file_name", sentence, mask):
+    mask_field = _first_given(line, "mask", "mask_file_name")
+    no_target = read_flag(line.get("no_target"), f"{where}: 'no_target'")
+    for name in ("file_name", sentence) if no_target else ("file_name", sentence, mask_field):
         if line.get(name) is None:
-            has = ", ".join(sorted(map(str, line))) or "nothing"
-            raise BadRowError(f"{where}: '{name}' is missing: the line has {has}")
+            raise BadRowError(f"{where}: expected '{name}', got {join_names(sorted(map(str, line)))}; add '{name}'")
     if not isinstance(line["file_name"], str):
-        raise BadRowError(f"{where}: 'file_name' is {line['file_name']!r}: it must be text")
+        raise BadRowError(f"{where}: expected text as 'file_name', got {line['file_name']!r}; fix it")
     image = folder / line["file_name"]
     if image not in sizes:
         sizes[image] = upright_size({"path": str(image)}, f"{where}: 'file_name'")
     height, width = sizes[image]
     sentences = read_sentences(line[sentence], f"{where}: '{sentence}'")
     ref_id = read_id(line.get("ref_id"), number, f"{where}: 'ref_id'")
-    ann_id = -1 if no_target else read_id(line.get("ann_id"), ref_id, f"{where}: 'ann_id'")
+    ann_ids = [] if no_target else [read_id(line.get("ann_id"), ref_id, f"{where}: 'ann_id'")]
+    if no_target:
+        mask = unite_masks([], height, width)
+    else:
+        mask = read_mask(
+            line[mask_field],
+            height,
+            width,
+            f"{where}: '{mask_field}'",
+            find_file=lambda file: os.path.abspath(folder / file),
+        )
     name = image.relative_to(root).as_posix() if image.is_relative_to(root) else image.as_posix()
-    return {
-        "image": os.path.abspath(image),
-        "sentences": sentences,
-        "mask": unite_masks([], height, width)
-        if no_target
-        else read_mask(
-            line[mask], height, width, f"{where}: '{mask}'", find_file=lambda file: os.path.abspath(folder / file)
-        ),
-        "ref_id": ref_id,
-        "ann_id": ann_id,
-        "ann_ids": [] if no_target else [ann_id],
-        "no_target": no_target,
-        "image_id": read_id(line.get("image_id"), text_id(name), f"{where}: 'image_id'"),
-        "sent_ids": sentence_ids(ref_id, len(sentences)),
-        "category_id": read_id(line.get("category_id"), -1, f"{where}: 'category_id'"),
-        "split": split,
-        "dataset": Path(os.path.abspath(root)).name,
-        "file_name": name,
-    }
+    return make_row(
+        image=os.path.abspath(image),
+        sentences=sentences,
+        mask=mask,
+        ref_id=ref_id,
+        ann_ids=ann_ids,
+        image_id=read_id(line.get("image_id"), text_id(name), f"{where}: 'image_id'"),
+        category_id=read_id(line.get("category_id"), -1, f"{where}: 'category_id'"),
+        split=split,
+        dataset=Path(os.path.abspath(root)).name,
+        file_name=name,
+    )

@@ -1,18 +1,44 @@
-"""The layout of gRefCOCO (Liu et al., 2023, https://arxiv.org/abs/2306.00968): several targets, or none.
+"""Reader for gRefCOCO (Liu et al., 2023, https://arxiv.org/abs/2306.00968): several targets, one, or none.
 
-As REFER's, with `grefs(<split_by>).json` (or .p), whose references list their annotations:
-[12, 15] are two targets, [-1] or [] is none.
+The format is REFER's, except that references are in `grefs(<split_by>).json` (or .p), and that each lists its
+annotations: [12, 15] are two targets, [-1] or [] is no target.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import datasets
 
 from ..errors import BadRowError, BadRows
-from .refer_fields import field, whole
-from .refer_files import ReferFiles
+from .refer_fields import as_int, field
+from .refer_files import ReferFiles, reference_splits, root_and_name
+from .registry import DatasetReader, Source, dataset_path
+
+
+class GrefCocoReader(DatasetReader):
+    """Reads folders with grefs(<split_by>).json and instances.json."""
+
+    name = "grefcoco"
+    accepts = "a folder with grefs(*).json and instances.json"
+
+    def detect(self, source: Source) -> bool:
+        path = dataset_path(source)
+        return path is not None and any(path.glob("grefs(*).*"))
+
+    def splits(self, source: Source) -> Iterable[str]:
+        return reference_splits(*root_and_name(source), _refs_names(source.split_by))
+
+    def load(self, source: Source, split: str, bad_rows: BadRows | None) -> datasets.Dataset:
+        root, name = root_and_name(source)
+        return load_grefer(
+            root,
+            split,
+            dataset=name,
+            split_by=source.split_by,
+            image_folder=source.image_folder,
+            bad_rows=bad_rows,
+        )
 
 
 def load_grefer(
@@ -24,33 +50,40 @@ def load_grefer(
     image_folder: str | None = None,
     bad_rows: BadRows | None = None,
 ) -> datasets.Dataset:
-    """One split in gRefCOCO's layout, one row a reference; the columns are `FEATURES`.
+    """Load one split in the gRefCOCO format, one row per reference, with the columns `FEATURES`.
 
-    The mask is the union of the targets; where there is none it is empty and `no_target` is true.
+    The mask is the union of the targets. Without targets the mask has no foreground and `no_target` is true.
 
     Args and errors: see `load_refer`.
     """
-    names = [f"grefs({split_by}).json", f"grefs({split_by}).p"]
-    files = ReferFiles(root, dataset, names, image_folder)
-    # Its sentences are partly RefCOCO's: only the references' ids are relied on.
+    files = ReferFiles(root, dataset, _refs_names(split_by), image_folder)
+    # Some sentences are RefCOCO's, with the same ids: only the references' ids are unique.
     return files.rows(split, bad_rows, several_targets, unique_sentences=False)
 
 
 def several_targets(reference: Mapping[str, Any], where: str) -> list[int]:
-    """A reference's annotations, each once; none for [-1], [], -1 and, where the field is missing, `no_target`.
+    """Return the unique annotation ids of a reference; none for [-1], [], -1 or, without `ann_id`, `no_target`.
 
     Raises:
-        BadRowError: `ann_id` is no list of ids, or disagrees with `no_target`.
+        BadRowError: `ann_id` is not a list of ids, or contradicts `no_target`.
     """
     no_target = reference.get("no_target")
     if no_target is not None and no_target not in (True, False):
         field(reference, "no_target", bool, where)
     value = reference.get("ann_id", [] if no_target else None)
-    ids = [whole(item) for item in (value if isinstance(value, (list, tuple)) else [value])]
+    ids = [as_int(item) for item in (value if isinstance(value, (list, tuple)) else [value])]
     if None in ids or (-1 in ids and len(ids) > 1):
-        found = "is missing" if value is None else f"is {value!r:.60}"
-        raise BadRowError(f"{where}: 'ann_id' {found}: it must list annotations, or be [-1] where there is no target")
+        found = "nothing" if value is None else f"{value!r:.60}"
+        raise BadRowError(
+            f"{where}: expected annotation ids in 'ann_id', or [-1] for no target, got {found}; fix the list"
+        )
     targets = [ann_id for ann_id in dict.fromkeys(ids) if ann_id is not None and ann_id != -1]
     if no_target is not None and bool(no_target) != (not targets):
-        raise BadRowError(f"{where}: 'no_target' is {no_target}, but 'ann_id' is {value!r:.60}: mend one")
+        raise BadRowError(
+            f"{where}: expected 'ann_id' to agree with 'no_target' {no_target}, got {value!r:.60}; fix one of the two"
+        )
     return targets
+
+
+def _refs_names(split_by: str) -> list[str]:
+    return [f"grefs({split_by}).json", f"grefs({split_by}).p"]

@@ -1,21 +1,46 @@
-"""RefCOCO, RefCOCO+ and G-Ref (umd) as one training set, without the images that any of them tests on.
+"""Reader for the mixed training set: RefCOCO, RefCOCO+ and G-Ref (umd), without the images that any of them tests on.
 
-The three share COCO's images but not their splits: each one's val and test stand in another's train.
+The three share COCO's images but not their splits: val and test images of each are training images of another.
 """
 
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import datasets
 
-from ..errors import BadRows
+from ..errors import BadRows, join_names
 from .refer import one_target, open_refer
-from .refer_files import listed, normalized
+from .refer_files import normalized, reference_splits
+from .registry import DatasetReader, Source
 
 MIXED_SETS = (("refcoco", "unc"), ("refcoco+", "unc"), ("refcocog", "umd"))
 
 logger = logging.getLogger(__name__)
+
+
+class MixedReader(DatasetReader):
+    """Reads three datasets in the data root as one, under the name "mixed"."""
+
+    name = "mixed"
+    accepts = "mixed"
+    options = ("leak=drop",)
+
+    def detect(self, source: Source) -> bool:
+        return source.dataset == "mixed"
+
+    def splits(self, source: Source) -> Iterable[str]:
+        return {
+            split
+            for dataset, split_by in MIXED_SETS
+            for split in reference_splits(source.data_root, dataset, [f"refs({split_by}).p"])
+        }
+
+    def load(self, source: Source, split: str, bad_rows: BadRows | None) -> datasets.Dataset:
+        return load_mixed(
+            source.data_root, split, leak=source.leak or "drop", image_folder=source.image_folder, bad_rows=bad_rows
+        )
 
 
 def load_mixed(
@@ -26,51 +51,52 @@ def load_mixed(
     image_folder: str | None = None,
     bad_rows: BadRows | None = None,
 ) -> datasets.Dataset:
-    """The three sets' rows of one split, one set after the other; `dataset` says which a row comes from.
+    """Load one split of the three datasets, concatenated; the column `dataset` names the source of each row.
 
     Args:
         root: the folder that holds refcoco, refcoco+, refcocog and the images.
-        split: "train", or another that at least one of the sets has.
-        leak: of training images that stand in a val or test split of any of the three: "drop" leaves them out,
+        split: "train", or any other split that at least one of the datasets has.
+        leak: how to handle training images that are in a val or test split of any of the three: "drop" excludes them,
             "keep" trains on them, as the released mixed model was trained.
         image_folder, bad_rows: see `load_refer`.
 
     Returns:
-        As `load_refer`. Of "train", `info.description` says in one line how many images and references leak.
+        As `load_refer`. For "train", `info.description` reports in one line how many images and references leak.
 
     Raises:
-        FileNotFoundError: one of the sets is missing.
-        ValueError: `leak` is neither; none of the sets has the split; no image is left; and see `load_refer`.
+        FileNotFoundError: one of the datasets is missing.
+        ValueError: `leak` is invalid, no dataset has the split, no training image remains, or see `load_refer`.
     """
     if leak not in ("drop", "keep"):
-        raise ValueError(f"leak={leak!r} is not known: use 'drop' or 'keep'")
+        raise ValueError(f"expected leak='drop' or leak='keep', got leak={leak!r}; pass one of them")
     _require_all(Path(root))
     parts, held_out, found = [], set(), []
-    for dataset, split_by in MIXED_SETS:  # one after the other: each set's annotations take hundreds of MiB
+    for dataset, split_by in MIXED_SETS:  # one at a time: the annotations of each take hundreds of MiB
         files = open_refer(root, dataset, split_by, image_folder)
         held_out |= files.image_names(_is_held_out)
-        found.append(f"{dataset} has {listed(files.splits())}")
+        found.append(f"{dataset} has {join_names(files.splits())}")
         if split in files.splits():
             parts.append(files.rows(split, bad_rows, one_target))
     if not parts:
-        raise ValueError(f"{root}: mixed has no split '{split}': {'; '.join(found)}")
+        raise ValueError(f"{root}: mixed has no split '{split}', pass one of these: {'; '.join(found)}")
     rows = datasets.concatenate_datasets(parts)
-    return _without_leaks(rows, held_out, leak) if split == "train" else rows
+    return _handle_leaks(rows, held_out, leak) if split == "train" else rows
 
 
-def _without_leaks(rows: datasets.Dataset, held_out: set[str], leak: str) -> datasets.Dataset:
+def _handle_leaks(rows: datasets.Dataset, held_out: set[str], leak: str) -> datasets.Dataset:
+    """Report training images that are held out by any of the datasets, and drop them if `leak` is "drop"."""
     names = [normalized(name) for name in rows["file_name"]]
-    clean = [place for place, name in enumerate(names) if name not in held_out]
+    clean = [index for index, name in enumerate(names) if name not in held_out]
     images = set(names)
     message = (
         f"mixed train: {len(images & held_out):,} of {len(images):,} images, with "
-        f"{len(names) - len(clean):,} of {len(names):,} references, stand in a val or test split of "
-        f"{listed(dataset for dataset, _ in MIXED_SETS)} and "
-        + ("are left out (leak=drop)" if leak == "drop" else "are trained on (leak=keep)")
+        f"{len(names) - len(clean):,} of {len(names):,} references, are in a val or test split of "
+        f"{join_names(dataset for dataset, _ in MIXED_SETS)} and "
+        + ("are excluded (leak=drop)" if leak == "drop" else "are trained on (leak=keep)")
     )
     logger.info(message)
     if names and not clean and leak == "drop":
-        raise ValueError(f"{message}: nothing is left to train on, pass leak='keep' to train on them all the same")
+        raise ValueError(f"{message}: no training image remains; pass leak='keep' to train on all of them")
     if leak == "drop":
         rows = rows.select(clean)
     rows.info.description = message
@@ -82,7 +108,7 @@ def _is_held_out(split: str) -> bool:
 
 
 def _require_all(root: Path) -> None:
-    needed = [f"{dataset}/refs({split_by}).p" for dataset, split_by in MIXED_SETS]
-    missing = [name for name in needed if not (root / name).is_file()]
+    names = [f"{dataset}/refs({split_by}).p" for dataset, split_by in MIXED_SETS]
+    missing = [name for name in names if not (root / name).is_file()]
     if missing:
-        raise FileNotFoundError(f"{root}: mixed needs {listed(needed)}: missing is {listed(missing)}, put it there")
+        raise FileNotFoundError(f"{root}: mixed requires {join_names(names)}; add the missing {join_names(missing)}")

@@ -1,21 +1,24 @@
-"""The layout of the REFER API (Kazemzadeh et al., 2014; Yu et al., 2016): RefCOCO, RefCOCO+, G-Ref, RefCLEF.
+"""Reader for the format of the REFER API (Kazemzadeh et al., 2014; Yu et al., 2016).
 
-<root>/<dataset>/refs(<split_by>).p     who is referred to, in which words
+RefCOCO, RefCOCO+, G-Ref and RefCLEF are published in it:
+
+<root>/<dataset>/refs(<split_by>).p     referring expressions
 <root>/<dataset>/instances.json         COCO annotations: images and segmentations
 <root>/images/train2014/*.jpg           the images (RefCLEF: images/saiapr_tc-12)
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import datasets
 
 from ..errors import BadRows
 from .refer_fields import field
-from .refer_files import ReferFiles
+from .refer_files import ReferFiles, reference_splits, root_and_name
+from .registry import DatasetReader, Source, dataset_path
 
-# References by dataset, split_by and split, as published.
+# Number of references by (dataset, split_by) and split, as published.
 PUBLISHED_REFERENCES: dict[tuple[str, str], dict[str, int]] = {
     ("refcoco", "unc"): {"train": 42404, "val": 3811, "testA": 1975, "testB": 1810},
     ("refcoco+", "unc"): {"train": 42278, "val": 3805, "testA": 1975, "testB": 1798},
@@ -23,8 +26,29 @@ PUBLISHED_REFERENCES: dict[tuple[str, str], dict[str, int]] = {
     ("refcocog", "google"): {"train": 44822, "val": 5000},
 }
 
-# Whose splits share images, and why.
+# Datasets whose splits share images by design, by (dataset, split_by), with the reason.
 SHARED_BY_DESIGN = {("refcocog", "google"): "it was split by objects, not by images"}
+
+
+class ReferReader(DatasetReader):
+    """Reads folders with refs(<split_by>).p and instances.json."""
+
+    name = "refer"
+    accepts = "a folder with refs(*).p and instances.json"
+
+    def detect(self, source: Source) -> bool:
+        path = dataset_path(source)
+        return path is not None and (any(path.glob("refs(*).p")) or (path / "instances.json").is_file())
+
+    def splits(self, source: Source) -> Iterable[str]:
+        return reference_splits(*root_and_name(source), _refs_names(source.split_by))
+
+    def load(self, source: Source, split: str, bad_rows: BadRows | None) -> datasets.Dataset:
+        root, name = root_and_name(source)
+        return load_refer(root, name, source.split_by, split, image_folder=source.image_folder, bad_rows=bad_rows)
+
+    def shared_images(self, source: Source) -> str | None:
+        return SHARED_BY_DESIGN.get((source.dataset, source.split_by))
 
 
 def load_refer(
@@ -36,25 +60,25 @@ def load_refer(
     image_folder: str | None = None,
     bad_rows: BadRows | None = None,
 ) -> datasets.Dataset:
-    """One split of a dataset in REFER's layout, one row a reference; the columns are `FEATURES`.
+    """Load one split of a dataset in the REFER format, one row per reference, with the columns `FEATURES`.
 
     Args:
         root: the folder that holds the datasets and the images.
-        dataset: its folder's name, such as "refcoco", "refcoco+", "refcocog", "refclef" or "refshapes".
-        split_by: who made the splits: "unc", "umd", "google", ...
-        split: "train", "val", "testA", ...: exactly as in the file.
-        image_folder: where the images are, below `root`; by default images/train2014, for "refclef"
+        dataset: name of the dataset's folder, such as "refcoco", "refcoco+", "refcocog", "refclef" or "refshapes".
+        split_by: split provenance: "unc", "umd", "google", ...
+        split: the split's name in the file: "train", "val", "testA", ...
+        image_folder: folder of the images below `root`; by default images/train2014, for "refclef"
             images/saiapr_tc-12.
-        bad_rows: collects what cannot be trained on and leaves it out; None stops at the first such row.
+        bad_rows: collects invalid rows, which are skipped; None raises the first.
 
     Returns:
-        An in-memory `datasets.Dataset`; no cache is written. Images stay files until a row is read.
+        An in-memory `datasets.Dataset`; no cache is written. Images are decoded when a row is read.
 
     Raises:
-        FileNotFoundError: a folder or file is missing; without `bad_rows` also a image (`MissingImageError`).
-        ValueError: a file cannot be read or the split is unknown; without `bad_rows` also one of its references or
-            annotations is faulty (`BadRowError`): the first is named.
-        pickle.UnpicklingError: the references' pickle asks for more than plain containers.
+        FileNotFoundError: a folder or file is missing; without `bad_rows` also an image (`MissingImageError`).
+        ValueError: a file cannot be read or the split is unknown; without `bad_rows` also the first invalid reference
+            or annotation (`BadRowError`).
+        pickle.UnpicklingError: the references' pickle requests more than plain containers.
     """
     return open_refer(root, dataset, split_by, image_folder).rows(split, bad_rows, one_target)
 
@@ -62,10 +86,14 @@ def load_refer(
 def open_refer(
     root: str | os.PathLike[str], dataset: str, split_by: str, image_folder: str | None = None
 ) -> ReferFiles:
-    """The files of a dataset, for whoever wants several splits and to read them once; see `load_refer`."""
-    return ReferFiles(root, dataset, [f"refs({split_by}).p"], image_folder)
+    """Read a dataset's files once, to load several splits from them; see `load_refer`."""
+    return ReferFiles(root, dataset, _refs_names(split_by), image_folder)
 
 
 def one_target(reference: Mapping[str, Any], where: str) -> list[int]:
-    """A reference's only annotation."""
+    """Return the only annotation id of a reference."""
     return [field(reference, "ann_id", int, where)]
+
+
+def _refs_names(split_by: str) -> list[str]:
+    return [f"refs({split_by}).p"]

@@ -1,4 +1,4 @@
-"""Fields of references and annotations, whatever tool wrote them; what is wrong with one is said in one line."""
+"""Parse and check the fields of REFER references and annotations."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,67 +7,76 @@ from ..errors import BadRowError
 
 
 def field(record: Any, name: str, kind: type, where: str) -> Any:
-    """A field of this type.
+    """Return a field of the given type; an integer may be stored as a float such as 12.0.
 
     Raises:
-        BadRowError: it is missing or of another type.
+        BadRowError: the field is missing or of another type.
     """
     value = record.get(name) if isinstance(record, Mapping) else None
-    if kind is int and whole(value) is not None:
-        return whole(value)
-    if kind is not int and isinstance(value, kind) and not (isinstance(value, str) and not _is_writable(value)):
+    if kind is int and as_int(value) is not None:
+        return as_int(value)
+    if kind is not int and isinstance(value, kind) and not (isinstance(value, str) and not _is_encodable(value)):
         return value
-    found = "is missing" if value is None else f"is {value!r:.60}"
-    raise BadRowError(f"{where}: '{name}' {found}: it must be of type {kind.__name__}, as in REFER's layout")
+    found = "nothing" if value is None else f"{value!r:.60}"
+    raise BadRowError(f"{where}: expected '{name}' of type {kind.__name__}, got {found}; fix it as in REFER's format")
 
 
-def whole(value: Any) -> int | None:
-    """A whole number that fits a column, also where a tool wrote it as 12.0; None for anything else."""
+def as_int(value: Any) -> int | None:
+    """Return an integer that fits into int64, also for floats such as 12.0; None for any other value."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63 else None
 
 
 def repeated_ids(references: list[dict], unique_sentences: bool) -> dict[int, str]:
-    """The places in the file whose id, or whose sentence's id, stood before."""
-    references_seen, sentences_seen, repeated = set(), set(), {}
-    for place, reference in enumerate(references):
-        ref_id = whole(reference.get("ref_id"))
+    """Find references whose id, or one of whose sentences' ids, appears earlier in the file.
+
+    Returns:
+        The error message by index in `references`.
+    """
+    seen_references, seen_sentences, repeated = set(), set(), {}
+    for index, reference in enumerate(references):
+        ref_id = as_int(reference.get("ref_id"))
         if ref_id is None:
-            continue  # `_row` says what it lacks
-        if ref_id in references_seen:
-            repeated[place] = f"reference {ref_id}: 'ref_id' {ref_id} stands there before"
+            continue  # reported when the row is read
+        if ref_id in seen_references:
+            repeated[index] = f"reference {ref_id}: expected a unique 'ref_id', got {ref_id}, used by an earlier one"
             continue
-        references_seen.add(ref_id)
+        seen_references.add(ref_id)
         sentences = reference.get("sentences")
         for sentence in sentences if unique_sentences and isinstance(sentences, list) else ():
-            sent_id = whole(sentence.get("sent_id")) if isinstance(sentence, Mapping) else None
-            if sent_id in sentences_seen:
-                repeated[place] = f"reference {ref_id}: 'sent_id' {sent_id} stands there before"
+            sent_id = as_int(sentence.get("sent_id")) if isinstance(sentence, Mapping) else None
+            if sent_id in seen_sentences:
+                repeated[index] = (
+                    f"reference {ref_id}: expected a unique 'sent_id', got {sent_id}, used by an earlier one"
+                )
             elif sent_id is not None:
-                sentences_seen.add(sent_id)
+                seen_sentences.add(sent_id)
     return repeated
 
 
 def read_sentences(reference: Mapping[str, Any], where: str) -> tuple[list[str], list[int]]:
-    """The sentences and their ids."""
+    """Return the sentences and their ids."""
     sentences = field(reference, "sentences", list, where)
     if not sentences:
-        raise BadRowError(f"{where}: 'sentences' is empty: give it a sentence or remove the reference")
+        raise BadRowError(
+            f"{where}: expected at least one sentence in 'sentences', got an empty list; add one or remove the "
+            "reference"
+        )
     texts, sent_ids = [], []
     for sentence in sentences:
         sent_id = field(sentence, "sent_id", int, f"{where}: a sentence")
         name = "raw" if "sent" not in sentence and "raw" in sentence else "sent"
         text = field(sentence, name, str, f"{where}: sentence {sent_id}")
         if not text.strip():
-            raise BadRowError(f"{where}: sentence {sent_id} is blank ({text!r}): write it or remove it")
+            raise BadRowError(f"{where}: sentence {sent_id} is blank ({text!r}); write it or remove it")
         texts.append(text)
         sent_ids.append(sent_id)
     return texts, sent_ids
 
 
 def read_category(reference: Mapping[str, Any], annotations: list[dict], where: str) -> int:
-    """Of the first target: the reference's, else the annotation's, else -1."""
+    """Return the category of the first target: from the reference, else from its annotation, else -1."""
     category = reference.get("category_id")
     if isinstance(category, list):
         category = category[0] if category else None
@@ -76,8 +85,8 @@ def read_category(reference: Mapping[str, Any], annotations: list[dict], where: 
     return -1 if category is None else field({"category_id": category}, "category_id", int, where)
 
 
-def _is_writable(text: str) -> bool:
-    """False for halves of a character (lone surrogates), which no file or column can hold."""
+def _is_encodable(text: str) -> bool:
+    """Return False for text with lone surrogates, which UTF-8 cannot encode."""
     try:
         return text.isascii() or bool(text.encode())
     except UnicodeEncodeError:

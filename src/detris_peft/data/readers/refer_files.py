@@ -1,4 +1,4 @@
-"""What the layouts of REFER and gRefCOCO share: references in one file, images and annotations in another."""
+"""Files shared by the REFER and gRefCOCO formats: references in one file, images and annotations in another."""
 
 import json
 import os
@@ -9,13 +9,14 @@ from typing import Any
 
 import datasets
 
-from ..errors import BadRowError, BadRows, MissingImageError, reject
+from ..errors import BadRowError, BadRows, MissingImageError, join_names, reject
 from ..masks import encode_mask, mask_area, outside_frame, unite_masks
-from ..schema import FEATURES
-from .refer_fields import field, read_category, read_sentences, repeated_ids, whole
+from ..schema import make_row, to_dataset
+from .refer_fields import as_int, field, read_category, read_sentences, repeated_ids
+from .registry import Source, dataset_folder
 from .safe_pickle import load_plain_pickle
 
-# Below the root. The REFER API itself has COCO's images a little deeper: see `_image_folder`.
+# Below the root. The REFER API stores COCO's images in a deeper folder: see `_image_folder`.
 IMAGE_FOLDERS = {"refclef": "images/saiapr_tc-12"}
 DEFAULT_IMAGE_FOLDER = "images/train2014"
 _REFER_API_IMAGE_FOLDER = "images/mscoco/images/train2014"
@@ -26,21 +27,24 @@ class ReferFiles:
 
     Args:
         root: the folder that holds the datasets and the images.
-        dataset: its folder's name.
-        names: of the references' file, in the order of preference; a pickle or JSON.
-        image_folder: where the images are, below `root`; by default where the REFER API has them.
+        dataset: name of the dataset's folder.
+        names: names of the references file, a pickle or JSON, in order of preference.
+        image_folder: folder of the images below `root`; by default the REFER API's.
 
     Raises:
         FileNotFoundError: a folder or file is missing.
         ValueError: a file cannot be read.
-        pickle.UnpicklingError: the references' pickle asks for more than plain containers.
+        pickle.UnpicklingError: the references' pickle requests more than plain containers.
     """
 
     def __init__(
         self, root: str | os.PathLike[str], dataset: str, names: Sequence[str], image_folder: str | None = None
     ) -> None:
         self.dataset = dataset
-        self.refs_file, self.instances_file = _find_files(Path(root), dataset, names)
+        self.refs_file = _find_refs_file(Path(root), dataset, names)
+        self.instances_file = Path(root) / dataset / "instances.json"
+        if not self.instances_file.is_file():
+            raise FileNotFoundError(f"{self.instances_file}: the file is missing; add the dataset's annotations")
         self.references = _read_references(self.refs_file)
         self.image_entries, self.annotations = _read_instances(self.instances_file)
         self.folder = _image_folder(Path(os.path.abspath(root)), dataset, image_folder)
@@ -49,10 +53,10 @@ class ReferFiles:
     def splits(self) -> list[str]:
         return sorted({str(reference.get("split")) for reference in self.references})
 
-    def image_names(self, of_split: Callable[[str], bool]) -> set[str]:
-        """The images' file names, normalized, of all references in the splits that are asked for."""
-        wanted = {whole(r.get("image_id")) for r in self.references if of_split(str(r.get("split")))}
-        return {normalized(str(self.image_entries[i].get("file_name"))) for i in wanted if i in self.image_entries}
+    def image_names(self, select_split: Callable[[str], bool]) -> set[str]:
+        """Return the normalized file names of all images in the selected splits."""
+        ids = {as_int(r.get("image_id")) for r in self.references if select_split(str(r.get("split")))}
+        return {normalized(str(self.image_entries[i].get("file_name"))) for i in ids if i in self.image_entries}
 
     def rows(
         self,
@@ -61,83 +65,85 @@ class ReferFiles:
         find_targets: Callable[[Mapping[str, Any], str], list[int]],
         unique_sentences: bool = True,
     ) -> datasets.Dataset:
-        """One split, one row a reference, in the file's order.
+        """Return one split, one row per reference, in the file's order.
 
         Args:
-            split: exactly as in the file.
-            bad_rows: collects what cannot be trained on; None stops at the first such row.
-            find_targets: gives a reference's annotation ids; the second argument begins the error message.
-            unique_sentences: a sentence's id must stand once in the whole file.
+            split: the split's name in the file.
+            bad_rows: collects invalid rows; None raises the first.
+            find_targets: returns the annotation ids of a reference; its second argument is the error message's prefix.
+            unique_sentences: require sentence ids to be unique in the file.
 
         Raises:
             BadRowError, MissingImageError: see `bad_rows`.
-            ValueError: no such split.
-            FileNotFoundError: the folder of the images is missing.
+            ValueError: the split does not exist.
+            FileNotFoundError: the image folder is missing.
         """
         if not any(reference.get("split") == split for reference in self.references):
-            raise ValueError(f"{self.refs_file}: no split '{split}': there are {listed(self.splits())}")
+            raise ValueError(f"{self.refs_file}: no split '{split}', expected one of {join_names(self.splits())}")
         repeated = repeated_ids(self.references, unique_sentences)
         rows = []
-        for place, reference in enumerate(self.references):
+        for index, reference in enumerate(self.references):
             if reference.get("split") != split:
                 continue
             try:
-                if place in repeated:
-                    message = f"{self.refs_file}: {repeated[place]}: give it an id of its own or remove it"
+                if index in repeated:
+                    message = f"{self.refs_file}: {repeated[index]}; renumber or remove it"
                     raise BadRowError(message, "duplicate_id")
                 rows.append(self._row(reference, find_targets))
             except BadRowError as error:
                 reject(error, bad_rows)
-        rows = self._with_images(rows, bad_rows)
-        return datasets.Dataset.from_dict({name: [row[name] for row in rows] for name in FEATURES}, features=FEATURES)
+        return to_dataset(self._with_images(rows, bad_rows))
 
     def _row(
         self, reference: Mapping[str, Any], find_targets: Callable[[Mapping[str, Any], str], list[int]]
     ) -> dict[str, Any]:
-        """One row of `FEATURES`; whatever is wrong with it is a BadRowError that names file, id and field."""
+        """Convert a reference into a row; every error is a BadRowError that names file, id and field."""
         ref_id = field(reference, "ref_id", int, f"{self.refs_file}: a reference")
         where = f"{self.refs_file}: reference {ref_id}"
         ann_ids = find_targets(reference, where)
         image_id = field(reference, "image_id", int, where)
-        texts, sent_ids = read_sentences(reference, where)
+        sentences, sent_ids = read_sentences(reference, where)
         annotations = [self._annotation(ann_id, image_id, where) for ann_id in ann_ids]
         image = self.image_entries.get(image_id)
         if image is None:
             raise BadRowError(
-                f"{self.instances_file}: no image {image_id}, which {where} needs: the files do not belong together"
+                f"{self.instances_file}: no image {image_id}, expected by {where}; the files do not match, download "
+                "both again"
             )
         where_image = f"{self.instances_file}: image {image_id}"
         file_name = field(image, "file_name", str, where_image)
         height, width = (field(image, name, int, where_image) for name in ("height", "width"))
         if height < 1 or width < 1:
-            raise BadRowError(f"{where_image}: 'height' and 'width' are {height} and {width}: mend them")
+            raise BadRowError(
+                f"{where_image}: expected positive 'height' and 'width', got {height}, {width}; fix them"
+            )
         masks = [self._mask(annotation, height, width, ref_id) for annotation in annotations]
-        return {
-            "image": str(self.folder / file_name),
-            "sentences": texts,
-            "mask": masks[0] if len(masks) == 1 else unite_masks(masks, height, width),
-            "ref_id": ref_id,
-            "ann_id": ann_ids[0] if ann_ids else -1,
-            "ann_ids": ann_ids,
-            "no_target": not ann_ids,
-            "image_id": image_id,
-            "sent_ids": sent_ids,
-            "category_id": read_category(reference, annotations, where),
-            "split": reference["split"],
-            "dataset": self.dataset,
-            "file_name": file_name,
-        }
+        return make_row(
+            image=str(self.folder / file_name),
+            sentences=sentences,
+            mask=masks[0] if len(masks) == 1 else unite_masks(masks, height, width),
+            ref_id=ref_id,
+            ann_ids=ann_ids,
+            image_id=image_id,
+            sent_ids=sent_ids,
+            category_id=read_category(reference, annotations, where),
+            split=reference["split"],
+            dataset=self.dataset,
+            file_name=file_name,
+        )
 
     def _annotation(self, ann_id: int, image_id: int, where: str) -> dict:
         annotation = self.annotations.get(ann_id)
         if annotation is None:
             raise BadRowError(
-                f"{self.instances_file}: no annotation {ann_id}, which {where} needs: the files do not belong together"
+                f"{self.instances_file}: no annotation {ann_id}, expected by {where}; the files do not match, "
+                "download both again"
             )
-        drawn_on = annotation.get("image_id", image_id)
-        if drawn_on != image_id:
+        annotated = annotation.get("image_id", image_id)
+        if annotated != image_id:
             raise BadRowError(
-                f"{where}: 'image_id' is {image_id}, but annotation {ann_id} is of image {drawn_on}: mend one"
+                f"{where}: expected annotations of image {image_id}, got annotation {ann_id} of image {annotated}; "
+                "fix 'image_id' or 'ann_id'"
             )
         return annotation
 
@@ -152,71 +158,76 @@ class ReferFiles:
             except BadRowError as error:
                 raise BadRowError(f"{where}: {error}", error.kind) from None
             if not mask_area(mask):
-                mend = f"remove reference {ref_id} or mend 'segmentation'"
+                fix = f"fix 'segmentation' or remove reference {ref_id}"
                 if outside_frame(segmentation, height, width):
                     raise BadRowError(
-                        f"{where}: the mask lies wholly beside the image of {width}x{height} pixels: {mend}",
+                        f"{where}: the mask is entirely outside the image of {width}x{height} pixels; {fix}",
                         "mask_out_of_frame",
                     )
-                raise BadRowError(f"{where}: the mask is empty: {mend}", "mask_empty")
+                raise BadRowError(f"{where}: the mask is empty; {fix}", "mask_empty")
             self._masks[key] = mask
         return self._masks[key]
 
     def _with_images(self, rows: list[dict[str, Any]], bad_rows: BadRows | None) -> list[dict[str, Any]]:
-        """The rows whose image is there."""
+        """Return the rows whose image exists."""
         if not rows:
             return rows
-        elsewhere = "or pass image_folder= if they are elsewhere below the root"
+        fix = "add them, or pass image_folder= if they are elsewhere below the root"
         if not self.folder.is_dir():
-            raise FileNotFoundError(f"{self.folder}: the images' folder is missing: put them there, {elsewhere}")
-        wanted = {row["file_name"] for row in rows}
-        missing = sorted(wanted - _present(self.folder, wanted))
+            raise FileNotFoundError(f"{self.folder}: the image folder is missing; {fix}")
+        names = {row["file_name"] for row in rows}
+        missing = names - _existing(self.folder, names)
         if missing and bad_rows is None:
             raise MissingImageError(
-                f"{self.folder / missing[0]}: {len(missing)} of {len(wanted)} images are missing, this one first: "
-                f"put them there, {elsewhere}"
+                f"{self.folder / min(missing)}: {len(missing)} of {len(names)} images are missing, this is the first; "
+                f"{fix}"
             )
-        gone = set(missing)
         for row in rows:
-            if row["file_name"] in gone:
-                message = (
-                    f"{self.refs_file}: reference {row['ref_id']}: {row['image']} is missing: put the image there"
-                )
+            if row["file_name"] in missing:
+                message = f"{self.refs_file}: reference {row['ref_id']}: {row['image']} is missing; add the image"
                 reject(MissingImageError(message), bad_rows)
-        return [row for row in rows if row["file_name"] not in gone]
+        return [row for row in rows if row["file_name"] not in missing]
+
+
+def root_and_name(source: Source) -> tuple[str, str]:
+    """Return the folder that holds the dataset and its images, and the dataset's name in it."""
+    folder = dataset_folder(source)
+    if folder == Path(source.data_root, source.dataset):
+        return source.data_root, source.dataset
+    return str(folder.parent), folder.name
+
+
+def reference_splits(root: str | os.PathLike[str], dataset: str, names: Sequence[str]) -> set[str]:
+    """Return the splits in the references file alone; arguments and errors as for `ReferFiles`."""
+    references = _read_references(_find_refs_file(Path(root), dataset, names))
+    return {str(reference.get("split")) for reference in references}
 
 
 def normalized(file_name: str) -> str:
-    """The same for every way to write a file's name."""
+    """Return a file name without redundant parts such as "./", for comparisons."""
     return posixpath.normpath(file_name)
 
 
-def listed(names: Iterable[str]) -> str:
-    return ", ".join(names) or "none"
-
-
-def _find_files(root: Path, dataset: str, names: Sequence[str]) -> tuple[Path, Path]:
+def _find_refs_file(root: Path, dataset: str, names: Sequence[str]) -> Path:
+    """Return the first of the named files that exists."""
     if not root.is_dir():
         raise FileNotFoundError(
-            f"{root}: the data root is missing: pass the folder that holds '{dataset}' and 'images'"
+            f"{root}: the data root is missing; pass the folder that holds '{dataset}' and 'images'"
         )
     folder = root / dataset
     pattern = names[0].split("(")[0] + "(*)*"
     if not folder.is_dir():
         found = sorted({file.parent.name for file in root.glob(f"*/{pattern}")})
-        raise FileNotFoundError(f"{folder}: the dataset's folder is missing: in {root} there are {listed(found)}")
+        raise FileNotFoundError(f"{folder}: the dataset's folder is missing; {root} has {join_names(found)}")
     refs_file = next((folder / name for name in names if (folder / name).is_file()), None)
     if refs_file is None:
         found = sorted(file.name for file in folder.glob(pattern))
-        raise FileNotFoundError(f"{folder / names[0]}: the file is missing: beside it there are {listed(found)}")
-    instances_file = folder / "instances.json"
-    if not instances_file.is_file():
-        raise FileNotFoundError(f"{instances_file}: the file is missing: put the dataset's annotations there")
-    return refs_file, instances_file
+        raise FileNotFoundError(f"{folder / names[0]}: the file is missing; the folder has {join_names(found)}")
+    return refs_file
 
 
 def _image_folder(root: Path, dataset: str, image_folder: str | None) -> Path:
-    if image_folder is not None:  # "" too: the images lie in the root itself
+    if image_folder is not None:  # "" is valid: the images are in the root itself
         return root / image_folder
     folder, deeper = root / IMAGE_FOLDERS.get(dataset, DEFAULT_IMAGE_FOLDER), root / _REFER_API_IMAGE_FOLDER
     return deeper if deeper.is_dir() and not folder.is_dir() and dataset not in IMAGE_FOLDERS else folder
@@ -225,18 +236,21 @@ def _image_folder(root: Path, dataset: str, image_folder: str | None) -> Path:
 def _read_references(file: Path) -> list[dict]:
     references = _read_json(file) if file.suffix == ".json" else load_plain_pickle(file)
     if not isinstance(references, list) or not all(isinstance(reference, dict) for reference in references):
-        raise ValueError(f"{file}: must hold a list of references (dicts): it is another file, fetch it again")
+        raise ValueError(f"{file}: expected a list of references (dicts), got other content; download it again")
     return references
 
 
 def _read_instances(file: Path) -> tuple[dict[int, dict], dict[int, dict]]:
-    """Images and annotations by their ids."""
+    """Return images and annotations, keyed by their ids."""
     content = _read_json(file)
     try:
         images = {image["id"]: image for image in content["images"]}
         annotations = {annotation["id"]: annotation for annotation in content["annotations"]}
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{file}: must hold 'images' and 'annotations', each with an 'id' ({error!r})") from error
+        raise ValueError(
+            f"{file}: expected 'images' and 'annotations', each with an 'id', got other content ({error!r}); download "
+            "it again"
+        ) from error
     return images, annotations
 
 
@@ -244,18 +258,18 @@ def _read_json(file: Path) -> Any:
     try:
         return json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: not readable as JSON ({error}): fetch the file again") from error
+        raise ValueError(f"{file}: expected JSON, got unreadable data ({error}); download the file again") from error
 
 
-def _present(folder: Path, file_names: Iterable[str]) -> set[str]:
-    """The files that are there. One listing per folder: on a network drive 20,000 questions would take minutes."""
+def _existing(folder: Path, file_names: Iterable[str]) -> set[str]:
+    """Return the files that exist. Lists each folder once: 20,000 file lookups on a network drive take minutes."""
     contents: dict[str, set[str]] = {}
-    present = set()
+    existing = set()
     for file_name in file_names:
         parent, name = os.path.split(file_name)
         if parent not in contents:
-            place = folder / parent
-            contents[parent] = set(os.listdir(place)) if place.is_dir() else set()
+            path = folder / parent
+            contents[parent] = set(os.listdir(path)) if path.is_dir() else set()
         if name in contents[parent]:
-            present.add(file_name)
-    return present
+            existing.add(file_name)
+    return existing

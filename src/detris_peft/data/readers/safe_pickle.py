@@ -1,4 +1,4 @@
-"""Pickles from strangers, read without running anything that stands in them."""
+"""Safe unpickler for untrusted files: plain containers only, nothing is imported or called."""
 
 import io
 import pickle
@@ -7,11 +7,11 @@ from typing import Any
 
 
 class _ForbiddenError(pickle.UnpicklingError):
-    """The pickle asks for an import; to be told from mere damage."""
+    """The pickle requests an import; distinguishes an unsafe file from a damaged one."""
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Admits what needs no import: lists, dicts, tuples, sets, strings, bytes, numbers, booleans and None."""
+    """Accepts types that need no import: lists, dicts, tuples, sets, strings, bytes, numbers, booleans and None."""
 
     def __init__(self, data: bytes, path: Path, encoding: str) -> None:
         super().__init__(io.BytesIO(data), encoding=encoding)
@@ -19,19 +19,19 @@ class _PlainUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         raise _ForbiddenError(
-            f"{self.path}: refused, the pickle asks for {module}.{name}: only plain containers are read, since "
-            "anything else could run code; take the file from its original source"
+            f"{self.path}: expected a pickle of plain containers, got one that imports {module}.{name}, which could "
+            "run code; download the file from its original source"
         )
 
 
 def load_plain_pickle(path: Path) -> Any:
-    """The content of a pickle that holds plain containers only, written by Python 2 or 3.
+    """Load a pickle of plain containers, written by Python 2 or 3.
 
-    Python 2's byte strings become text: UTF-8, or Latin-1 where the file is not UTF-8.
+    Byte strings of Python 2 become text: UTF-8, or Latin-1 if the file is not valid UTF-8.
 
     Raises:
-        pickle.UnpicklingError: the pickle asks for a class or function; none was imported or called.
-        ValueError: the file is no pickle, or is cut.
+        pickle.UnpicklingError: the pickle requests a class or function; nothing was imported or called.
+        ValueError: the file is not a pickle, or is truncated.
     """
     data = path.read_bytes()
     try:
@@ -41,5 +41,6 @@ def load_plain_pickle(path: Path) -> Any:
             return _PlainUnpickler(data, path, "latin-1").load()
     except _ForbiddenError:
         raise
-    except Exception as error:  # a damaged pickle fails in any way: EOFError, KeyError, IndexError, TypeError, ...
-        raise ValueError(f"{path}: not a readable pickle ({error or 'cut short'}): fetch the file again") from error
+    except Exception as error:  # damaged pickles raise EOFError, KeyError, IndexError, TypeError, ...
+        problem = error or "truncated"
+        raise ValueError(f"{path}: expected a pickle, got unreadable data ({problem}); download it again") from error

@@ -1,19 +1,17 @@
-"""RefShapes: a made-up dataset for referring segmentation, written to disk in REFER's layout.
+"""RefShapes: a synthetic referring-segmentation dataset, written to disk in REFER's layout.
 
     python -m detris_peft.data.refshapes OUT --seed 0
     load_refer("OUT", "refshapes", "unc", "val")
 
-Splits, all by image: train and val alike; testA needs attributes only; testB refers to combinations of color and
-class that stand in no other split, neither drawn nor named (`scenes.HELD_OUT`). The same seed gives the same bytes,
-and a image does not depend on how many others there are.
+No image is in two splits. train and val have the same distribution; testA needs attributes only; testB refers to
+combinations of color and class that are neither drawn nor named in any other split (`scenes.HELD_OUT`). The same seed
+gives the same bytes, and an image does not depend on the number of images.
 """
 
 import argparse
 import json
 import os
 import pickle
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,14 +21,17 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
 
+from ...atomic import atomic_update_dir, atomic_write_dir, remove
+from ...errors import one_line
 from ..masks import mask_area
-from .expressions import SORTS, sample_references
+from .expressions import REFERENCE_TYPES, sample_references
 from .scenes import CLASSES, Shape, draw_scene, sample_scene
 
 DATASET, SPLIT_BY = "refshapes", "unc"
+IMAGE_FOLDER = "train2014"
 SPLITS = ("train", "val", "testA", "testB")
 NOVEL = 0.6  # share of held-out combinations among testB's shapes
-MAX_TRIES = 5000  # a usual scene takes about ten
+MAX_TRIES = 5000  # a typical scene takes about ten
 
 
 @dataclass
@@ -56,53 +57,61 @@ def write_refshapes(
     relation: float = 0.15,
     overwrite: bool = False,
 ) -> Path:
-    """Writes RefShapes below `root`: images into images/train2014, annotations into refshapes.
+    """Write RefShapes to `root`: images to images/train2014, annotations to refshapes.
 
-    Everything is made aside first; the annotations are moved in last, so that there is never half a dataset.
+    Everything is written to temporary folders first, and the annotations are moved in last, so that a partial dataset
+    is never visible.
 
     Args:
-        train, val, test: number of images; `test` is for testA and for testB each.
-        image_size: the images' side in pixels.
-        min_objects, max_objects: shapes in a image.
-        references: references in a image, each to another shape, each with 1 to 3 sentences.
+        root: data root to write to; created if missing.
+        seed: the same seed gives the same bytes.
+        train, val, test: number of images; `test` applies to testA and testB each.
+        image_size: side of the images in pixels.
+        min_objects, max_objects: range of the number of shapes per image.
+        references: references per image, each to a different shape and with 1 to 3 sentences.
         place, relation: shares of references that need an absolute position or a relation to another shape; the
-            rest needs attributes only.
-        overwrite: replace a RefShapes that is there already.
+            remaining references need attributes only.
+        overwrite: replace an existing RefShapes.
 
     Returns:
         The folder of the annotations.
 
     Raises:
-        FileExistsError: there is a RefShapes already.
-        ValueError: an argument is out of its range.
+        FileExistsError: RefShapes exists already, and `overwrite` is False.
+        ValueError: an argument is out of range.
     """
     if min(train, val, test) < 0 or image_size < 32:
-        raise ValueError("train, val and test must be 0 or more images, and image_size at least 32 pixels")
+        raise ValueError(
+            f"expected train, val and test >= 0 and image_size >= 32, got train={train}, val={val}, test={test}, "
+            f"image_size={image_size}"
+        )
     if not 2 <= min_objects <= max_objects <= 8 or not 1 <= references <= min_objects:
-        raise ValueError("needed: 2 <= min_objects <= max_objects <= 8 and 1 <= references <= min_objects")
+        raise ValueError(
+            f"expected 2 <= min_objects <= max_objects <= 8 and 1 <= references <= min_objects, got "
+            f"min_objects={min_objects}, max_objects={max_objects}, references={references}"
+        )
     if place < 0 or relation < 0 or place + relation > 1:
-        raise ValueError(f"place={place} and relation={relation} must be shares that add up to 1 at most")
+        raise ValueError(
+            f"expected place and relation to be shares whose sum is at most 1, got place={place}, relation={relation}"
+        )
     root = Path(root)
     target = root / DATASET
     if target.exists() and not overwrite:
-        raise FileExistsError(f"{target} is there already: pass --overwrite (overwrite=True) or another folder")
-    root.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{DATASET}-", dir=root))
-    try:
-        (aside / "images").mkdir()
-        (aside / DATASET).mkdir()
-        records = _Records()
-        shares = (1 - place - relation, place, relation)
-        for number, (split, count) in enumerate(zip(SPLITS, (train, val, test, test), strict=True)):
+        raise FileExistsError(f"{target}: exists already; pass --overwrite (overwrite=True), or another folder")
+    records = _Records()
+    shares = (1 - place - relation, place, relation)
+    # The inner folder is moved first: annotations appear only when all images are in place.
+    with atomic_write_dir(target) as annotations, atomic_update_dir(root / "images") as images:
+        folder = images / IMAGE_FOLDER
+        folder.mkdir()
+        for split_index, (split, count) in enumerate(zip(SPLITS, (train, val, test, test), strict=True)):
             for index in range(count):
-                # Each image has a stream of its own: it does not change when other counts do.
-                rng = np.random.default_rng([seed, number, index])
+                # One generator per image, so that an image does not depend on the number of images.
+                rng = np.random.default_rng([seed, split_index, index])
                 objects = int(rng.integers(min_objects, max_objects + 1))
-                _add_image(records, rng, split, index, objects, references, shares, image_size, aside / "images")
-        _write_annotations(records, aside / DATASET)
-        _move_in(aside, root)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+                _add_image(records, rng, split, index, objects, references, shares, image_size, folder)
+        _write_annotations(records, annotations)
+        _remove_existing(root)
     return target
 
 
@@ -118,12 +127,14 @@ def _add_image(
     folder: Path,
 ) -> None:
     novel = split == "testB"
-    sorts = ["attributes"] * references if split == "testA" else rng.choice(SORTS, size=references, p=shares).tolist()
-    scene, described = _describable_scene(rng, objects, sorts, novel)
+    types = ["attributes"] * references
+    if split != "testA":
+        types = rng.choice(REFERENCE_TYPES, size=references, p=shares).tolist()
+    scene, described = _describable_scene(rng, objects, types, novel)
     image, segmentations, masks = draw_scene(rng, scene, side)
     image_id = len(records.images) + 1
     stem = f"{DATASET}_{split}_{index:06d}"
-    # Full color resolution and few losses: edges stay where the masks are.
+    # High quality without chroma subsampling keeps the edges aligned with the masks.
     Image.fromarray(image).save(folder / f"{stem}.jpg", quality=95, subsampling=0)
     records.images.append({"id": image_id, "file_name": f"{stem}.jpg", "height": side, "width": side})
     first = len(records.annotations) + 1
@@ -141,9 +152,9 @@ def _add_image(
                 "attributes": asdict(shape),
             }
         )
-    for shape_index, sort, sentences in described:
+    for shape_index, reference_type, sentences in described:
         ann_id = first + shape_index
-        sent_ids = [records.sentences + place for place in range(len(sentences))]
+        sent_ids = [*range(records.sentences, records.sentences + len(sentences))]
         records.sentences += len(sentences)
         records.references.append(
             {
@@ -152,8 +163,8 @@ def _add_image(
                 "image_id": image_id,
                 "category_id": CLASSES.index(scene[shape_index].kind) + 1,
                 "split": split,
-                "file_name": f"{stem}_{ann_id}.jpg",  # with the suffix that REFER's own files carry
-                "needs": sort,
+                "file_name": f"{stem}_{ann_id}.jpg",  # with the suffix of REFER's own files
+                "needs": reference_type,
                 "sent_ids": sent_ids,
                 "sentences": [
                     {"tokens": text.split(), "raw": text, "sent_id": sent_id, "sent": text}
@@ -164,61 +175,65 @@ def _add_image(
 
 
 def _describable_scene(
-    rng: np.random.Generator, objects: int, sorts: Sequence[str], novel: bool
+    rng: np.random.Generator, objects: int, types: Sequence[str], novel: bool
 ) -> tuple[tuple[Shape, ...], list[tuple[int, str, list[str]]]]:
-    """A scene that can serve all the sorts; others are thrown away, so that the shares come out as asked."""
+    """Sample scenes until one allows references of all types, so that the shares of the types are as requested."""
     for _ in range(MAX_TRIES):
         scene = sample_scene(rng, objects, NOVEL if novel else 0.0)
-        references = sample_references(rng, scene, sorts, novel=novel)
+        references = sample_references(rng, scene, types, novel=novel)
         if references is not None:
             return scene, references
-    raise ValueError(f"{objects} objects give no {len(sorts)} references ({', '.join(sorts)}): ask for fewer of them")
+    raise ValueError(
+        f"expected a scene of {objects} objects with {len(types)} references ({', '.join(types)}), found none in "
+        f"{MAX_TRIES} tries; request fewer references"
+    )
 
 
 def _write_annotations(records: _Records, folder: Path) -> None:
     content: dict[str, Any] = {
-        "info": {"description": "RefShapes, a made-up dataset"},
+        "info": {"description": "RefShapes, a synthetic dataset"},
         "images": records.images,
         "annotations": records.annotations,
         "categories": [{"id": number, "name": name} for number, name in enumerate(CLASSES, start=1)],
     }
     (folder / "instances.json").write_text(json.dumps(content), encoding="utf-8")
-    # Protocol 2, the newest that Python 2 knew: the REFER API's own tools can read it.
+    # Protocol 2, the newest of Python 2, so that the tools of the REFER API can read it.
     (folder / f"refs({SPLIT_BY}).p").write_bytes(pickle.dumps(records.references, protocol=2))
 
 
-def _move_in(aside: Path, root: Path) -> None:
-    images = root / "images" / "train2014"
-    images.mkdir(parents=True, exist_ok=True)
-    # Only what an earlier run wrote: real images may stand in the same folder.
-    shutil.rmtree(root / DATASET, ignore_errors=True)
-    for old in images.glob(f"{DATASET}_*.jpg"):
-        old.unlink()
-    for new in (aside / "images").iterdir():
-        new.replace(images / new.name)
-    (aside / DATASET).replace(root / DATASET)
+def _remove_existing(root: Path) -> None:
+    """Remove an earlier RefShapes, and keep other images in the same folder.
+
+    The annotations go first, so that they never describe images of another version.
+    """
+    remove(root / DATASET)
+    for image in (root / "images" / IMAGE_FOLDER).glob(f"{DATASET}_*.jpg"):
+        image.unlink()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line of `write_refshapes`; each option is one of its arguments."""
+    """Run the command line of `write_refshapes`; each option is one of its arguments."""
     parser = argparse.ArgumentParser(
         prog="python -m detris_peft.data.refshapes", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("out", metavar="OUT", help="the data root to write into")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes")
-    parser.add_argument("--train", type=int, default=2000, help="images in train")
-    parser.add_argument("--val", type=int, default=200, help="images in val")
-    parser.add_argument("--test", type=int, default=200, help="images in testA and in testB, each")
-    parser.add_argument("--image_size", type=int, default=112, help="side of a image in pixels")
-    parser.add_argument("--min_objects", type=int, default=3, help="shapes in a image, at least")
-    parser.add_argument("--max_objects", type=int, default=6, help="shapes in a image, at most")
-    parser.add_argument("--references", type=int, default=2, help="references in a image")
-    parser.add_argument("--place", type=float, default=0.35, help="share that needs a place ('on the left')")
-    parser.add_argument("--relation", type=float, default=0.15, help="share that needs a relation ('above the ...')")
-    parser.add_argument("--overwrite", action="store_true", help="replace a RefShapes that is there already")
+    parser.add_argument("out", metavar="OUT", help="data root to write to")
+    parser.add_argument("--seed", type=int, default=0, help="random seed; the same seed gives the same bytes")
+    parser.add_argument("--train", type=int, default=2000, help="number of training images")
+    parser.add_argument("--val", type=int, default=200, help="number of validation images")
+    parser.add_argument("--test", type=int, default=200, help="number of images in testA and in testB each")
+    parser.add_argument("--image_size", type=int, default=112, help="side of the images in pixels")
+    parser.add_argument("--min_objects", type=int, default=3, help="minimum number of shapes per image")
+    parser.add_argument("--max_objects", type=int, default=6, help="maximum number of shapes per image")
+    parser.add_argument("--references", type=int, default=2, help="references per image")
+    parser.add_argument("--place", type=float, default=0.35, help="share of references with a place ('on the left')")
+    parser.add_argument(
+        "--relation", type=float, default=0.15, help="share of references with a relation ('above the ...')"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing RefShapes")
     options = vars(parser.parse_args(arguments))
     try:
         folder = write_refshapes(options.pop("out"), **options)
     except (OSError, ValueError) as error:
-        raise SystemExit(f"error: {error}") from error
-    print(f"RefShapes is in {folder}; read it with load_refer({str(folder.parent)!r}, {DATASET!r}, {SPLIT_BY!r}, ...)")
+        raise SystemExit(f"error: {one_line(error)}") from error
+    print(f"wrote RefShapes to {folder}")
+    print(f"read it with load_refer({str(folder.parent)!r}, {DATASET!r}, {SPLIT_BY!r}, ...)")

@@ -1,4 +1,4 @@
-"""The scenes of RefShapes: a few colored shapes on a noisy ground, none touching another."""
+"""Scenes of RefShapes: a few colored shapes on a noisy background; shapes do not touch."""
 
 import math
 from collections.abc import Sequence
@@ -18,23 +18,23 @@ COLORS = {
     "purple": (160, 50, 185),
     "white": (240, 240, 240),
 }
-# From the center to the corners, as a share of the image's side; the gap keeps the two words apart.
+# Distance from center to corners, as a share of the image's side; the gap keeps the sizes distinguishable.
 SIZES = {"small": (0.09, 0.115), "large": (0.17, 0.205)}
-# A circle that reached as far as a square's corners would look larger, and a triangle smaller.
+# At the same reach, a circle would look larger than a square, and a triangle smaller.
 REACH = {"circle": 0.85, "square": 1.0, "triangle": 1.15}
-# Attribute combinations that only testB holds. Each color and each class is still seen in training.
+# Attribute combinations that occur in testB only. Each color and each class still occurs in training.
 HELD_OUT = frozenset({("red", "square"), ("green", "triangle"), ("blue", "circle")})
 
-SAME_CLASS = 0.6  # how often a further shape repeats the class of an earlier one
-SAME_COLOR = 0.4  # and its color
-MARGIN = 0.02  # free ground between two shapes, as a share of the side
+SAME_CLASS = 0.6  # probability that a shape repeats the class of an earlier one
+SAME_COLOR = 0.4  # probability that it repeats the color
+MARGIN = 0.02  # minimum gap between shapes, as a share of the side
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One object: what it is, where its center lies (x to the right, y down) and how far it reaches, in sides."""
+    """One object with center (x to the right, y down) and reach as shares of the image's side; angle in degrees."""
 
     kind: str
     color: str
@@ -46,12 +46,12 @@ class Shape:
 
 
 def sample_scene(rng: np.random.Generator, count: int, novel: float) -> tuple[Shape, ...]:
-    """`count` shapes that lie apart. With probability `novel` a shape is one of `HELD_OUT`, otherwise never."""
+    """Sample `count` separate shapes, each with probability `novel` from `HELD_OUT`, and otherwise never from it."""
     while True:
         shapes: list[Shape] = []
         for _ in range(count):
             shape = _place(rng, *_sample_attributes(rng, shapes, novel), shapes)
-            if shape is None:  # too full: start anew
+            if shape is None:  # no space left: start from scratch
                 break
             shapes.append(shape)
         if len(shapes) == count:
@@ -89,12 +89,15 @@ def _place(rng: np.random.Generator, kind: str, color: str, size: str, shapes: l
 def draw_scene(
     rng: np.random.Generator, shapes: tuple[Shape, ...], side: int
 ) -> tuple[np.ndarray, list[Any], list[dict[str, Any]]]:
-    """The image (side, side, 3) of uint8, and per shape its COCO segmentation and its mask.
+    """Draw a scene; a shape is painted exactly where its decoded mask is 1.
 
-    A shape is painted exactly where its decoded mask is 1. The segmentations take all forms that readers meet:
-    polygons for squares and triangles, run lengths for circles, plain for the small and compressed for the large.
+    The segmentations cover all forms that readers support: polygons for squares and triangles, uncompressed RLE for
+    small circles, and compressed RLE for large circles.
+
+    Returns:
+        The image (side, side, 3) of uint8, and one COCO segmentation and one mask (compressed RLE) per shape.
     """
-    image = _ground(rng, side)
+    image = _background(rng, side)
     segmentations: list[Any] = []
     masks: list[dict[str, Any]] = []
     for shape in shapes:
@@ -102,8 +105,8 @@ def draw_scene(
             y, x = np.mgrid[:side, :side] + 0.5
             disc = np.hypot(x - shape.x * side, y - shape.y * side) <= shape.reach * side
             mask = encode_mask(disc, side, side)
-            plain = {"size": [side, side], "counts": run_lengths(mask["counts"]).tolist()}
-            segmentation = plain if shape.size == "small" else mask
+            uncompressed = {"size": [side, side], "counts": run_lengths(mask["counts"]).tolist()}
+            segmentation = uncompressed if shape.size == "small" else mask
         else:
             segmentation = [_outline(shape, side)]
             mask = encode_mask(segmentation, side, side)
@@ -115,21 +118,21 @@ def draw_scene(
     return image.clip(0, 255).round().astype(np.uint8), segmentations, masks
 
 
-def _ground(rng: np.random.Generator, side: int) -> np.ndarray:
-    """A dull gradient between two greys in a random direction, with noise."""
+def _background(rng: np.random.Generator, side: int) -> np.ndarray:
+    """Return a noisy gradient between two grays in a random direction."""
     ends = rng.uniform(70, 150, size=(2, 1)) + rng.uniform(-12, 12, size=(2, 3))
-    turn = rng.uniform(0, 2 * math.pi)
+    direction = rng.uniform(0, 2 * math.pi)
     y, x = np.mgrid[:side, :side] / side - 0.5
-    mix = np.clip(0.5 + (x * math.cos(turn) + y * math.sin(turn)) / math.sqrt(2), 0, 1)[..., None]
+    mix = np.clip(0.5 + (x * math.cos(direction) + y * math.sin(direction)) / math.sqrt(2), 0, 1)[..., None]
     return ends[0] * (1 - mix) + ends[1] * mix + rng.normal(0, 6, size=(side, side, 3))
 
 
 def _outline(shape: Shape, side: int) -> list[float]:
-    """The corners of a square or of a triangle on its base, turned by the shape's angle, in pixels."""
+    """Return the corners of a square or triangle, rotated by the shape's angle, in pixels: [x1, y1, x2, y2, ...]."""
     corners = (45, 135, 225, 315) if shape.kind == "square" else (90, 210, 330)
     outline = []
     for corner in corners:
-        turned = math.radians(corner + shape.angle)
-        outline.append(round((shape.x + shape.reach * math.cos(turned)) * side, 2))
-        outline.append(round((shape.y - shape.reach * math.sin(turned)) * side, 2))
+        angle = math.radians(corner + shape.angle)
+        outline.append(round((shape.x + shape.reach * math.cos(angle)) * side, 2))
+        outline.append(round((shape.y - shape.reach * math.sin(angle)) * side, 2))
     return outline

@@ -1,1 +1,1 @@
-"""`detris data check` and `detris data convert`."""
+"""Tools behind `detris data check` and `detris data convert`."""

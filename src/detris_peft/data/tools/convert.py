@@ -1,17 +1,15 @@
-"""Any dataset as parquet shards with images and masks inside: the work of `detris data convert`.
+"""Convert any dataset to parquet shards with embedded images and masks; implements `detris data convert`.
 
-<output>/README.md                              dataset card; says which files are which split
-<output>/data/train-00000-of-00002.parquet      the columns `FEATURES`; images are the files' own bytes
+<output>/README.md                              dataset card, which maps files to splits
+<output>/data/train-00000-of-00002.parquet      the columns `FEATURES`; images are the original files' bytes
 
-`datasets.load_dataset(output)` reads it, and `push_to_hub` or `hf upload` make it a dataset on the Hub.
+`datasets.load_dataset(output)` reads it, and `push_to_hub` or `hf upload` publish it as a dataset on the Hub.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,13 +20,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
+from ...atomic import commit, recover, start_staging
 from ..errors import BadRowError, BadRows, MissingImageError, reject
 from ..fields import upright_size
 from ..schema import FEATURES
 from ..sources import DataSource
 from .dataset_card import dataset_card
 
-# What is in memory at a time, and a row group: `datasets` reads one at a time.
+# Limits of a row group, which is the amount of data in memory: `datasets` reads one row group at a time.
 BATCH_BYTES, BATCH_ROWS = 64 << 20, 1000
 _SHARD = re.compile(r"[^/]+-\d{5}-of-\d{5}\.parquet")
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -44,68 +43,71 @@ def write_parquet(
     overwrite: bool = False,
     progress: bool = True,
 ) -> dict[str, int]:
-    """Write splits of a dataset as parquet; `output` is there whole or not at all.
+    """Write splits of a dataset as parquet files; `output` is written atomically.
 
-    Images are not decoded (`check_data` does that), but their headers are read: each must be as large as its masks.
-    A image of several rows is stored once in a row group.
+    Images are not decoded (`check_data` does that), but their headers are read: the size of an image must be the size
+    of its masks. An image that several rows of a row group use is stored once.
 
     Args:
-        source: any but a stream.
-        output: a folder, new or empty.
-        splits: by default all.
-        max_shard_size: bytes of images in a file, as a number or with the unit KB, MB or GB.
-        bad_rows: collects what cannot be trained on and leaves it out; None stops at the first such row.
-        overwrite: replace `output`, if an earlier conversion wrote it.
-        progress: show a bar.
+        source: the dataset; not a stream.
+        output: a new or empty folder.
+        splits: the splits to write; by default all.
+        max_shard_size: bytes of images per file, as a number or with the unit KB, MB or GB.
+        bad_rows: collects the errors of rows that cannot be trained on, and skips these rows; None raises the first.
+        overwrite: replace `output` if an earlier conversion wrote it.
+        progress: show a progress bar.
 
     Returns:
-        The number of rows by split.
+        The number of rows, keyed by split.
 
     Raises:
-        FileExistsError: `output` is there and not empty, or holds files that no conversion wrote.
-        ValueError, FileNotFoundError: see `DataSource.load`; as `BadRowError`, a row is bad.
-        OSError: the disk is full or cannot be written.
+        FileExistsError: `output` is not empty and `overwrite` is False, or it holds files that no conversion wrote.
+        ValueError, FileNotFoundError: see `DataSource.load`; a `BadRowError` if a row is invalid.
+        OSError: `output` cannot be written, for example because the disk is full.
     """
     if source.streaming:
-        raise ValueError("--streaming cannot be converted: leave it out")
+        raise ValueError("--streaming: expected a dataset with random access, got a stream; omit --streaming")
     output, limit = Path(os.path.abspath(output)), shard_bytes(max_shard_size)
     splits = [*dict.fromkeys(splits or source.splits())]
     for split in splits:
         if not re.fullmatch(r"\w+(\.\w+)*", split):
-            raise ValueError(f"split '{split}': `datasets` allows letters, digits, '_' and '.' in a name: rename it")
+            raise ValueError(f"expected a split name of letters, digits, '_' and '.', got '{split}'; rename the split")
+    recover(output)  # from an interrupted conversion
     _require_replaceable(output, overwrite)
     counts = {}
-    with _in_place_of(output) as aside:
+    with _write_folder(output) as staging:
         for split in splits:
             rows = source.load(split, bad_rows)
-            assert isinstance(rows, datasets.Dataset)  # `streaming` was refused
-            stored = _stored(rows, bad_rows)
-            bar = tqdm(stored, f"{split}: rows", len(rows), unit="", leave=False, disable=not progress)
-            counts[split] = _write_split(bar, aside / "data", split, limit)
+            assert isinstance(rows, datasets.Dataset)  # not a stream, as `streaming` is rejected above
+            embedded = _embed_images(rows, bad_rows)
+            bar = tqdm(embedded, f"{split}: rows", len(rows), unit="", leave=False, disable=not progress)
+            counts[split] = _write_split(bar, staging / "data", split, limit)
             if not counts[split]:
-                raise ValueError(f"{source.dataset} {split}: no good row is left: see what `detris data check` says")
-        (aside / "README.md").write_text(dataset_card(output.name, counts), encoding="utf-8")
+                raise ValueError(
+                    f"{source.dataset} {split}: expected at least one valid row, got none; run `detris data check`"
+                )
+        (staging / "README.md").write_text(dataset_card(output.name, counts), encoding="utf-8")
     return counts
 
 
 def shard_bytes(size: int | str) -> int:
-    """Bytes from a number, or from text such as "500MB".
+    """Return a number of bytes, given as a number or as text such as "500MB".
 
     Raises:
-        ValueError: it is neither.
+        ValueError: the text has another form.
     """
     if isinstance(size, int):
         return size
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(KB|MB|GB)", size.strip().upper())
     if not match or not float(match[1]):
-        raise ValueError(f"max_shard_size is {size!r}: give a number with KB, MB or GB, as in 500MB")
+        raise ValueError(f"max_shard_size: expected a number with KB, MB or GB such as 500MB, got {size!r}")
     return int(float(match[1]) * _UNITS[match[2]])
 
 
-def _stored(rows: datasets.Dataset, bad_rows: BadRows | None) -> Iterator[dict[str, Any]]:
-    """Rows with their images' bytes."""
+def _embed_images(rows: datasets.Dataset, bad_rows: BadRows | None) -> Iterator[dict[str, Any]]:
+    """Yield the valid rows with the bytes of their images."""
     rows = rows.cast_column("image", datasets.Image(decode=False))
-    last_path, last_data = None, b""  # rows of one image mostly follow each other
+    last_path, last_data = None, b""  # rows of one image are usually adjacent
     for index in range(len(rows)):
         row: dict[str, Any] = rows[index]
         path, data = row["image"]["path"], row["image"]["bytes"]
@@ -117,14 +119,15 @@ def _stored(rows: datasets.Dataset, bad_rows: BadRows | None) -> Iterator[dict[s
             size = upright_size({"path": path, "bytes": data}, where)
             if [*size] != row["mask"]["size"]:
                 raise BadRowError(
-                    f"{where}: {path or row['file_name']} is {size[1]}x{size[0]} pixels, its mask "
-                    f"{row['mask']['size'][1]}x{row['mask']['size'][0]}: use the images that were annotated",
+                    f"{where}: {path or row['file_name']}: expected an image of the mask's size "
+                    f"{row['mask']['size'][1]}x{row['mask']['size'][0]}, got {size[1]}x{size[0]}; use the images that "
+                    "were annotated",
                     "mask_malformed",
                 )
         except BadRowError as error:
             reject(error, bad_rows)
             continue
-        # Only the name: the path is this machine's.
+        # Keep the file name only, because the folder is specific to this machine.
         yield {**row, "image": {"bytes": data, "path": os.path.basename(path or row["file_name"])}}
 
 
@@ -132,16 +135,17 @@ def _read(path: str, where: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except FileNotFoundError:
-        raise MissingImageError(f"{where}: {path} is missing: put the image there") from None
+        raise MissingImageError(f"{where}: {path}: the image is missing; add the file") from None
 
 
 def _write_split(rows: Iterable[dict[str, Any]], folder: Path, split: str, limit: int) -> int:
+    """Write the shards of one split, and return the number of rows."""
     folder.mkdir(exist_ok=True)
     files: list[Path] = []
     writer, written, count = None, 0, 0
     try:
         for batch in _batches(rows, min(limit, BATCH_BYTES)):
-            # A row group keeps a dictionary of images, so that each is in it once.
+            # The dictionary of a row group holds each image once.
             size = sum(map(len, {row["image"]["bytes"] for row in batch}))
             if writer is None or written + size > limit:
                 if writer is not None:
@@ -164,15 +168,15 @@ def _writer(file: Path) -> pq.ParquetWriter:
 
 
 def _batches(rows: Iterable[dict[str, Any]], limit: int) -> Iterator[list[dict[str, Any]]]:
-    """Rows of together at most `limit` bytes of images, but at least one."""
+    """Group rows into batches of at most `limit` bytes of images, but at least one row."""
     batch, size = [], 0
     for row in rows:
-        more = len(row["image"]["bytes"])
-        if batch and (size + more > limit or len(batch) == BATCH_ROWS):
+        row_size = len(row["image"]["bytes"])
+        if batch and (size + row_size > limit or len(batch) == BATCH_ROWS):
             yield batch
             batch, size = [], 0
         batch.append(row)
-        size += more
+        size += row_size
     if batch:
         yield batch
 
@@ -181,40 +185,38 @@ def _require_replaceable(output: Path, overwrite: bool) -> None:
     if not output.exists():
         return
     if not output.is_dir():
-        raise FileExistsError(f"{output}: is a file: name a folder")
+        raise FileExistsError(f"{output}: expected a folder, got a file; choose a folder")
     files = [file.relative_to(output).as_posix() for file in output.rglob("*") if not file.is_dir()]
     if files and not overwrite:
-        raise FileExistsError(f"{output}: is there already and holds {files[0]}: name another, or pass --overwrite")
-    # A slip such as --output data must not cost the data.
+        raise FileExistsError(
+            f"{output}: expected an empty folder, got {files[0]}; pass --overwrite or another folder"
+        )
+    # Never overwrite a folder we did not write, for example after a mistake such as --output data.
     foreign = [name for name in files if name != "README.md" and not _SHARD.fullmatch(name.removeprefix("data/"))]
     if foreign:
-        raise FileExistsError(f"{output}: holds {min(foreign)}, which no conversion wrote: name another folder")
+        raise FileExistsError(f"{output}: expected only converted files, got {min(foreign)}; choose another folder")
 
 
 @contextmanager
-def _in_place_of(folder: Path) -> Iterator[Path]:
-    """A folder aside that becomes `folder` when the block ends well, and vanishes when it does not."""
+def _write_folder(folder: Path) -> Iterator[Path]:
+    """Write a folder as `atomic_write_dir` does; errors of writing say what to do, and errors of the source do not."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        place = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+        staging = start_staging(folder)
     except OSError as error:
         raise type(error)(
-            f"{folder}: cannot be written ({error.strerror}: {error.filename}): name another folder"
+            f"{folder}: cannot be written ({error.strerror}: {error.filename}); choose another folder"
         ) from None
     try:
-        new = place / "new"  # with the usual permissions, unlike a temporary folder
-        new.mkdir()
-        yield new
-        if folder.exists():
-            folder.rename(place / "old")
-        new.rename(folder)
+        yield staging
+        commit(folder)
     except OSError as error:
-        reading = error.filename and not str(error.filename).startswith(str(place))
-        if error.errno is None or reading:  # of the source, which says what is wrong
+        is_from_source = error.filename and not str(error.filename).startswith(str(staging))
+        if error.errno is None or is_from_source:
             raise
         raise OSError(
-            f"{folder}: cannot be written ({error.strerror or error}): make room or name another folder; nothing was "
-            "left behind"
+            f"{folder}: cannot be written ({error.strerror or error}); free disk space or choose another folder; "
+            "no partial output was kept"
         ) from None
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        recover(folder)

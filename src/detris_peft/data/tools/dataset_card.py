@@ -1,4 +1,4 @@
-"""The dataset card that a converted dataset carries as README.md."""
+"""Dataset card (README.md) of a converted dataset."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from huggingface_hub import DatasetCardData
 
 
 def dataset_card(name: str, counts: Mapping[str, int]) -> str:
-    """README.md of a converted dataset: which files are which split, and what is in them.
+    """Return the README.md of a converted dataset, which maps files to splits and describes the columns.
 
     Args:
-        name: the dataset's.
-        counts: rows by split.
+        name: name of the dataset.
+        counts: number of rows, keyed by split.
     """
     data = DatasetCardData(
         pretty_name=name,
@@ -32,9 +32,8 @@ def dataset_card(name: str, counts: Mapping[str, int]) -> str:
 
 # {name}
 
-Images, sentences that refer to something in them, and masks, for referring image segmentation. Written by
-`detris data convert`. Images are the original files, byte for byte; **their license and that of the annotations
-stay what they were.**
+Images, referring expressions and masks for referring image segmentation. Written by `detris data convert`. Images are
+the original files, byte for byte; **the licenses of images and annotations are unchanged.**
 
 | split | rows |
 |---|---|
@@ -44,10 +43,10 @@ stay what they were.**
 |---|---|
 | `image` | the image |
 | `sentences`, `sent_ids` | every sentence that refers to the target, and their ids |
-| `mask` | `size` [H, W] and `counts`: compressed COCO RLE, of the image turned upright as its EXIF tag says |
+| `mask` | `size` [H, W] and `counts`: compressed COCO RLE, for the image after EXIF rotation |
 | `no_target` | the sentences refer to nothing in the image; the mask is empty |
 | `ref_id`, `ann_id`, `ann_ids`, `image_id`, `category_id` | ids, unique within one `dataset` |
-| `dataset`, `split`, `file_name` | where the row comes from |
+| `dataset`, `split`, `file_name` | source of the row |
 
 ```python
 from datasets import load_dataset

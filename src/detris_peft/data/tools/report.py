@@ -1,4 +1,4 @@
-"""What `check_data` finds, and the JSON that `detris data check --report` writes of it."""
+"""Results of `check_data`, and their JSON form for `detris data check --report`."""
 
 from __future__ import annotations
 
@@ -14,56 +14,58 @@ from ..sources import DataSource
 
 @dataclass
 class Finding:
-    """Something wrong, or worth knowing.
+    """An error or a notice about a dataset.
 
-    As errors: each of `BAD_KINDS`, `shared_image` (a image stands in two splits that must not share any) and
-    `split_unreadable` (none of its rows can be had). As notices: `count_differs`, `sentence_too_long`,
-    `same_image` (twice under two names), `leak` and `shared_image` where it is by design.
+    Kinds of errors: those in `BAD_KINDS`, `shared_image` (an image is in two splits that must not share images) and
+    `split_unreadable` (no row of the split can be read). Kinds of notices: `count_differs`, `sentence_too_long`,
+    `same_image` (one image under two names), `leak`, and `shared_image` if splits share images by design.
     """
 
     kind: str
     split: str
     message: str
-    rows: int = 1  # how many rows it concerns
+    rows: int = 1  # number of affected rows
 
 
 @dataclass
 class SplitReport:
-    """One split: its counts (of the rows that its reader took) and what was found."""
+    """Counts of one split (of the rows that its reader accepted), and its errors and notices."""
 
     split: str
     images: int = 0
     references: int = 0
     sentences: int = 0
     no_target: int = 0
-    published: int | None = None  # references
+    published: int | None = None  # number of references, if the dataset is a published one
     errors: list[Finding] = field(default_factory=list)
     notices: list[Finding] = field(default_factory=list)
     rows: datasets.Dataset | None = None
-    # What tells images apart (a digest of the file's bytes, or its path) to name and first row.
+    # Maps an image's identity (digest of the file's bytes, or path) to its name and first row.
     identities: dict[str, tuple[str, int]] = field(default_factory=dict)
 
     @property
-    def bad(self) -> dict[str, int]:
-        """Rows with an error, by kind."""
+    def error_counts(self) -> dict[str, int]:
+        """Number of rows with an error, keyed by kind."""
         return _counted(self.errors)
 
     def as_json(self) -> dict[str, Any]:
+        """Return the counts of the split; see `as_json` of the module."""
         counts = ("images", "references", "sentences", "no_target", "published")
-        return {**{name: getattr(self, name) for name in counts}, "bad": self.bad, "notices": _counted(self.notices)}
+        content = {name: getattr(self, name) for name in counts}
+        return {**content, "bad": self.error_counts, "notices": _counted(self.notices)}
 
 
 def as_json(source: DataSource, reports: Sequence[SplitReport]) -> dict[str, Any]:
-    """The whole result.
+    """Return the complete result of a check as JSON-compatible data.
 
     Returns:
         {"dataset": str, "data_root": str, "split_by": str,
-         "ok": bool,                                   no error; notices do not count
+         "ok": bool,                                   no errors; notices are allowed
          "splits": {split: {"images": int, "references": int, "sentences": int, "no_target": int,
-                            "published": int | null,   references, where the set is a published one
+                            "published": int | null,   references, if the dataset is a published one
                             "bad": {kind: rows}, "notices": {kind: rows}}},
-         "errors": [{"kind": str, "split": str, "message": str, "rows": int}],     all of them
-         "notices": [...]}                                                         likewise
+         "errors": [{"kind": str, "split": str, "message": str, "rows": int}],     all errors
+         "notices": [...]}                                                         all notices
     """
     return {
         "dataset": source.dataset,

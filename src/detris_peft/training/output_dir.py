@@ -1,4 +1,4 @@
-"""A run's folder: taken before the work, and what it holds to read: how it was started, on what, how it went."""
+"""Output directory of a run: validation before the training, and `run.json`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,28 +29,28 @@ _PACKAGES = (
 )
 
 
-def take_folder(folder: Path, resume: bool, overwrite: bool) -> None:
-    """Make sure, before any work, that the folder can be written and holds nothing that would be lost.
+def claim_output_dir(folder: Path, resume: bool, overwrite: bool) -> None:
+    """Check that the folder is writable and that training in it loses no results.
 
     Args:
         folder: the run's output_dir.
-        resume: the run goes on from what is there.
-        overwrite: what an earlier run left is removed.
+        resume: whether the run in the folder is resumed.
+        overwrite: whether the results of an earlier run are deleted.
 
     Raises:
-        ValueError: what stands against it.
+        ValueError: the folder cannot be used; the message has the reason.
     """
-    for place in (folder, folder / "last", folder / "best"):
-        if place.is_file():
-            raise ValueError(f"{place} is a file where a folder is to be written: choose another output_dir.")
-    left = [name for name in ("checkpoints", "best", "last") if any(folder.glob(f"{name}/*"))]
-    if not resume and left:
+    for path in (folder, folder / "last", folder / "best"):
+        if path.is_file():
+            raise ValueError(f"{path}: expected a folder, got a file; choose another output_dir.")
+    existing = [name for name in ("checkpoints", "best", "last") if any(folder.glob(f"{name}/*"))]
+    if not resume and existing:
         if not overwrite:
             raise ValueError(
-                f"{folder} holds {', '.join(left)} of an earlier run: go on with --resume latest, begin anew with "
-                "--overwrite_output_dir, or choose another output_dir."
+                f"{folder}: expected a folder without a run, got {', '.join(existing)} of an earlier run; continue it "
+                "with --resume latest, start again with --overwrite_output_dir, or choose another output_dir."
             )
-        for name in left:
+        for name in existing:
             remove(folder / name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,17 +59,19 @@ def take_folder(folder: Path, resume: bool, overwrite: bool) -> None:
         for name in ("best", "last"):
             recover(folder / name)
     except OSError as error:
-        raise ValueError(f"{folder} cannot be written to ({error.strerror}): choose another output_dir.") from None
+        raise ValueError(
+            f"{folder}: expected a writable folder, got an error ({error.strerror}); choose another output_dir."
+        ) from None
 
 
-def write_start(folder: Path, options: Mapping[str, Any], processes: int, resumed: bool) -> None:
-    """`run.json`: the resolved options, versions, seed, git state and machine.
+def write_run_json(folder: Path, options: Mapping[str, Any], num_processes: int, resumed: bool) -> None:
+    """Write `run.json`: the resolved options, command, package versions, seed, git state and machine.
 
     Args:
         folder: the run's output_dir.
-        options: every option with the value that it resolved to.
-        processes: of the training.
-        resumed: keep what stands there of earlier starts, under `earlier`.
+        options: the resolved value of every option.
+        num_processes: number of ranks.
+        resumed: keep the content of earlier starts under `earlier`.
     """
     file = folder / "run.json"
     earlier = json.loads(file.read_text(encoding="utf-8")) if resumed and file.is_file() else None
@@ -77,7 +79,7 @@ def write_start(folder: Path, options: Mapping[str, Any], processes: int, resume
         "options": dict(options),
         "seed": options.get("seed"),
         "command": sys.argv,
-        "processes": processes,
+        "num_processes": num_processes,
         "versions": {"python": platform.python_version(), **_versions()},
         "git": git_state(),
         "machine": {
@@ -90,14 +92,8 @@ def write_start(folder: Path, options: Mapping[str, Any], processes: int, resume
     write_json(file, content)
 
 
-def write_history(folder: Path, options: Mapping[str, Any], history: Sequence[Mapping[str, float]], best: Any) -> None:
-    """`metrics.jsonl`, a line an evaluation, and `metrics.json`, the same with the best one and the options."""
-    write_text(folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in history))
-    write_json(folder / "metrics.json", {"arguments": dict(options), "best": best, "history": list(history)})
-
-
 def git_state() -> dict[str, Any] | None:
-    """Commit and whether files differ from it, of the folder that the run was started in; None outside of git."""
+    """Return the commit and the changed files of the working directory, or None outside a git repository."""
 
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=20).stdout.strip()
@@ -113,6 +109,6 @@ def _versions() -> dict[str, str]:
     for name in _PACKAGES:
         try:
             installed[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:  # imported from its source folder
+        except importlib.metadata.PackageNotFoundError:  # detris-peft imported from its source folder
             continue
     return installed

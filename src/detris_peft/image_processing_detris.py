@@ -1,0 +1,302 @@
+"""Image processor of DETRIS: images and masks to model inputs, and logits back to masks of the original size.
+
+All resizing and coordinate transforms happen here. The letterbox scales an image of H×W pixels by min(s/H, s/W), where
+s is `image_size`, centers it on a canvas of h×w pixels, and pads with the mean color. A single affine matrix maps
+images and masks to the canvas; its inverse maps predictions back.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import ExifTags, Image, ImageOps
+from transformers import BatchFeature
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.processing_utils import ImagesKwargs
+
+from .defaults import CLIP_MEAN, CLIP_STD, IMAGE_SIZE, MASK_THRESHOLD
+
+
+class DetrisImageProcessorKwargs(ImagesKwargs, total=False):
+    """Fields that `from_pretrained` may override."""
+
+    image_size: int
+    mask_threshold: float
+    keep_aspect_ratio: bool
+    patch_size: int
+
+
+class DetrisImageProcessor(BaseImageProcessor):
+    """Letterboxes and normalizes images and masks, and converts logits to masks.
+
+    Args:
+        image_size: s, the longer side of an image after scaling, in pixels.
+        mask_threshold: probability above which a pixel is foreground.
+        keep_aspect_ratio: False: an s×s canvas, as in the paper. True: the smallest h×w canvas that holds every image
+            of the batch, both sides multiples of `patch_size`.
+        patch_size: side of the image encoder's patches in pixels; only used with `keep_aspect_ratio`.
+        image_mean: mean per channel, of values in [0, 1]; also the color of the padding.
+        image_std: standard deviation per channel, of values in [0, 1].
+    """
+
+    valid_kwargs = DetrisImageProcessorKwargs
+
+    def __init__(
+        self,
+        image_size: int = IMAGE_SIZE,
+        mask_threshold: float = MASK_THRESHOLD,
+        keep_aspect_ratio: bool = False,
+        patch_size: int = 14,
+        image_mean: Sequence[float] = CLIP_MEAN,
+        image_std: Sequence[float] = CLIP_STD,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.image_size = image_size
+        self.mask_threshold = mask_threshold
+        self.keep_aspect_ratio = keep_aspect_ratio
+        self.patch_size = patch_size
+        self.image_mean = list(image_mean)
+        self.image_std = list(image_std)
+
+    def preprocess(
+        self, images, masks=None, return_tensors: str | None = "pt", original_sizes=None, **kwargs
+    ) -> BatchFeature:
+        """Prepare one image or B images, with or without their masks.
+
+        Args:
+            images: PIL image of any mode (EXIF rotation is applied, alpha is dropped, 16 bits become 8), or array
+                (H,W), (H,W,1), (H,W,3) or (H,W,4) of uint8, uint16 or bool; or a list of them.
+            masks: (H,W) array, tensor or PIL image, foreground > 0, of the size of the image after EXIF rotation.
+            return_tensors: "pt" or "np"; None leaves NumPy arrays.
+            original_sizes: (B,2), the (H,W) of the files, for images that a JPEG decoder reduced to a half, a quarter
+                or an eighth; None if no image was reduced. Masks and predictions are of the original size.
+
+        Returns:
+            `pixel_values` (B,3,h,w) float32, `target_sizes` (B,2) with the original (H,W), and with masks `labels`
+            (B,h,w) float32 in [0,1], soft at warped edges. h = w = `image_size` unless `keep_aspect_ratio`.
+
+        Raises:
+            ValueError: the numbers of images and masks differ, a mask is not of the size of its image, an image is not
+                a reduction of its original size, or an array is not an image.
+            TypeError: an item has an unsupported type, or a keyword is unknown.
+        """
+        if kwargs:
+            raise TypeError(
+                f"got unknown arguments {', '.join(kwargs)}; pass images, masks, return_tensors, original_sizes"
+            )
+        images, masks, original_sizes = as_list(images), as_list(masks), as_sizes(original_sizes)
+        check_counts(images=images, masks=masks, original_sizes=original_sizes)
+        arrays: Iterable[np.ndarray] = (to_rgb(image, f"images[{i}]") for i, image in enumerate(images or ()))
+        # If the sizes are known, images are converted one at a time, so that they reuse the same memory.
+        if (sizes := original_sizes) is None:
+            arrays = list(arrays)
+            sizes = [pixels.shape[:2] for pixels in arrays]
+        canvas = self.canvas_size(sizes)
+        # Warped in place: copying a batch takes about as long as warping it.
+        data: dict[str, Any] = {"pixel_values": np.empty((len(sizes), 3, *canvas), dtype=np.float32)}
+        for i, (pixels, size) in enumerate(zip(arrays, sizes, strict=True)):
+            reduction = _reduction(pixels.shape[:2], size, f"images[{i}]")
+            self._warp_image(pixels, size, reduction, out=data["pixel_values"][i])
+        data["target_sizes"] = np.array(sizes, dtype=np.int64)
+        if masks is not None:
+            data["labels"] = np.empty((len(sizes), *canvas), dtype=np.float32)
+            for i, (mask, size) in enumerate(zip(masks, sizes, strict=True)):
+                self._warp_mask(_to_foreground(mask, size, f"masks[{i}]"), out=data["labels"][i])
+        return BatchFeature(data, tensor_type=return_tensors)
+
+    def post_process_referring_segmentation(
+        self, outputs, target_sizes, threshold: float | None = None, return_probabilities: bool = False
+    ) -> list[torch.Tensor]:
+        """Convert logits to masks of the original size: sigmoid, bicubic to the canvas, inverse letterbox, threshold.
+
+        Args:
+            outputs: output of the model, or its logits (B,1,h',w').
+            target_sizes: (B,2), the (H,W) returned by the processor; with `keep_aspect_ratio` those of the complete
+                batch, because they determine the canvas.
+            threshold: probability above which a pixel is foreground; default: `mask_threshold`.
+            return_probabilities: return probabilities instead of masks; bicubic interpolation may exceed [0, 1].
+
+        Returns:
+            B tensors (H,W) on the CPU: bool, or float32 with `return_probabilities`.
+
+        Raises:
+            ValueError: the numbers of logit maps and sizes differ.
+        """
+        logits = outputs if isinstance(outputs, torch.Tensor) else outputs.logits
+        sizes = as_sizes(target_sizes) or []
+        if len(sizes) != len(logits):
+            raise ValueError(f"target_sizes: expected {len(logits)}, got {len(sizes)}; pass one (H, W) per logit map")
+        threshold = self.mask_threshold if threshold is None else threshold
+        canvas = self.canvas_size(sizes)
+        # align_corners=True and the inverse warp are part of the method: others shift the mask by half a pixel.
+        on_canvas = F.interpolate(logits.detach().float().sigmoid(), canvas, mode="bicubic", align_corners=True)
+        maps = []
+        for probability, (height, width) in zip(on_canvas[:, 0].cpu().numpy(), sizes, strict=True):
+            flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+            matrix = self.letterbox_matrix((height, width), canvas)
+            warped = cv2.warpAffine(probability, matrix, (width, height), flags=flags, borderValue=0.0)
+            maps.append(torch.from_numpy(warped))
+        return maps if return_probabilities else [probability > threshold for probability in maps]
+
+    def is_visible(self, mask: np.ndarray) -> bool:
+        """Return whether any foreground of a mask (H, W) survives the letterbox on the square canvas."""
+        # Samples are 1 / scale apart and cover 2 × 2 pixels: a filled square wider than that contains one. Most masks
+        # have such a square in the middle of their box; for the others the label is computed.
+        side = math.ceil(1 / self._scale(*mask.shape)) + 2
+        left, top, width, height = cv2.boundingRect(mask)
+        x, y = left + (width - side) // 2, top + (height - side) // 2
+        if min(width, height) >= side and mask[y : y + side, x : x + side].all():
+            return True
+        label = np.empty((self.image_size, self.image_size), dtype=np.float32)
+        self._warp_mask(mask > 0, out=label)
+        return bool(label.any())
+
+    def canvas_size(self, sizes) -> tuple[int, int]:
+        """Return the (h, w) of `pixel_values` for a batch of images of these (H, W)."""
+        if not self.keep_aspect_ratio:
+            return self.image_size, self.image_size
+        longest = np.max([np.multiply(size, self._scale(*size)) for size in sizes], axis=0)
+        # Rounded, so that a floating-point error of 1e-13 does not add a patch.
+        patches = np.ceil(np.round(longest / self.patch_size, 6)).astype(int)
+        return int(patches[0]) * self.patch_size, int(patches[1]) * self.patch_size
+
+    def letterbox_matrix(self, size: tuple[int, int], canvas: tuple[int, int]) -> np.ndarray:
+        """Return the (2,3) matrix from (x, y) in an image of `size` (H, W) to (x, y) on a canvas of (h, w).
+
+        It maps corners to corners without the half-pixel offset of pixel centers, and is computed from three points in
+        float32: the released implementation did both, and its weights were trained that way.
+        """
+        (height, width), (canvas_height, canvas_width) = size, canvas
+        scale = self._scale(height, width)
+        new_width, new_height = width * scale, height * scale
+        left, top = (canvas_width - new_width) / 2, (canvas_height - new_height) / 2
+        corners = np.array([[0, 0], [width, 0], [0, height]], dtype=np.float32)
+        placed = np.array([[left, top], [left + new_width, top], [left, top + new_height]], dtype=np.float32)
+        return cv2.getAffineTransform(corners, placed)
+
+    def _scale(self, height: int, width: int) -> float:
+        return min(self.image_size / height, self.image_size / width)
+
+    def _warp_image(self, image: np.ndarray, size: tuple[int, int], reduction: int, out: np.ndarray) -> None:
+        """Warp and normalize a uint8 (H,W,3), decoded at 1 / `reduction` of its size, to float32 (3,h,w) in `out`."""
+        border = [255 * channel for channel in self.image_mean]
+        matrix = self.letterbox_matrix(size, out.shape[1:])
+        if reduction > 1:
+            # Offset by the center of a reduced pixel.
+            center = (reduction - 1) / 2
+            matrix = matrix @ np.array([[reduction, 0, center], [0, reduction, center], [0, 0, 1]])
+        warped = cv2.warpAffine(image, matrix, out.shape[:0:-1], flags=cv2.INTER_CUBIC, borderValue=border)
+        # The 256 values per channel are normalized once and looked up, which is exact and much faster.
+        mean, std = np.array(self.image_mean, np.float32), np.array(self.image_std, np.float32)
+        levels = (np.arange(256, dtype=np.float32) / np.float32(255) - mean[:, None]) / std[:, None]
+        for plane, level, normalized in zip(cv2.split(warped), levels, out, strict=True):
+            cv2.LUT(plane, level, dst=normalized)
+
+    def _warp_mask(self, foreground: np.ndarray, out: np.ndarray) -> None:
+        """Warp a bool (H,W) to float32 (h,w) in [0,1] in `out`, with 8-bit precision like the images."""
+        pixels = np.ascontiguousarray(foreground).view(np.uint8) * np.uint8(255)
+        matrix = self.letterbox_matrix(foreground.shape, out.shape)
+        warped = cv2.warpAffine(pixels, matrix, out.shape[::-1], flags=cv2.INTER_LINEAR, borderValue=0)
+        np.divide(warped, np.float32(255), out=out)
+
+
+def as_list(items) -> list | None:
+    """Return a list of the items, also of a single image, mask or sentence; None stays None."""
+    if items is None or isinstance(items, list):
+        return items
+    several = isinstance(items, Iterable) and not isinstance(items, (str, Image.Image, np.ndarray, torch.Tensor))
+    return list(items) if several else [items]
+
+
+def as_sizes(sizes) -> list[tuple[int, int]] | None:
+    """Return a tensor, array or list (B,2) as a list of (H, W) in Python integers; None stays None."""
+    return None if sizes is None else [(int(height), int(width)) for height, width in sizes]
+
+
+def check_counts(**inputs: list | None) -> None:
+    """Check that all inputs which are not None have the same number of items, at least one.
+
+    Raises:
+        ValueError: the numbers differ or are 0, or masks or original_sizes were passed without images.
+    """
+    counts = {name: len(items) for name, items in inputs.items() if items is not None}
+    for name in ("masks", "original_sizes"):
+        if name in counts and "images" not in counts:
+            raise ValueError(f"{name}: expected images as well, got none; pass the images that they belong to")
+    if len(set(counts.values())) != 1 or 0 in counts.values():
+        got = ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing"
+        raise ValueError(f"expected one sentence and one mask per image, got {got}; pass the same number of each")
+
+
+def to_rgb(image, name: str = "image") -> np.ndarray:
+    """Convert a PIL image of any mode, or an array (H,W), (H,W,1), (H,W,3) or (H,W,4), to uint8 (H,W,3).
+
+    Raises:
+        ValueError: the array is not an image, or its range of values is unknown; the message starts with `name`.
+        TypeError: the image has another type.
+    """
+    if isinstance(image, Image.Image):
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # exif_transpose always copies
+            image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I") or image.mode == "F":
+            image = np.asarray(image)
+            if image.dtype == np.int32 and image.min() >= 0 and image.max() < 1 << 16:
+                image = image.astype(np.uint16)  # older versions of Pillow open 16-bit gray images in mode "I"
+        else:
+            # Pillow warns if a palette with transparency is converted to RGB directly. RGBA keeps the colors.
+            if image.mode != "RGB":
+                image = image.convert("RGBA" if image.mode == "P" else "RGB")
+            image = np.asarray(image)
+    if not isinstance(image, np.ndarray):
+        raise TypeError(
+            f"{name}: expected a PIL image or an (H, W, C) array, got {type(image).__name__}; open or convert it first"
+        )
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.ndim != 3 or image.size == 0 or image.shape[2] not in (1, 3, 4):
+        raise ValueError(
+            f"{name}: expected shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {image.shape}; "
+            "put the channels last"
+        )
+    if np.issubdtype(image.dtype, np.uint16):
+        image = (image >> 8).astype(np.uint8)  # the high byte, like libpng
+    elif image.dtype == bool:
+        image = image.astype(np.uint8) * 255
+    elif image.dtype != np.uint8:
+        raise ValueError(
+            f"{name}: expected uint8, uint16 or bool, got {image.dtype}, whose range is unknown; "
+            "scale it to uint8 in [0, 255]"
+        )
+    image = image[..., :3]
+    return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
+
+
+def _reduction(shape: tuple[int, ...], size: tuple[int, ...], name: str) -> int:
+    """Return the factor by which a JPEG decoder reduced an image of `size` (H, W) to `shape` (H, W)."""
+    for factor in (1, 2, 4, 8):
+        if tuple(shape) == tuple(-(-side // factor) for side in size):
+            return factor
+    raise ValueError(
+        f"{name}: expected its original size {size} or a half, a quarter or an eighth of it, got {shape}; "
+        "omit original_sizes, or pass the size of the file"
+    )
+
+
+def _to_foreground(mask, size: tuple[int, int], name: str) -> np.ndarray:
+    """Convert the mask of an image of `size` (H, W) to bool (H,W)."""
+    if not isinstance(mask, (Image.Image, np.ndarray, torch.Tensor)):
+        raise TypeError(
+            f"{name}: expected an (H, W) array, tensor or PIL image, got {type(mask).__name__}; convert it first"
+        )
+    pixels = mask.cpu().numpy() if isinstance(mask, torch.Tensor) else np.asarray(mask)
+    if pixels.shape != tuple(size):
+        raise ValueError(
+            f"{name}: expected shape {tuple(size)}, the size of its image after EXIF rotation, got {pixels.shape}; "
+            "pass a mask of that size"
+        )
+    return pixels > 0

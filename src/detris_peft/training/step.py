@@ -1,0 +1,112 @@
+"""Training step: forward and backward of one batch, and an optimizer step per accumulation group."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import nn
+
+from .arguments import TrainingArguments
+from .batching import GlobalBatches, StreamedBatches
+from .distributed import sum_over_ranks
+from .ema import ExponentialMovingAverage
+from .guards import describe_gradients, memory_advice, running_statistics
+from .progress import Progress
+from .schedule import learning_rate
+from .signals import StopSignals
+
+_MODEL_INPUTS = ("pixel_values", "input_ids", "labels")
+_MAX_CONSECUTIVE_SKIPS = 20  # after more skipped batches in a row, the weights themselves have diverged
+
+
+class TrainingStep:
+    """Trains on one batch at a time.
+
+    Args:
+        arguments: training arguments.
+        accelerator: of the run.
+        model: the model as prepared by accelerate.
+        optimizer: prepared by accelerate.
+        batches: scales of the losses.
+        signals: checked on all ranks in each step.
+        ema: updated after each optimizer step.
+    """
+
+    def __init__(
+        self,
+        arguments: TrainingArguments,
+        accelerator: Accelerator,
+        model: nn.Module,
+        optimizer: Any,
+        batches: GlobalBatches | StreamedBatches,
+        signals: StopSignals,
+        ema: ExponentialMovingAverage | None,
+    ) -> None:
+        self.arguments, self.accelerator, self.model, self.optimizer = arguments, accelerator, model, optimizer
+        self.batches, self.signals, self.ema = batches, signals, ema
+        self.consecutive_skips = 0
+
+    @property
+    def learning_rate(self) -> float:
+        """Learning rate of the last step."""
+        return self.optimizer.param_groups[0]["lr"]
+
+    def run(self, batch: dict[str, Any], progress: Progress) -> tuple[float | None, bool]:
+        """Train on a batch; if it completes an accumulation group, update the weights.
+
+        Returns:
+            The mean loss over the samples of all ranks, None if the batch was skipped; and whether any rank received
+            a signal.
+
+        Raises:
+            ValueError: the loss is not finite, and `on_nan` is stop or too many batches were skipped in a row.
+            MemoryError: the batch does not fit in memory.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.arguments, progress.epoch, progress.step + 1)
+        statistics = running_statistics(self.model) if self.arguments.on_nan == "skip" else {}
+        with memory_advice(self.arguments), self.accelerator.accumulate(self.model):
+            loss = self.model(**{name: batch[name] for name in _MODEL_INPUTS}).loss
+            part = loss.detach().float() * self.batches.fraction(progress.batch)
+            mean, stop = sum_over_ranks(self.accelerator, part, bool(self.signals.received))
+            if math.isfinite(mean):
+                self.accelerator.backward(loss * self.batches.loss_scale(progress.batch))
+                self._update_weights()
+                return mean, stop
+            if self.arguments.on_nan == "stop" or self.consecutive_skips == _MAX_CONSECUTIVE_SKIPS:
+                self._raise_non_finite(mean, loss, batch, progress)
+            # If the batch completes an accumulation group, the entire group is skipped.
+            progress.skipped_batches += 1
+            self.consecutive_skips += 1
+            self.optimizer.zero_grad()
+            for buffer, value in statistics.items():
+                buffer.copy_(value)
+        return None, stop
+
+    def _update_weights(self) -> None:
+        """Clip the gradients and update the weights and their average. accelerate skips this within a group."""
+        accelerator, max_grad_norm = self.accelerator, self.arguments.max_grad_norm
+        if accelerator.sync_gradients and max_grad_norm:
+            accelerator.clip_grad_norm_((p for p in self.model.parameters() if p.requires_grad), max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.consecutive_skips = 0
+        if self.ema is not None and accelerator.sync_gradients and not self.optimizer.step_was_skipped:
+            self.ema.update()
+
+    def _raise_non_finite(self, mean: float, loss: torch.Tensor, batch: dict[str, Any], progress: Progress) -> None:
+        self.accelerator.backward(loss)
+        self.accelerator.unscale_gradients()  # undo the loss scaling of fp16
+        rows = gather_object(list(batch["ref_ids"]))
+        gradients = describe_gradients(self.accelerator.unwrap_model(self.model))
+        skips = self.arguments.on_nan == "skip"
+        raise ValueError(
+            f"epoch {progress.epoch}, batch {progress.batch + 1}, step {progress.step + 1}: expected a finite loss, "
+            f"got {mean}{f' after {_MAX_CONSECUTIVE_SKIPS} skipped batches' if skips else ''} (references {rows}; "
+            f"{gradients}); lower learning_rate, set max_grad_norm, use bf16 instead of fp16"
+            f"{'' if skips else ', or set --on_nan skip'}."
+        )
