@@ -40,7 +40,6 @@ from .progress import Progress
 
 WEIGHTS_FILE, EMA_FILE = "trainable.safetensors", "ema.safetensors"
 PROGRESS_FILE, FINGERPRINT_FILE = "progress.json", "fingerprint.json"
-_EARLIER_FINGERPRINT_FILE = "course.json"  # of earlier versions, whose checkpoints are refused
 
 
 class Checkpoints:
@@ -176,11 +175,10 @@ class Checkpoints:
 
     def _refusal(self, folder: Path) -> str | None:
         """Return why an intact checkpoint does not belong to this run, or None if it does."""
-        if (folder / _EARLIER_FINGERPRINT_FILE).exists() and not (folder / FINGERPRINT_FILE).exists():
+        if not (folder / FINGERPRINT_FILE).exists():  # its manifest does not list one, so nothing was lost
             return (
-                f"{folder}: expected {FINGERPRINT_FILE}, got {_EARLIER_FINGERPRINT_FILE}: an earlier version of "
-                "detris_peft wrote this checkpoint; finish the run with that version, or start again with "
-                "--overwrite_output_dir."
+                f"{folder}: expected {FINGERPRINT_FILE}, got none: a version of detris_peft before 0.1.0 wrote this "
+                "checkpoint; finish the run with that version, or start again with --overwrite_output_dir."
             )
         saved = _flat(json.loads((folder / FINGERPRINT_FILE).read_text(encoding="utf-8")))
         current = _flat(self.fingerprint)
