@@ -71,18 +71,18 @@ class DetrisImageProcessor(BaseImageProcessor):
         Args:
             images: PIL image of any mode (EXIF rotation is applied, alpha is dropped, 16 bits become 8), or array
                 (H,W), (H,W,1), (H,W,3) or (H,W,4) of uint8, uint16 or bool; or a list of them.
-            masks: (H,W) array, tensor or PIL image, foreground > 0, of the size of the image after EXIF rotation.
+            masks: (H,W) array, tensor or PIL image, foreground > 0, with the size of the image after EXIF rotation.
             return_tensors: "pt" or "np"; None leaves NumPy arrays.
-            original_sizes: (B,2), the (H,W) of the files, for images that a JPEG decoder reduced to a half, a quarter
-                or an eighth; None if no image was reduced. Masks and predictions are of the original size.
+            original_sizes: (B,2), the (H,W) of the files, for images that a JPEG decoder reduced to 1/2, 1/4 or 1/8 of
+                their size; None if no image was reduced. Masks and predictions have the original size.
 
         Returns:
             `pixel_values` (B,3,h,w) float32, `target_sizes` (B,2) with the original (H,W), and with masks `labels`
             (B,h,w) float32 in [0,1], soft at warped edges. h = w = `image_size` unless `keep_aspect_ratio`.
 
         Raises:
-            ValueError: the numbers of images and masks differ, a mask is not of the size of its image, an image is not
-                a reduction of its original size, or an array is not an image.
+            ValueError: the numbers of images and masks differ, a mask does not have the size of its image, an image is
+                not a reduction of its original size, or an array is not an image.
             TypeError: an item has an unsupported type, or a keyword is unknown.
         """
         if kwargs:
@@ -133,7 +133,7 @@ class DetrisImageProcessor(BaseImageProcessor):
             raise ValueError(f"target_sizes: expected {len(logits)}, got {len(sizes)}; pass one (H, W) per logit map")
         threshold = self.mask_threshold if threshold is None else threshold
         canvas = self.canvas_size(sizes)
-        # align_corners=True and the inverse warp are part of the method: others shift the mask by half a pixel.
+        # align_corners=True and the inverse warp are part of the method: other choices shift the mask by half a pixel.
         on_canvas = F.interpolate(logits.detach().float().sigmoid(), canvas, mode="bicubic", align_corners=True)
         maps = []
         for probability, (height, width) in zip(on_canvas[:, 0].cpu().numpy(), sizes, strict=True):
@@ -183,7 +183,7 @@ class DetrisImageProcessor(BaseImageProcessor):
         return min(self.image_size / height, self.image_size / width)
 
     def _warp_image(self, image: np.ndarray, size: tuple[int, int], reduction: int, out: np.ndarray) -> None:
-        """Warp and normalize a uint8 (H,W,3), decoded at 1 / `reduction` of its size, to float32 (3,h,w) in `out`."""
+        """Warp and normalize uint8 (H,W,3), decoded at 1 / `reduction` of its size, to float32 (3,h,w) in `out`."""
         border = [255 * channel for channel in self.image_mean]
         matrix = self.letterbox_matrix(size, out.shape[1:])
         if reduction > 1:
@@ -198,7 +198,7 @@ class DetrisImageProcessor(BaseImageProcessor):
             cv2.LUT(plane, level, dst=normalized)
 
     def _warp_mask(self, foreground: np.ndarray, out: np.ndarray) -> None:
-        """Warp a bool (H,W) to float32 (h,w) in [0,1] in `out`, with 8-bit precision like the images."""
+        """Warp bool (H,W) to float32 (h,w) in [0,1] in `out`, with 8-bit precision like the images."""
         pixels = np.ascontiguousarray(foreground).view(np.uint8) * np.uint8(255)
         matrix = self.letterbox_matrix(foreground.shape, out.shape)
         warped = cv2.warpAffine(pixels, matrix, out.shape[::-1], flags=cv2.INTER_LINEAR, borderValue=0)
@@ -206,7 +206,7 @@ class DetrisImageProcessor(BaseImageProcessor):
 
 
 def as_list(items) -> list | None:
-    """Return a list of the items, also of a single image, mask or sentence; None stays None."""
+    """Return the items as a list; a single image, mask or sentence becomes a list of one; None stays None."""
     if items is None or isinstance(items, list):
         return items
     several = isinstance(items, Iterable) and not isinstance(items, (str, Image.Image, np.ndarray, torch.Tensor))
@@ -219,7 +219,7 @@ def as_sizes(sizes) -> list[tuple[int, int]] | None:
 
 
 def check_counts(**inputs: list | None) -> None:
-    """Check that all inputs which are not None have the same number of items, at least one.
+    """Check that all inputs that are not None have the same, non-zero number of items.
 
     Raises:
         ValueError: the numbers differ or are 0, or masks or original_sizes were passed without images.

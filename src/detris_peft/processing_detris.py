@@ -28,11 +28,11 @@ class DetrisProcessor(ProcessorMixin):
 
     Args:
         tokenizer: tokenizer of the text encoder. Its own padding is not used: see `pad_token_id`.
-        image_processor: the image processor; default: one made of the fields below.
+        image_processor: the image processor; default: one built from the fields below.
         max_text_length: L, maximum number of tokens per sentence, start and end token included. Longer sentences are
             truncated and keep the end token.
         pad_token_id: id that pads a sentence to L tokens. 0 for CLIP, whose Hugging Face tokenizer would pad with the
-            end token and so hide where the sentence ends.
+            end token and thus hide where the sentence ends.
         image_size, mask_threshold, keep_aspect_ratio, patch_size, image_mean, image_std: fields of
             [`DetrisImageProcessor`], also readable and settable as attributes; default: those of `image_processor`.
     """

@@ -19,7 +19,7 @@ _PLAIN_CHARACTERS = str.maketrans(
 
 
 def clean_sentence(sentence: str, name: str) -> str:
-    """Clean a sentence as CLIP's own tokenizer does before splitting it. Lowercasing is left to the tokenizer.
+    """Clean a sentence as CLIP's own tokenizer does before splitting it. The tokenizer itself lowercases.
 
     Raises:
         ValueError: the sentence is empty; the message starts with `name`.
@@ -43,7 +43,7 @@ def count_tokens(tokenizer: Any, sentences: Iterable[str]) -> list[int]:
 def train_tokenizer(sentences: Iterable[str], vocab_size: int) -> CLIPTokenizer:
     """Train a small CLIP tokenizer (byte-level BPE), for text encoders without a published vocabulary.
 
-    Id 0 is "!", the padding; the start and end token have the two highest ids, vocab_size - 2 and vocab_size - 1.
+    Id 0 is "!", the padding; the start and end tokens have the two highest ids, vocab_size - 2 and vocab_size - 1.
     Characters that do not occur in the sentences become "<|unk|>" (id 1). The result is deterministic and does not
     depend on the order of the sentences.
 
@@ -56,7 +56,7 @@ def train_tokenizer(sentences: Iterable[str], vocab_size: int) -> CLIPTokenizer:
         normalized = pipeline.normalizer.normalize_str(clean_sentence(sentence, f"sentences[{i}]"))
         words.update(word for word, _ in pipeline.pre_tokenizer.pre_tokenize_str(normalized))
     characters = sorted(set("".join(words)))
-    # As in CLIP, the last symbol of a word is marked; any character may be last or not.
+    # As in CLIP, the last symbol of a word is marked; any character may be the last one or not.
     symbols = ["!", "<|unk|>", *characters, *(character + "</w>" for character in characters)]
     vocab = {symbol: i for i, symbol in enumerate(dict.fromkeys(symbols))}
     if vocab_size < len(vocab) + 2:

@@ -155,7 +155,13 @@ def main() -> None:
         run(Path(root), **{**case, "folder": Path(case["folder"])})
         AcceleratorState._reset_state()
         torch.optim.Adam.step = ADAM_STEP
+    PartialState().wait_for_everyone()
     PartialState().destroy_process_group()
+    # Without the interpreter's teardown, in which a thread of gloo or FSDP can abort the process on a busy machine
+    # ("terminate called without an active exception").
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":

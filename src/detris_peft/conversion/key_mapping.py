@@ -250,11 +250,11 @@ def _projector() -> Iterator[KeyMapping]:
 def mismatch(
     weights: Mapping[str, torch.Tensor], layout: dict[str, KeyMapping], state: Mapping[str, torch.Tensor]
 ) -> str:
-    """Describe how released weights differ in keys, or else in shapes, from a layout; empty if they match.
+    """Describe how released weights differ from a layout in keys, or else in shapes; empty if they match.
 
     Args:
         weights: released weights.
-        layout: the expected mappings, by released key.
+        layout: the expected mappings, keyed by released key.
         state: `state_dict()` of our model.
     """
     missing, unexpected = sorted(layout.keys() - weights.keys()), sorted(weights.keys() - layout.keys())

@@ -38,7 +38,7 @@ def load_official_checkpoint(
 ) -> DetrisForReferringSegmentation:
     """Load a released `.pth`, including the frozen weights, into a model in eval mode.
 
-    The weights are not copied, so loading takes about as much memory as the file is large.
+    The weights are not copied, so loading takes about as much memory as the size of the file.
 
     Args:
         path: the file. It is read with `weights_only=True`: no code in it is executed.
@@ -49,7 +49,7 @@ def load_official_checkpoint(
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the file is not a checkpoint of this layout, or keys are missing, unexpected or of another shape;
+        ValueError: the file is not a checkpoint of this layout, or keys are missing, unexpected or of a wrong shape;
             the message lists them and names the preset that matches.
     """
     is_preset = isinstance(config, str)
@@ -87,8 +87,8 @@ def save_official_checkpoint(model: DetrisForReferringSegmentation, path: str | 
 
     The file holds a `state_dict` in float32 and no optimizer state: the released code can evaluate it, but not resume
     training. A checkpoint read by `load_official_checkpoint` round-trips exactly. CLIP's `logit_scale`, which our
-    model does not use, is the one that was read (stored in `config.text_config.logit_scale`), or else ln 100, as in
-    every released CLIP.
+    model does not use, is the one that was read (stored in `config.text_config.logit_scale`), by default ln 100,
+    as in every released CLIP.
 
     Args:
         path: the file, written atomically.
@@ -158,7 +158,7 @@ def read_official(path: str | os.PathLike, *, mmap: bool = False) -> dict[str, t
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the file has another content, which the message names.
+        ValueError: the file is not a released checkpoint; the message names what it contains.
     """
     expected = "a released DETRIS checkpoint"
     content = read_dict(Path(path), expected, mmap=mmap)

@@ -23,7 +23,7 @@ from ..modeling import DetrisConfig
 from .key_mapping import backbone_layout, mismatch
 from .safe_loading import detect_kind, read_dict
 
-_HEAD_DIM = 64  # of every published DINOv2 and CLIP; not stored in the files
+_HEAD_DIM = 64  # the same in every published DINOv2 and CLIP; not stored in the files
 
 
 def load_original_dinov2(path: str | os.PathLike) -> Dinov2WithRegistersModel:
@@ -33,8 +33,8 @@ def load_original_dinov2(path: str | os.PathLike) -> Dinov2WithRegistersModel:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the file has another content, which the message names, or a key is missing, unexpected or of
-            another shape.
+        ValueError: the file has other content, which the message names, or a key is missing, unexpected or of a wrong
+            shape.
     """
     expected = "DINOv2 with registers as published, dinov2_vit*14_reg4_pretrain.pth"
     weights = _read_backbone(path, expected, "DINO")
@@ -58,7 +58,7 @@ def load_original_dinov2(path: str | os.PathLike) -> Dinov2WithRegistersModel:
 
 
 def load_original_clip_text(path: str | os.PathLike) -> CLIPTextModelWithProjection:
-    """Load the text encoder from an original CLIP file of OpenAI, in float32 and eval mode.
+    """Load the text encoder from OpenAI's original CLIP file, in float32 and eval mode.
 
     OpenAI's files are TorchScript archives, whose code `torch.jit.load` would execute. Here only their tensors are
     read. A plain `state_dict` with the same keys is supported as well. Sizes are inferred from the tensors. The image
@@ -66,7 +66,7 @@ def load_original_clip_text(path: str | os.PathLike) -> CLIPTextModelWithProject
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the file has another content, which the message names, or a key is missing or of another shape.
+        ValueError: the file has other content, which the message names, or a key is missing or of a wrong shape.
     """
     expected = "an original CLIP file of OpenAI"
     weights = _read_backbone(path, expected, "CLIP")
@@ -93,7 +93,7 @@ def load_original_clip_text(path: str | os.PathLike) -> CLIPTextModelWithProject
 
 
 def _read_backbone(path: str | os.PathLike, expected: str, kind: str) -> dict[str, torch.Tensor]:
-    """Read a backbone's `state_dict`. For other files the error names the detected content."""
+    """Read a backbone's `state_dict`. For other files, the error names the detected content."""
     content = read_dict(Path(path), expected, scripted=kind == "CLIP")
     detected = detect_kind(content)
     if detected and kind not in detected:
@@ -121,7 +121,7 @@ def _depth(weights: Mapping[str, torch.Tensor], prefix: str) -> int:
 def _build_model(
     cls: Any, config: Any, detris: DetrisConfig, kind: str, weights: dict[str, torch.Tensor], path: Any
 ) -> Any:
-    """Return a model with the original weights, which are not copied where possible."""
+    """Return a model with the original weights, without copying them where possible."""
     with init_empty_weights(include_buffers=False):
         model: nn.Module = cls(config)
     state, layout = model.state_dict(), {mapping.official: mapping for mapping in backbone_layout(detris, kind)}

@@ -1,7 +1,7 @@
 """Load untrusted checkpoint files without executing code.
 
 `torch.load(weights_only=True)` does not support TorchScript archives; these are read by an unpickler that supports
-nothing but tensors.
+only tensors and the containers around them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def read_dict(path: Path, expected: str, *, mmap: bool = False, scripted: bool =
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the file is damaged, or is not a dict.
+        ValueError: the file is damaged, or does not contain a dict.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected a checkpoint, found no such file; check the path.")
@@ -72,7 +72,7 @@ class _ScriptModule:
 
 
 class _TorchScriptUnpickler(pickle.Unpickler):
-    """Unpickler that allows modules (as `_ScriptModule`), tensors and lists of numbers, and rejects all else."""
+    """Unpickler that allows modules (as `_ScriptModule`), tensors and lists of numbers, and rejects anything else."""
 
     def __init__(self, archive: zipfile.ZipFile, name: str) -> None:
         super().__init__(archive.open(name))

@@ -36,7 +36,7 @@ _OPPOSITE = {
 # Phrases where "right" is not a side, or where flipping changes more than the word.
 _NOT_FLIPPABLE = re.compile(
     r"\bo\W?\s?clock\b|\bright[- ](?:angle|side[- ]up)|\ball right\b"
-    # "right behind it" means directly behind; but "on the right behind it".
+    # "right behind it" means directly behind it, but in "on the right behind it" the word is a side.
     r"|(?<!\bthe )(?<!\bon )(?<!\bto )(?<!\bat )(?<!\bfar )(?<!\btop )(?<!\bupper )(?<!\blower )(?<!\bbottom )"
     r"(?<!\bfront )(?<!\bback )(?<!\bmost )\bright (?:behind|next|beside|above|below|beneath|under|underneath|before"
     r"|after|between|in front|in the (?:middle|cent)|here|there|now|where)",
@@ -45,7 +45,7 @@ _NOT_FLIPPABLE = re.compile(
 
 
 def swap_sides(sentence: str) -> str:
-    """Exchange left and right in a sentence and keep the case.
+    """Swap left and right in a sentence, preserving case.
 
     "The leftmost cup, right of the Left plate" → "The rightmost cup, left of the Right plate".
     """
@@ -70,17 +70,17 @@ def can_be_flipped(sentence: str) -> bool:
 class RandomAugmentation:
     """Randomly flips, scales and recolors a sample.
 
-    Text in an image is mirrored with it. Images of 16 or 32 bits per channel are returned unchanged.
+    A flip also mirrors text in the image. Images of 16 or 32 bits per channel are returned unchanged.
 
     Args:
         flip: probability of a horizontal flip, which exchanges "left" and "right" in the sentence. An image whose
             sentence cannot be flipped is not flipped; see `can_be_flipped`.
         scale: range of the factor by which the content is scaled about the image's center. The image size in pixels
-            does not change, and new borders get the color `image_mean`. A sample whose target would leave the image
-            is not scaled.
+            does not change, and new borders get the color `image_mean`. A sample whose target would move out of
+            the image is not scaled.
         color: largest relative change of brightness, contrast and saturation.
-        image_mean: padding color, one value in [0, 1] per channel: `DetrisProcessor.image_mean`, so that it equals the
-            letterbox's padding.
+        image_mean: padding color, one value in [0, 1] per channel: pass `DetrisProcessor.image_mean` to match
+            the letterbox's padding.
 
     Raises:
         ValueError: kornia is not installed, or a value is out of range.
@@ -121,7 +121,7 @@ class RandomAugmentation:
 
 
 def _downsampled(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Downsample a mask (H, W) to the size of a JPEG decoded at reduced size; keep pixels that are half covered."""
+    """Downsample a mask (H, W) to the size of a reduced JPEG; keep pixels that are at least half covered."""
     if mask.shape == size:
         return mask
     factor = round(max(mask.shape) / max(size))
@@ -131,12 +131,12 @@ def _downsampled(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _recolored(pixels: np.ndarray, brightness: float, contrast: float, saturation: float) -> torch.Tensor:
-    """Change the colors of uint8 (H,W,3) and return float32 (1,3,H,W) in [0,1]."""
+    """Change the colors of a uint8 image (H,W,3) and return float32 (1,3,H,W) in [0,1]."""
     from kornia.enhance import adjust_brightness_accumulative, adjust_saturation_with_gray_subtraction
 
     image = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
     image = adjust_brightness_accumulative(image, brightness)
-    # NumPy, because PyTorch's sum depends on the number of threads, which differs in workers.
+    # Computed with NumPy, because PyTorch's sum depends on the number of threads, which differs in workers.
     mean = float(image.numpy().mean())
     image = (mean + contrast * (image - mean)).clamp(0, 1)
     return adjust_saturation_with_gray_subtraction(image, saturation)
@@ -145,7 +145,7 @@ def _recolored(pixels: np.ndarray, brightness: float, contrast: float, saturatio
 def _scaled(
     image: torch.Tensor, mask: torch.Tensor, scale: float, image_mean: Sequence[float]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scale (1,3,H,W) and (1,1,H,W) about their center; unchanged if the mask would vanish."""
+    """Scale an image (1,3,H,W) and its mask (1,1,H,W) about their center; unchanged if the mask would vanish."""
     from kornia.geometry.transform import warp_affine
 
     height, width = image.shape[-2:]

@@ -30,7 +30,7 @@ class Collator:
         cv2.setNumThreads(1)
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """Return the batch of these samples.
+        """Collate samples into a batch.
 
         Returns:
             `pixel_values`, `input_ids`, `labels` and `target_sizes` from the processor; `masks`, one (H, W) array per

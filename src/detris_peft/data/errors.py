@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-# Rows with an error of one of these kinds are never trained on.
+# Rows with an error of one of these kinds are never used for training.
 BAD_KINDS = (
     "image_missing",
     "image_damaged",
     "mask_empty",  # no foreground pixels, although the row is not marked as no_target
     "mask_out_of_frame",  # the mask is entirely outside the image
-    "mask_malformed",  # neither polygons nor an RLE, or made for another image size
+    "mask_malformed",  # neither polygons nor an RLE, or created for a different image size
     "row_malformed",  # a field is missing, blank or of the wrong type, or the dataset's files do not match
     "duplicate_id",
 )
@@ -19,7 +19,7 @@ KIND_NOTE = "kind of bad row: "
 
 
 class BadRowError(ValueError):
-    """A row that cannot be trained on; the message names the row and the file, in one line.
+    """Error for a row that cannot be used for training; the message names the row and the file on one line.
 
     Args:
         message: what was expected, what was found, and how to fix it.
@@ -27,7 +27,7 @@ class BadRowError(ValueError):
     """
 
     def __init__(self, message: str, kind: str = "row_malformed") -> None:
-        # File names and fields may hold control characters. Line breaks stay: PyTorch adds a worker's traceback.
+        # File names and fields may contain control characters. Line breaks are kept: PyTorch adds a traceback.
         printable = (c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in message)
         super().__init__("".join(printable))
         self.kind = kind
@@ -36,7 +36,7 @@ class BadRowError(ValueError):
 
 
 class MissingImageError(BadRowError, FileNotFoundError):
-    """A row whose image file does not exist."""
+    """Error for a row whose image file does not exist."""
 
     def __init__(self, message: str, kind: str = "image_missing") -> None:
         super().__init__(message, kind)
@@ -63,5 +63,5 @@ def reject(error: BadRowError, bad_rows: BadRows | None) -> None:
 
 
 def join_names(names: Iterable[str]) -> str:
-    """Return names as an enumeration for an error message, "none" if there are none."""
+    """Join names with commas for an error message; return "none" for no names."""
     return ", ".join(names) or "none"

@@ -63,7 +63,7 @@ def read_sentences(value: Any, where: str) -> list[str]:
     """Return a list of sentences from one sentence, a list of them, or a list of `{"sent": ...}` or `{"raw": ...}`.
 
     Raises:
-        BadRowError: there is no sentence, or one of them is blank or not text.
+        BadRowError: no sentence is given, or one of them is blank or not text.
     """
     items = [value] if isinstance(value, (str, Mapping)) else value
     if not isinstance(items, Sequence) or isinstance(items, bytes) or not items:
@@ -78,7 +78,7 @@ def read_sentences(value: Any, where: str) -> list[str]:
 
 
 def read_id(value: Any, default: int, where: str) -> int:
-    """Return an id as an integer: an integer or digits stay, any other text is hashed, None gives the default.
+    """Return an id as an integer: integers and digits are kept, other text is hashed, None gives the default.
 
     Raises:
         BadRowError: the value is neither an integer nor text.
@@ -126,7 +126,7 @@ def read_mask(
 
     Args:
         value: a polygon `[x1, y1, x2, y2, ...]` or `[[x1, y1], [x2, y2], ...]`, a list of polygons (their union), or
-            an RLE `{"size", "counts"}`; each of these may also be JSON text. Or a mask image, its file name, or its
+            an RLE `{"size", "counts"}`; each of these may also be JSON text. Also a mask image, its file name, or its
             `{"path", "bytes"}`: non-zero pixels are foreground.
         height, width: size of the upright image in pixels.
         where: prefix of the error message.
@@ -228,7 +228,7 @@ def _foreground(image: Image.Image) -> np.ndarray:
 
 
 def _polygons(value: Sequence[Any]) -> list[Any]:
-    """Return a list of flat polygons from one polygon or several; anything else stays unchanged."""
+    """Return a list of flat polygons from one polygon or several; anything else is returned unchanged."""
     if value and all(isinstance(number, _NUMBER) for number in value):
         return [list(value)]
     polygons = [_flat(polygon) for polygon in value]
@@ -238,7 +238,7 @@ def _polygons(value: Sequence[Any]) -> list[Any]:
 
 
 def _flat(polygon: Any) -> Any:
-    """Return `[[x1, y1], [x2, y2], ...]` as `[x1, y1, x2, y2, ...]`."""
+    """Flatten `[[x1, y1], [x2, y2], ...]` into `[x1, y1, x2, y2, ...]`."""
     if isinstance(polygon, Sequence) and polygon and all(isinstance(p, Sequence) and len(p) == 2 for p in polygon):
         return [number for point in polygon for number in point]
     return polygon

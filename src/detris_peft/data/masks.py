@@ -1,4 +1,4 @@
-"""Masks are kept as COCO run lengths (RLE) and decoded lazily: about 200 bytes instead of 300,000.
+"""Masks are kept as COCO run lengths (RLE) and decoded lazily: about 200 bytes per mask instead of 300,000.
 
 A mask is `{"size": [H, W], "counts": str}` in pycocotools' compressed format; H and W in pixels. All input is checked
 before it is passed to pycocotools, which returns uninitialized memory for run lengths that do not fill the image, and
@@ -20,7 +20,7 @@ MAX_OVERHANG = 10
 
 
 def encode_mask(segmentation: Any, height: int, width: int) -> dict[str, Any]:
-    """Encode a COCO segmentation or an array as one compressed RLE; several parts become their union.
+    """Encode a COCO segmentation or an array as one compressed RLE; several parts are merged into their union.
 
     Args:
         segmentation: a list of polygons `[x1, y1, x2, y2, ...]` (pixels, x to the right, y down), one RLE as a
@@ -32,8 +32,8 @@ def encode_mask(segmentation: Any, height: int, width: int) -> dict[str, Any]:
         The RLE as a dict with `size` (`[H, W]`) and `counts` (str). It may have no foreground; see `mask_area`.
 
     Raises:
-        BadRowError: the segmentation is empty (`mask_empty`), malformed, or made for another image size
-            (`mask_malformed`).
+        BadRowError: the segmentation is empty (`mask_empty`), malformed, or created for a different image
+            size (`mask_malformed`).
     """
     if isinstance(segmentation, np.ndarray):
         _check_size(segmentation.shape, height, width)
@@ -63,7 +63,7 @@ def decode_mask(mask: Mapping[str, Any]) -> np.ndarray:
     runs = _checked_runs(mask, height, width)
     inside = np.zeros(len(runs), dtype=np.uint8)
     inside[1::2] = 1
-    # Equals pycocotools' decoding in a tenth of its time. The transpose makes the result row-major.
+    # Same result as pycocotools' decoder in a tenth of the time. The transpose makes the result row-major.
     return cv2.transpose(np.repeat(inside, runs).reshape(width, height))
 
 
@@ -74,7 +74,7 @@ def mask_area(mask: Mapping[str, Any]) -> int:
 
 
 def unite_masks(masks: Sequence[Mapping[str, Any]], height: int, width: int) -> dict[str, Any]:
-    """Return the union of masks from `encode_mask`; without masks, a mask of H x W pixels without foreground."""
+    """Return the union of masks from `encode_mask`; for an empty list, a mask (H, W) without foreground."""
     if not masks:
         return encode_mask({"size": [height, width], "counts": [height * width]}, height, width)
     parts: Any = [{"size": mask["size"], "counts": mask["counts"].encode("ascii")} for mask in masks]
@@ -93,9 +93,9 @@ def outside_frame(segmentation: Any, height: int, width: int) -> bool:
 def run_lengths(counts: str | bytes) -> np.ndarray:
     """Return the int64 run lengths of a compressed RLE: background first, then alternating, in column-major order.
 
-    A number is a sequence of 5-bit digits, lowest first, each stored in one character starting at "0". Bit 32 means
-    that more digits follow; bit 16 of the last digit is the sign. From the fourth number on, the difference to the
-    number two positions earlier is stored.
+    A number is a sequence of 5-bit digits, least significant first, each stored in one character starting at "0". Bit
+    0x20 means that more digits follow; bit 0x10 of the last digit is the sign. From the fourth number on,
+    the difference to the number two positions earlier is stored.
 
     Raises:
         BadRowError: the last number is truncated, or a number has more digits than any image requires.

@@ -19,7 +19,7 @@ from .schema import decode_row
 
 @dataclass
 class Sample:
-    """One image, one sentence, and the mask it refers to: (H, W) of uint8 0/1.
+    """One image, one sentence, and the mask of its target: a uint8 array (H, W) of 0 and 1.
 
     The mask has the size of the image file. A large JPEG may be decoded at 1/2, 1/4 or 1/8 of that size.
     """
@@ -35,25 +35,25 @@ class Sample:
     skipped: tuple[BadRowError, ...] = ()
 
 
-# Returns a changed sample. Its random numbers come from a generator that depends on seed, epoch and row only.
+# Returns an augmented sample. Its random numbers come from a generator that depends only on seed, epoch and row.
 Augmentation = Callable[[Sample, np.random.Generator], Sample]
 
 
 class TrainingSamples(Dataset):
-    """One epoch: every reference once, in random order, with one randomly chosen sentence.
+    """Training dataset: each epoch visits every reference once, in random order, with one randomly chosen sentence.
 
-    Order and sentences depend on seed and epoch only, not on the number of workers or ranks. An epoch can therefore be
+    Order and sentences depend only on seed and epoch, not on the number of workers or ranks. An epoch can therefore be
     repeated, or resumed at any sample.
 
     Args:
         rows: a dataset with the columns of `FEATURES`.
         seed: seed of the order and of the sentence choice.
-        skip_bad_rows: replace each invalid row by the next valid one in the epoch's order; otherwise the first invalid
-            row raises.
-        augment: changes each sample; a change after which the mask is not visible is discarded.
+        skip_bad_rows: replace each invalid row with the next valid one in the epoch's order; otherwise the first
+            invalid row raises.
+        augment: augments each sample; the result is discarded if its mask is no longer visible.
         image_size: decode large JPEGs no larger than needed; see `decode_row`.
-        is_visible: whether a mask (H, W) is still visible at the model's size, `DetrisProcessor.is_visible`; a row
-            whose mask is not visible is invalid.
+        is_visible: returns whether a mask (H, W) is still visible at the model's size, as `DetrisProcessor.is_visible`
+            does; a row whose mask is not visible is invalid.
     """
 
     def __init__(
@@ -162,16 +162,16 @@ class EvaluationSamples(Dataset):
 
 
 class StreamedSamples(IterableDataset):
-    """Streamed rows: each once per epoch, shuffled within a buffer, with one randomly chosen sentence.
+    """Streaming dataset: each row once per epoch, shuffled within a buffer, with one randomly chosen sentence.
 
-    The sentences depend on seed, epoch and row only. The order also depends on the number of workers, which share the
-    files of the stream.
+    The sentences depend only on seed, epoch and row. The order also depends on the number of workers, among which the
+    files of the stream are divided.
 
     Args:
         rows: a stream with the columns of `FEATURES`.
         seed: seed of the shuffle and of the sentence choice.
         buffer_size: number of rows in the shuffle buffer.
-        skip_bad_rows: skip invalid rows without a replacement; otherwise the first one raises.
+        skip_bad_rows: skip invalid rows without replacing them; otherwise the first one raises.
         augment, image_size, is_visible: see `TrainingSamples`.
     """
 
@@ -257,7 +257,7 @@ def _no_valid_row(count: int, first_error: BadRowError | None) -> ValueError:
 
 
 def _shuffled(image_ids: np.ndarray, seed: int) -> np.ndarray:
-    """Return for each sample the index of a random sample that belongs to another image."""
+    """Return, for each sample, the index of a random sample that belongs to another image."""
     if (count := len(set(image_ids.tolist()))) < 2:
         raise ValueError(f"shuffle_expressions: expected sentences of at least two images, got {count}; add images")
     rng = np.random.default_rng(seed)
@@ -270,7 +270,7 @@ def _shuffled(image_ids: np.ndarray, seed: int) -> np.ndarray:
 def iterate_batches(loader: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Yield the batches of a data loader; re-raise a worker's error with its original one-line message.
 
-    PyTorch replaces the message of a worker's error by its traceback.
+    PyTorch replaces the message of a worker's error with its traceback.
     """
     try:
         yield from loader

@@ -104,7 +104,7 @@ def to_dataset(rows: Sequence[Mapping[str, Any]]) -> datasets.Dataset:
 
 
 def open_image(image: Image.Image | Mapping[str, Any]) -> Image.Image:
-    """Decode the `image` of a row and apply its EXIF orientation; the color mode is that of the file.
+    """Decode the `image` of a row and apply its EXIF orientation; the file's color mode is kept.
 
     Args:
         image: a decoded image, or `{"path", "bytes"}` from a column cast to `datasets.Image(decode=False)`.
@@ -119,13 +119,13 @@ def open_image(image: Image.Image | Mapping[str, Any]) -> Image.Image:
 def decode_row(row: Mapping[str, Any], image_size: int | None = None) -> tuple[Image.Image, np.ndarray]:
     """Decode a row into its upright image and its mask, a uint8 array (H, W) of 0 and 1.
 
-    The mask always has the size of the image file; a reduced JPEG is smaller, see `image_size`.
+    The mask always has the size of the image file; the image is smaller if `image_size` reduces it.
 
     Args:
         row: a row with the columns of `FEATURES`; `image` as for `open_image`.
-        image_size: pixels that the longer side needs. A JPEG of at least twice that size is decoded at a half, a
-            quarter or an eighth (rounded up) of its size, the smallest that still has `image_size` pixels, in a
-            fraction of the time. None decodes at full size.
+        image_size: minimum length of the longer side in pixels. A JPEG of at least twice that size is decoded at 1/2,
+            1/4 or 1/8 of its size (rounded up), the smallest that still has `image_size` pixels, which is much
+            faster. None decodes at full size.
 
     Raises:
         BadRowError: the image or the mask is missing or damaged, their sizes differ, or the mask is empty although

@@ -15,7 +15,7 @@ _ORDER = ("train", "validation", "val", "test", "testA", "testB")
 
 @dataclass
 class DataSource:
-    """A dataset, given by its name or path; the fields are options of the command line."""
+    """A dataset, given by its name or path; the fields are command-line options."""
 
     dataset: str = field(
         default="refcoco",
@@ -61,7 +61,7 @@ class DataSource:
             bad_rows: collects invalid rows; None raises the first.
 
         Raises:
-            FileNotFoundError, ValueError: there is no such dataset or split, or a row is invalid; the message lists
+            FileNotFoundError, ValueError: the dataset or split does not exist, or a row is invalid; the message lists
                 what was found and what is accepted.
         """
         reader = self._reader()
@@ -72,7 +72,7 @@ class DataSource:
         """Return the dataset's splits: train, val and test first, others in alphabetical order.
 
         Raises:
-            FileNotFoundError, ValueError: there is no such dataset, or its files cannot be read.
+            FileNotFoundError, ValueError: the dataset does not exist, or its files cannot be read.
         """
         reader = self._reader()
         self._check_options(reader)
@@ -87,7 +87,7 @@ class DataSource:
         if reader is not None:
             return reader
         root, path = Path(self.data_root), dataset_path(self)
-        accepted = "; ".join(one.accepts for one in registered_readers())
+        accepted = "; ".join(candidate.accepts for candidate in registered_readers())
         if path is not None and path.is_dir():
             found = _shortened(entry.name for entry in path.iterdir())
             raise FileNotFoundError(f"{path}: no dataset in this folder, only {found}; accepted are: {accepted}")

@@ -119,7 +119,7 @@ def load_coco(
 
 
 def coco_splits(file: str | os.PathLike[str]) -> list[str]:
-    """Return the splits of COCO JSON; errors as for `load_coco`."""
+    """Return the splits of a COCO JSON file; errors as for `load_coco`."""
     text = str(file)
     if PLACEHOLDER in text:
         before, after = map(re.escape, text.split(PLACEHOLDER, 1))
@@ -141,7 +141,7 @@ def _read(file: Path) -> tuple[dict[Any, dict], list[dict]]:
         raise ValueError(f"{file}: expected JSON, got unreadable data ({error}); write the file again") from None
     try:
         images, annotations = content["images"], content["annotations"]
-        return {image["id"]: dict(image) for image in images}, [dict(one) for one in annotations]
+        return {image["id"]: dict(image) for image in images}, [dict(annotation) for annotation in annotations]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{file}: expected COCO JSON with 'images', each with an 'id', and 'annotations', got other content "

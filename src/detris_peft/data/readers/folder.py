@@ -4,7 +4,7 @@
 <folder>/train/0001.jpg              ...
 <folder>/val/metadata.jsonl          ...
 
-Without subfolders, one metadata.jsonl next to the images, whose lines may have a field "split".
+Without subfolders, a single metadata.jsonl is next to the images, and its lines may have a field "split".
 """
 
 import json
@@ -25,7 +25,7 @@ METADATA = "metadata.jsonl"
 
 
 class FolderReader(DatasetReader):
-    """Reads folders with metadata.jsonl, or with a subfolder per split that has one."""
+    """Reads folders with metadata.jsonl, or with one subfolder per split that contains it."""
 
     name = "folder"
     accepts = "a folder with metadata.jsonl"
@@ -48,19 +48,19 @@ def load_folder(
 
     A line has `file_name` (of the image, relative to metadata.jsonl), `sentence` or `sentences`, and `mask`: a PNG's
     file name (non-zero pixels are foreground), polygons in pixels, or an RLE; with `"no_target": true` it needs no
-    mask. With `mask_file_name` in place of `mask`, `datasets` reads the PNG as an image. Optional fields are `split`,
+    mask. With `mask_file_name` instead of `mask`, `datasets` reads the PNG as an image. Optional fields are `split`,
     `ref_id` (by default the line number), `ann_id`, `image_id` and `category_id`.
 
     Args:
-        folder: has metadata.jsonl, or a subfolder per split that has it.
-        split: "train", "val", ...; may be None if there is only one.
+        folder: folder with metadata.jsonl, or with one subfolder per split that contains it.
+        split: "train", "val", ...; may be None if the folder has only one split.
         bad_rows: collects invalid lines; None raises the first.
 
     Returns:
         An in-memory `datasets.Dataset`; images are decoded when a row is read.
 
     Raises:
-        FileNotFoundError: there is no metadata.jsonl.
+        FileNotFoundError: no metadata.jsonl was found.
         ValueError: the split is unknown, or the file is not text. A `BadRowError` if a line is invalid: it names
             file, line and field.
     """

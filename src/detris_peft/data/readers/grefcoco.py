@@ -1,7 +1,7 @@
 """Reader for gRefCOCO (Liu et al., 2023, https://arxiv.org/abs/2306.00968): several targets, one, or none.
 
-The format is REFER's, except that references are in `grefs(<split_by>).json` (or .p), and that each lists its
-annotations: [12, 15] are two targets, [-1] or [] is no target.
+The format is REFER's, except that references are in `grefs(<split_by>).json` (or .p), and each has a list of
+annotation ids: [12, 15] for two targets, [-1] or [] for no target.
 """
 
 import os
@@ -57,12 +57,12 @@ def load_grefer(
     Args and errors: see `load_refer`.
     """
     files = ReferFiles(root, dataset, _refs_names(split_by), image_folder)
-    # Some sentences are RefCOCO's, with the same ids: only the references' ids are unique.
+    # Some sentences are RefCOCO's and have the same ids, so only reference ids are unique.
     return files.rows(split, bad_rows, several_targets, unique_sentences=False)
 
 
 def several_targets(reference: Mapping[str, Any], where: str) -> list[int]:
-    """Return the unique annotation ids of a reference; none for [-1], [], -1 or, without `ann_id`, `no_target`.
+    """Return the unique annotation ids of a reference; none for [-1], [], -1, or `no_target` without `ann_id`.
 
     Raises:
         BadRowError: `ann_id` is not a list of ids, or contradicts `no_target`.

@@ -76,7 +76,7 @@ def load_mapped(
     Args:
         path: a repository or folder that `datasets.load_dataset` reads, or a folder that `save_to_disk` wrote.
         split: our name of the split; see `ColumnMapping.splits`.
-        mapping: None if the columns are `FEATURES` already, or if a shipped mapping is for `path`.
+        mapping: None if the columns are `FEATURES` already, or if a shipped mapping exists for `path`.
         name: the dataset's configuration, if it has several.
         image_folder: folder of images and mask PNGs if the columns only name them; by default `path`.
         streaming: fetch and convert rows one at a time, as they are read. Their `image` stays `{"path", "bytes"}`,
@@ -85,7 +85,7 @@ def load_mapped(
             process that reads it.
 
     Raises:
-        OSError: there is no such dataset, or it cannot be reached.
+        OSError: the dataset does not exist, or it cannot be reached.
         ValueError: the split or a column is unknown. A `BadRowError` if a row is invalid.
     """
     mapping = mapping or ColumnMapping.for_repository(path)
@@ -109,7 +109,7 @@ def mapped_splits(path: str, mapping: ColumnMapping | None = None, *, name: str 
     mapping = mapping or ColumnMapping.for_repository(path)
     found = repository_splits(path, name)
     if mapping and mapping.split:
-        parts = [open_split(path, one, name, streaming=False) for one in found]
+        parts = [open_split(path, original, name, streaming=False) for original in found]
         column = [top_column(mapping.split, part.column_names) for part in parts][:1]
         rows = (row for part in parts for row in stored_rows(part.select_columns(column)))
         found = {str(look_up(row, mapping.split)) for row in rows}
@@ -132,7 +132,7 @@ def _has_features(source: datasets.Dataset | datasets.IterableDataset) -> bool:
 
 
 def _default_mapping(columns: list[str], path: str) -> ColumnMapping:
-    """Return the mapping of columns that have the names of `FEATURES`, but not all of them or other types."""
+    """Return the mapping of columns that are named as in `FEATURES`, but are incomplete or have other types."""
     if not {"image", "sentences", "mask"} <= set(columns):
         raise ValueError(
             f"{path}: expected the columns image, sentences, mask, got {join_names(columns)}; pass a column mapping, "

@@ -15,7 +15,7 @@ from ...errors import one_line
 from ..errors import join_names
 from .column_mapping import ColumnMapping
 
-# `datasets` renames the split of val-*.parquet.
+# `datasets` names the split of val-*.parquet "validation".
 _SYNONYMS = {"val": "validation", "validation": "val"}
 
 
@@ -25,11 +25,11 @@ def open_rows(
     """Open one split, or all splits concatenated if a column names the split of each row.
 
     Raises:
-        OSError: there is no such dataset, or it cannot be reached.
-        ValueError: there is no such split, or `datasets` cannot read the files.
+        OSError: the dataset does not exist, or it cannot be reached.
+        ValueError: the split does not exist, or `datasets` cannot read the files.
     """
     if mapping and mapping.split:
-        parts = [open_split(path, one, name, streaming) for one in repository_splits(path, name)]
+        parts = [open_split(path, original, name, streaming) for original in repository_splits(path, name)]
         return datasets.concatenate_datasets(parts)
     original = mapping.splits.get(split, split) if mapping else split
     try:
@@ -75,7 +75,7 @@ def _errors_name_path(path: str) -> Iterator[None]:
 
 
 def _saved(path: str) -> Mapping[Any, datasets.Dataset] | None:
-    """Return the splits that `save_to_disk` wrote, or None if the folder was written otherwise."""
+    """Return the splits that `save_to_disk` wrote, or None if the folder was not written by it."""
     if not any(os.path.isfile(os.path.join(path, file)) for file in ("dataset_dict.json", "state.json")):
         return None
     with _errors_name_path(path):

@@ -21,7 +21,7 @@ class RowConverter:
         mapping: columns of the source.
         path: name or folder of the dataset.
         split: our name of the split.
-        image_folder: folder of the images and mask PNGs that columns name.
+        image_folder: folder of images and mask PNGs that the columns list by file name.
         bad_rows: collects invalid rows; None raises the first.
         streaming: rows are read once per epoch.
     """
@@ -42,7 +42,7 @@ class RowConverter:
         self.dataset = Path(os.path.abspath(path)).name if os.path.isdir(path) else path
 
     def convert_batch(self, batch: Mapping[str, list], indices: list[int]) -> dict[str, list]:
-        """Convert a batch of one source row; for `map` of `datasets`."""
+        """Convert a batch of one source row; called by `datasets.Dataset.map`."""
         rows = list(self.convert({name: values[0] for name, values in batch.items()}, indices[0]))
         return {name: [row[name] for row in rows] for name in FEATURES}
 
@@ -114,7 +114,7 @@ class RowConverter:
         file_name = values.get("file_name") or image.get("path") or f"{self.split}-{index}"
         sent_ids = values.get("sent_ids")
         if isinstance(sent_ids, list) and len(sent_ids) == len(sentences):
-            sent_ids = [read_id(one, -1, label("sent_ids")) for one in sent_ids]
+            sent_ids = [read_id(sent_id, -1, label("sent_ids")) for sent_id in sent_ids]
         else:
             sent_ids = sentence_ids(ref_id, len(sentences))
         return make_row(

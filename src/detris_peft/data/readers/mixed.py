@@ -1,6 +1,7 @@
-"""Reader for the mixed training set: RefCOCO, RefCOCO+ and G-Ref (umd), without the images that any of them tests on.
+"""Reader for the mixed training set: RefCOCO, RefCOCO+ and G-Ref (umd), without images of any val or test split.
 
-The three share COCO's images but not their splits: val and test images of each are training images of another.
+The three datasets share COCO's images but not their splits: a val or test image of one may be a training image of
+another.
 """
 
 import logging
@@ -61,11 +62,11 @@ def load_mixed(
         image_folder, bad_rows: see `load_refer`.
 
     Returns:
-        As `load_refer`. For "train", `info.description` reports in one line how many images and references leak.
+        As for `load_refer`. For "train", `info.description` reports in one line how many images and references leak.
 
     Raises:
         FileNotFoundError: one of the datasets is missing.
-        ValueError: `leak` is invalid, no dataset has the split, no training image remains, or see `load_refer`.
+        ValueError: `leak` is invalid, no dataset has the split, no training image remains, or as for `load_refer`.
     """
     if leak not in ("drop", "keep"):
         raise ValueError(f"expected leak='drop' or leak='keep', got leak={leak!r}; pass one of them")

@@ -18,7 +18,7 @@ from .refer_fields import field
 from .refer_files import ReferFiles, reference_splits, root_and_name
 from .registry import DatasetReader, Source, dataset_path
 
-# Number of references by (dataset, split_by) and split, as published.
+# Published number of references, keyed by (dataset, split_by) and split.
 PUBLISHED_REFERENCES: dict[tuple[str, str], dict[str, int]] = {
     ("refcoco", "unc"): {"train": 42404, "val": 3811, "testA": 1975, "testB": 1810},
     ("refcoco+", "unc"): {"train": 42278, "val": 3805, "testA": 1975, "testB": 1798},
@@ -26,7 +26,7 @@ PUBLISHED_REFERENCES: dict[tuple[str, str], dict[str, int]] = {
     ("refcocog", "google"): {"train": 44822, "val": 5000},
 }
 
-# Datasets whose splits share images by design, by (dataset, split_by), with the reason.
+# Reasons why splits share images by design, keyed by (dataset, split_by).
 SHARED_BY_DESIGN = {("refcocog", "google"): "it was split by objects, not by images"}
 
 
@@ -91,7 +91,7 @@ def open_refer(
 
 
 def one_target(reference: Mapping[str, Any], where: str) -> list[int]:
-    """Return the only annotation id of a reference."""
+    """Return the single annotation id of a reference, as a list."""
     return [field(reference, "ann_id", int, where)]
 
 

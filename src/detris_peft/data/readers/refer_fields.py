@@ -29,10 +29,10 @@ def as_int(value: Any) -> int | None:
 
 
 def repeated_ids(references: list[dict], unique_sentences: bool) -> dict[int, str]:
-    """Find references whose id, or one of whose sentences' ids, appears earlier in the file.
+    """Find references that repeat an earlier reference id or sentence id of the file.
 
     Returns:
-        The error message by index in `references`.
+        Error messages, keyed by index in `references`.
     """
     seen_references, seen_sentences, repeated = set(), set(), {}
     for index, reference in enumerate(references):

@@ -16,7 +16,7 @@ from .refer_fields import as_int, field, read_category, read_sentences, repeated
 from .registry import Source, dataset_folder
 from .safe_pickle import load_plain_pickle
 
-# Below the root. The REFER API stores COCO's images in a deeper folder: see `_image_folder`.
+# Paths below the root. The REFER API stores COCO's images in a deeper folder: see `_image_folder`.
 IMAGE_FOLDERS = {"refclef": "images/saiapr_tc-12"}
 DEFAULT_IMAGE_FOLDER = "images/train2014"
 _REFER_API_IMAGE_FOLDER = "images/mscoco/images/train2014"
@@ -29,7 +29,7 @@ class ReferFiles:
         root: the folder that holds the datasets and the images.
         dataset: name of the dataset's folder.
         names: names of the references file, a pickle or JSON, in order of preference.
-        image_folder: folder of the images below `root`; by default the REFER API's.
+        image_folder: folder of the images below `root`; by default the folder for this dataset.
 
     Raises:
         FileNotFoundError: a folder or file is missing.
@@ -70,7 +70,7 @@ class ReferFiles:
         Args:
             split: the split's name in the file.
             bad_rows: collects invalid rows; None raises the first.
-            find_targets: returns the annotation ids of a reference; its second argument is the error message's prefix.
+            find_targets: returns the annotation ids of a reference; its second argument prefixes error messages.
             unique_sentences: require sentence ids to be unique in the file.
 
         Raises:
@@ -169,7 +169,7 @@ class ReferFiles:
         return self._masks[key]
 
     def _with_images(self, rows: list[dict[str, Any]], bad_rows: BadRows | None) -> list[dict[str, Any]]:
-        """Return the rows whose image exists."""
+        """Return the rows whose image exists; the others are collected or raised."""
         if not rows:
             return rows
         fix = "add them, or pass image_folder= if they are elsewhere below the root"

@@ -1,7 +1,7 @@
-"""Registry of dataset readers: one reader per format, asked in order of registration.
+"""Registry of dataset readers: one reader per format, tried in order.
 
 To add a format, write one module with a subclass of `DatasetReader`, and register it with one line in
-`detris_peft.data.readers`. Code outside the package calls `register_reader` itself.
+`detris_peft.data.readers`. Code outside the package calls `register_reader` directly.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..errors import BadRows
 
 
 class Source(Protocol):
-    """The fields of `detris_peft.data.DataSource` that readers use; see there for their meaning."""
+    """The fields of `detris_peft.data.DataSource` that readers use, documented there."""
 
     dataset: str
     data_root: str
@@ -41,7 +41,7 @@ class DatasetReader(ABC):
 
     @abstractmethod
     def detect(self, source: Source) -> bool:
-        """Return whether this reader reads the dataset; cheap, from names and folder listings alone."""
+        """Return whether this reader reads the dataset. Must be cheap: check only names and folder listings."""
 
     @abstractmethod
     def splits(self, source: Source) -> Iterable[str]:
@@ -77,7 +77,7 @@ def register_reader(reader: DatasetReader, *, before: str | None = None) -> None
     """Register a reader. If several readers detect a dataset, the first in the registry reads it.
 
     Args:
-        reader: its `name` must be new.
+        reader: a reader whose `name` is not registered yet.
         before: name of the registered reader to precede; by default the new reader is the last one.
 
     Raises:
@@ -104,7 +104,7 @@ def unregister_reader(name: str) -> None:
 
 
 def registered_readers() -> tuple[DatasetReader, ...]:
-    """Return all readers, in the order in which they are asked."""
+    """Return all readers, in the order in which they are tried."""
     return tuple(_READERS)
 
 
@@ -127,7 +127,7 @@ def dataset_folder(source: Source) -> Path:
     """Return the existing folder that `dataset` names.
 
     Raises:
-        FileNotFoundError: there is no such folder.
+        FileNotFoundError: the folder does not exist.
     """
     path = dataset_path(source)
     if path is None or not path.is_dir():

@@ -100,7 +100,7 @@ def write_refshapes(
         raise FileExistsError(f"{target}: exists already; pass --overwrite (overwrite=True), or another folder")
     records = _Records()
     shares = (1 - place - relation, place, relation)
-    # The inner folder is moved first: annotations appear only when all images are in place.
+    # The inner context exits first, so annotations appear only when all images are in place.
     with atomic_write_dir(target) as annotations, atomic_update_dir(root / "images") as images:
         folder = images / IMAGE_FOLDER
         folder.mkdir()
@@ -163,7 +163,7 @@ def _add_image(
                 "image_id": image_id,
                 "category_id": CLASSES.index(scene[shape_index].kind) + 1,
                 "split": split,
-                "file_name": f"{stem}_{ann_id}.jpg",  # with the suffix of REFER's own files
+                "file_name": f"{stem}_{ann_id}.jpg",  # the suffix is as in REFER's own files
                 "needs": reference_type,
                 "sent_ids": sent_ids,
                 "sentences": [
@@ -197,14 +197,14 @@ def _write_annotations(records: _Records, folder: Path) -> None:
         "categories": [{"id": number, "name": name} for number, name in enumerate(CLASSES, start=1)],
     }
     (folder / "instances.json").write_text(json.dumps(content), encoding="utf-8")
-    # Protocol 2, the newest of Python 2, so that the tools of the REFER API can read it.
+    # Protocol 2 is the newest that Python 2 supports, so the tools of the REFER API can read it.
     (folder / f"refs({SPLIT_BY}).p").write_bytes(pickle.dumps(records.references, protocol=2))
 
 
 def _remove_existing(root: Path) -> None:
     """Remove an earlier RefShapes, and keep other images in the same folder.
 
-    The annotations go first, so that they never describe images of another version.
+    The annotations are removed first, so that they never describe images of another version.
     """
     remove(root / DATASET)
     for image in (root / "images" / IMAGE_FOLDER).glob(f"{DATASET}_*.jpg"):

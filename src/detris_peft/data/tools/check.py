@@ -43,8 +43,8 @@ def check_data(
         count_tokens: returns the number of tokens of each sentence, start and end token included. None counts words,
             each of which is at least one token.
         max_text_length: number of tokens that the text encoder reads.
-        is_visible: whether a row's `mask` is still visible at the model's size; None skips this check.
-        images: open image files. False does not detect damaged files, or one image under two names.
+        is_visible: returns whether a row's `mask` is still visible at the model's size; None skips this check.
+        images: open image files. If False, damaged files and duplicate images are not detected.
         num_workers: threads that decode images; Pillow releases the GIL while decoding.
         progress: show a progress bar.
 
@@ -219,7 +219,7 @@ def _digest(data: bytes) -> str:
 
 
 def _compare(reports: Sequence[SplitReport], source: DataSource) -> None:
-    """Report images that are in two splits, in the report of the later split."""
+    """Add images that are in two splits to the report of the later split."""
     design = SHARED_BY_DESIGN.get((Path(source.dataset).name, source.split_by))
     if source.leak == "keep":
         design = "leak=keep"

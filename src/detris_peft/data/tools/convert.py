@@ -27,7 +27,7 @@ from ..schema import FEATURES
 from ..sources import DataSource
 from .dataset_card import dataset_card
 
-# Limits of a row group, which is the amount of data in memory: `datasets` reads one row group at a time.
+# Limits of a row group, and thus of the data in memory: `datasets` reads one row group at a time.
 BATCH_BYTES, BATCH_ROWS = 64 << 20, 1000
 _SHARD = re.compile(r"[^/]+-\d{5}-of-\d{5}\.parquet")
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -46,14 +46,14 @@ def write_parquet(
     """Write splits of a dataset as parquet files; `output` is written atomically.
 
     Images are not decoded (`check_data` does that), but their headers are read: the size of an image must be the size
-    of its masks. An image that several rows of a row group use is stored once.
+    of its masks. An image that is used by several rows of a row group is stored once.
 
     Args:
         source: the dataset; not a stream.
         output: a new or empty folder.
         splits: the splits to write; by default all.
         max_shard_size: bytes of images per file, as a number or with the unit KB, MB or GB.
-        bad_rows: collects the errors of rows that cannot be trained on, and skips these rows; None raises the first.
+        bad_rows: collects the errors of invalid rows, which are skipped; None raises the first.
         overwrite: replace `output` if an earlier conversion wrote it.
         progress: show a progress bar.
 
@@ -61,7 +61,8 @@ def write_parquet(
         The number of rows, keyed by split.
 
     Raises:
-        FileExistsError: `output` is not empty and `overwrite` is False, or it holds files that no conversion wrote.
+        FileExistsError: `output` is not empty and `overwrite` is False, or it contains files that were not
+            written by a conversion.
         ValueError, FileNotFoundError: see `DataSource.load`; a `BadRowError` if a row is invalid.
         OSError: `output` cannot be written, for example because the disk is full.
     """
@@ -199,7 +200,7 @@ def _require_replaceable(output: Path, overwrite: bool) -> None:
 
 @contextmanager
 def _write_folder(folder: Path) -> Iterator[Path]:
-    """Write a folder as `atomic_write_dir` does; errors of writing say what to do, and errors of the source do not."""
+    """Write a folder as `atomic_write_dir` does; write errors say what to do, errors of the source are unchanged."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         staging = start_staging(folder)

@@ -18,7 +18,7 @@ class Finding:
 
     Kinds of errors: those in `BAD_KINDS`, `shared_image` (an image is in two splits that must not share images) and
     `split_unreadable` (no row of the split can be read). Kinds of notices: `count_differs`, `sentence_too_long`,
-    `same_image` (one image under two names), `leak`, and `shared_image` if splits share images by design.
+    `same_image` (duplicate images under different names), `leak`, and `shared_image` if splits share images by design.
     """
 
     kind: str
