@@ -13,7 +13,7 @@ from .processing_detris import DetrisProcessor
 
 # Registered here to keep the processors independent of the model.
 AutoProcessor.register(DetrisConfig, DetrisProcessor)
-# Under both names of transformers' backends: otherwise it warns if its preferred one is missing.
+# Registered for both backends of transformers, which otherwise warns if its preferred one is missing.
 AutoImageProcessor.register(
     DetrisConfig, image_processor_classes={"pil": DetrisImageProcessor, "torchvision": DetrisImageProcessor}
 )

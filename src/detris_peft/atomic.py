@@ -81,7 +81,7 @@ def start_staging(folder: Path) -> Path:
 
 
 def commit(folder: Path) -> None:
-    """Replace `folder` by its staging folder, after syncing it to disk.
+    """Replace `folder` with its staging folder, after syncing it to disk.
 
     An older `folder` is renamed first and removed last. If the process dies in between, `recover` restores it.
     """
@@ -102,7 +102,7 @@ def recover(folder: Path) -> None:
         _previous(folder).rename(folder)
     remove(_previous(folder))
     remove(staging_path(folder))
-    for stale in folder.parent.glob(f".{staging_path(folder).name}-*"):  # of `atomic_update_dir`
+    for stale in folder.parent.glob(f".{staging_path(folder).name}-*"):  # left by `atomic_update_dir`
         remove(stale)
 
 

@@ -41,7 +41,7 @@ def evaluate(
     """Score a model on a split, and count each sample exactly once.
 
     Args:
-        model: a `DetrisForReferringSegmentation`, prepared by the accelerator or not. Its train/eval mode is restored.
+        model: a `DetrisForReferringSegmentation`, whether or not prepared by the accelerator. Its mode is restored.
         processor: the processor that the model was trained with.
         samples: the samples to score; set their `skip_bad_rows` if `bad_rows` is given. A stream must yield all
             samples on each rank; the workers of a rank share them.
@@ -55,12 +55,12 @@ def evaluate(
         on_batch: called before each batch on every rank; its exceptions end the evaluation.
 
     Returns:
-        The mean `loss`, and mIoU, oIoU and Pr@0.5 to Pr@0.9 in [0, 1], keyed by name. If there are sentences without a
+        The mean `loss`, and mIoU, oIoU and Pr@0.5 to Pr@0.9 in [0, 1], keyed by name. If some sentences have no
         target, also gIoU, cIoU, N-acc and T-acc: see `ReferringSegmentationMetrics`.
 
     Raises:
         BadRowError: a row cannot be scored, and `bad_rows` is None.
-        ValueError: there are no samples to score.
+        ValueError: there is no valid sample to score.
     """
     accelerator = accelerator or Accelerator()
     streamed = isinstance(samples, IterableDataset)
@@ -144,7 +144,7 @@ def _loader(
 
 
 class _IndexedSamples(Dataset):
-    """Adds the sample index, to drop duplicates added by distributed padding."""
+    """Dataset that adds the sample index, which identifies the duplicates added by distributed padding."""
 
     def __init__(self, samples: EvaluationSamples) -> None:
         self.samples = samples
@@ -157,7 +157,7 @@ class _IndexedSamples(Dataset):
 
 
 class _IndexedStream(IterableDataset):
-    """Adds the sample index to a stream that the workers of a rank share."""
+    """Stream that adds the sample index; the workers of a rank share its samples."""
 
     def __init__(self, samples: IterableDataset) -> None:
         self.samples = samples

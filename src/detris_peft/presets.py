@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from .adapters import DenseAlignerConfig, TextAdapterConfig
-from .atomic import atomic_update_dir
+from .atomic import atomic_write_dir
 from .modeling import DetrisConfig, build_backbone
 
 _BASE: dict[str, Any] = {"vision_name_or_path": "facebook/dinov2-with-registers-base"}
@@ -124,7 +124,7 @@ def random_backbones(config: DetrisConfig, folder: str | os.PathLike, seed: int 
             continue
         target = Path(folder) / f"{kind}-{seed}"
         if not target.is_dir():
-            with torch.random.fork_rng(devices=[]), atomic_update_dir(target) as staging:
+            with torch.random.fork_rng(devices=[]), atomic_write_dir(target) as staging:
                 torch.manual_seed(seed)
                 build_backbone(getattr(config, f"{kind}_config")).save_pretrained(staging)
         setattr(config, f"{kind}_name_or_path", str(target))

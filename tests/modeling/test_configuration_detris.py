@@ -151,3 +151,10 @@ def test_instances_do_not_share_mutable_defaults():
     first.vision_adapter.layers_to_transform.append(0)
     assert second.extract_layers == [4, 8]
     assert second.vision_adapter.layers_to_transform == [1, 3, 5, 7, 9, 11]
+
+
+def test_fields_set_later_are_checked_with_the_backbones():
+    config = tiny_config()
+    config.position_interpolation = "offical"
+    with pytest.raises(ValueError, match="position_interpolation='offical': expected 'backbone' or 'official'"):
+        config.with_backbones(image_encoder().config, text_encoder().config)

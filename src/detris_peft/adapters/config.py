@@ -84,7 +84,7 @@ class ParallelAdapterConfig(PeftConfig):
                 )
 
     def match_block(self, key: str) -> re.Match[str] | None:
-        """Match (path of the block, index of the block) in a module name; return None outside the blocks."""
+        """Match the block's path and index (groups 1 and 2) in a module name; return None outside the blocks."""
         patterns = "|".join(as_list(self.layers_pattern))
         return re.match(rf"((?:.*?\.)?(?:{patterns})\.(\d+))(?:\.|$)", key)
 

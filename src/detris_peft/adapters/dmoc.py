@@ -18,7 +18,7 @@ def conv_block(in_channels: int, out_channels: int, kernel_size: int, spatial_di
         _CONV[spatial_dims](in_channels, out_channels, kernel_size, padding=kernel_size // 2),
         # The released weights were trained with this epsilon, not with PyTorch's 1e-5.
         _BATCH_NORM[spatial_dims](out_channels, eps=1e-3),
-        # Not in place: some backends need BatchNorm's output in its backward.
+        # Not in place: some backends need BatchNorm's output in its backward pass.
         nn.ReLU(),
     )
 

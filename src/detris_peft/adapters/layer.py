@@ -108,7 +108,7 @@ class ParallelAdapterLayer(nn.Module, BaseTunerLayer):
             self.branches[adapter_name].to(device or self._get_base_layer_device_and_dtype(self.get_base_layer())[0])
 
     def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[torch.device, torch.dtype]:
-        # peft expects a `weight`, but an MLP has several. Quantized weights do not count: the first float one does.
+        # peft expects a `weight`, but an MLP has several: use the first floating-point (not quantized) one.
         first = next((p for p in base_layer.parameters() if p.is_floating_point()), next(base_layer.parameters()))
         return first.device, first.dtype
 
@@ -218,7 +218,7 @@ class _CaptureInput:
 
 
 def is_recomputing() -> bool:
-    """Return whether this forward runs inside a backward: gradient checkpointing recomputes a block."""
+    """Return whether this forward pass runs inside a backward pass: gradient checkpointing recomputes a block."""
     if torch.compiler.is_compiling():
         return False
     graph_task_id = getattr(torch._C, "_current_graph_task_id", None)  # private: PyTorch has no public equivalent
@@ -226,7 +226,7 @@ def is_recomputing() -> bool:
 
 
 def _in_checkpoint_frame() -> bool:
-    """Return whether the call stack contains a recomputation by PyTorch's checkpointing: slow, no private API."""
+    """Return whether the call stack contains a recomputation by PyTorch's checkpointing: slow, without torch._C."""
     recomputing, frame = ("unpack_hook", "backward"), sys._getframe()
     while frame is not None:
         code = frame.f_code

@@ -20,7 +20,7 @@ from .layer import NOT_MERGEABLE, ParallelAdapterLayer, check_adapter_name
 class ParallelAdapterModel(BaseTuner):
     """Inject `tuner_layer_cls` in parallel with the MLPs of the selected blocks.
 
-    Subclasses name the classes of layer and config, the prefix of the parameters, and the table of known backbones.
+    Subclasses set the layer and config classes, the prefix of the parameters, and the table of known backbones.
 
     Another tuner may share the backbone: wrap it twice, under two names, LoRA first. Each wrapper trains, saves and
     loads its own adapters.
@@ -28,7 +28,8 @@ class ParallelAdapterModel(BaseTuner):
     Example:
         >>> lora = get_peft_model(backbone, LoraConfig(target_modules=["q_proj", "v_proj"]), adapter_name="lora")
         >>> both = get_peft_model(lora.get_base_model(), DenseAlignerConfig(), adapter_name="aligner")
-        >>> both.disable_adapter()  # LoRA stays enabled; `lora.base_model.set_adapter([])` disables LoRA only
+        >>> with both.disable_adapter():  # LoRA stays enabled; `lora.base_model.set_adapter([])` disables LoRA only
+        ...     outputs = both(pixel_values)
         >>> both.save_pretrained(folder, selected_adapters=["aligner"])
     """
 
@@ -184,7 +185,7 @@ class ParallelAdapterModel(BaseTuner):
 
     @classmethod
     def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
-        # peft removes the name at the end of a key only; here it is before a nested module
+        # peft removes the name only at the end of a key; here it comes before a nested module
         # (`...branches.<name>.down.weight`). Otherwise loading under a different name would silently load nothing.
         container = f".{cls.tuner_layer_cls.adapter_layer_names[0]}."
         head, found, tail = key.rpartition(container)

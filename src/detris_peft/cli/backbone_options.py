@@ -35,7 +35,7 @@ def name_backbones(config: DetrisConfig, arguments: BackboneArguments, folder: P
     """Set the names of the selected backbones in a config. Original files are converted to folders below `folder`.
 
     Raises:
-        ValueError: two options select one backbone, or a file has another size than the config.
+        ValueError: two options select the same backbone, or a file's sizes differ from those in the config.
     """
     originals: tuple[tuple[str, str | None, str, Callable[..., PreTrainedModel]], ...] = (
         ("vision", arguments.dino, "dino", load_original_dinov2),

@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     set_seed(training.seed)  # initialization of adapters and head
     config, tokenizer_name = _create_config(run, backbones, training, state)
     tokenizer = _create_tokenizer(tokenizer_name, config, run, source, train_rows)
-    if training.push_to_hub:  # fail before the training, not after it
+    if training.push_to_hub:  # fail before training, not after it
         check_backbones_on_hub(config)
         check_hub_access(training.push_to_hub)
     model, processor = _create_model(config, tokenizer, tokenizer_name, run)
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     except TrainingInterrupted:
         state.destroy_process_group()
         raise
-    state.destroy_process_group()  # skipped after an error on one rank, where the others may block
+    state.destroy_process_group()  # not after an error on one rank: the others may block
 
 
 # -- arguments --------------------------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ def _read_yaml(file: str, known: set[str]) -> dict[str, Any]:
 
 
 def describe_recipe(preset: str, training: TrainingArguments) -> str:
-    """Describe in one line which values of the preset's recipe are used, and which options override it."""
+    """Describe in one line which values of the preset's recipe are used, and which of them are overridden."""
     recipe = presets.recipe(preset)
     used = {name: value for name, value in recipe.items() if getattr(training, name) == value}
     values = ", ".join(f"{name}={value}" for name, value in used.items()) or "none"
@@ -187,7 +187,7 @@ def _report_truncated(
 def _create_config(
     run: RunArguments, backbones: BackboneArguments, training: TrainingArguments, state: PartialState
 ) -> tuple[DetrisConfig, str | None]:
-    """Return the config with named backbones, and the name of the tokenizer; None if it has to be trained."""
+    """Return the config with named backbones, and the tokenizer's name, or None if a tokenizer has to be trained."""
     config = presets.get(run.preset)
     config.position_interpolation = run.position_interpolation
     tokenizer_name = backbones.tokenizer or backbones.text_model or config.text_name_or_path
@@ -215,7 +215,7 @@ def _create_tokenizer(
 def _create_model(
     config: DetrisConfig, tokenizer: PreTrainedTokenizerBase, tokenizer_name: str | None, run: RunArguments
 ) -> tuple[DetrisForReferringSegmentation, DetrisProcessor]:
-    """Return the model with loaded backbones and fresh adapters and head, and its processor."""
+    """Return the model, with loaded backbones and a new head and adapters, and its processor."""
     model = DetrisForReferringSegmentation.from_backbones(
         load_backbone(config, "vision"), load_backbone(config, "text"), config
     )

@@ -117,7 +117,7 @@ def _save_adapter(
     # peft does not resolve paths, so a local folder is named by its absolute path.
     peft_config.base_model_name_or_path = os.path.realpath(name) if name and os.path.isdir(name) else name
     peft_config.revision = getattr(config, f"{kind}_revision")
-    # Without `save_embedding_layers=False` peft queries the Hub to find out whether the vocabulary was resized.
+    # Without `save_embedding_layers=False`, peft queries the Hub to find out whether the vocabulary was resized.
     backbone.save_pretrained(
         str(folder), selected_adapters=["default"], state_dict=state_dict, save_embedding_layers=False
     )
@@ -125,7 +125,7 @@ def _save_adapter(
 
 
 def _portable(config: DetrisConfig, folder: Path) -> DetrisConfig:
-    """Return a copy of the config that names local backbones relative to the checkpoint: both can move together."""
+    """Return a copy of the config with local backbones named relative to the checkpoint, so both can move together."""
     config = copy.deepcopy(config)
     for kind in ADAPTERS:
         name = getattr(config, f"{kind}_name_or_path")

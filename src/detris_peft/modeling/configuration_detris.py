@@ -52,7 +52,7 @@ class DetrisConfig(PreTrainedConfig):
         vision_name_or_path: folder or Hub id of the frozen image encoder; set by `from_backbones`. A checkpoint
             refers to its backbones by name and does not contain them.
         vision_revision: branch, tag or commit of the image encoder on the Hub; default: the newest. A loaded model
-            does not know its revision: set this field to what you passed to its `from_pretrained`.
+            does not know its revision: set this field to the revision that you passed to its `from_pretrained`.
         text_name_or_path: folder or Hub id of the frozen text encoder.
         text_revision: branch, tag or commit of the text encoder on the Hub.
 
@@ -63,7 +63,7 @@ class DetrisConfig(PreTrainedConfig):
     model_type = "detris"
     sub_configs: ClassVar[Any] = {"vision_config": AutoConfig, "text_config": AutoConfig}
 
-    # The types are those after `__post_init__`, which converts dicts and replaces None by the default.
+    # The types are those after `__post_init__`, which converts dicts and replaces None with the default.
     vision_config: Any = None
     text_config: Any = None
     vision_adapter: DenseAlignerConfig | None = field(default_factory=DenseAlignerConfig)
@@ -99,7 +99,6 @@ class DetrisConfig(PreTrainedConfig):
             self.extract_layers = list(self.extract_layers)
         if self.pad_token_id is None:
             self.pad_token_id = text_encoder(self.text_config).pad_token_id
-        self._validate_types()
         super().__post_init__(**kwargs)
         self.validate_architecture()
 
@@ -124,7 +123,8 @@ class DetrisConfig(PreTrainedConfig):
         return sentence_dim(self.text_config)
 
     def validate_architecture(self) -> None:
-        """Raise a ValueError if two fields contradict each other."""
+        """Raise a ValueError if a field has the wrong type, or two fields contradict each other."""
+        self._validate_types()
         super().validate_architecture()
         depth, text_dim = self.vision_config.num_hidden_layers, self.text_config.hidden_size
         if any(not 0 <= i < depth for i in self.extract_layers):
@@ -154,7 +154,7 @@ class DetrisConfig(PreTrainedConfig):
     def _validate_types(self) -> None:
         # transformers' own configs are decorated with `@strict`, which uses this validator but raises no ValueError.
         own = DetrisConfig.__annotations__
-        for name, expected in ((one.name, one.type) for one in fields(self) if one.name in own):
+        for name, expected in ((f.name, f.type) for f in fields(self) if f.name in own):
             value = getattr(self, name)
             try:
                 type_validator(name, value, expected)

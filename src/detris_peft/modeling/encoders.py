@@ -52,7 +52,7 @@ class ImageEncoder:
     """How an image encoder is called.
 
     Attributes:
-        call: keyword arguments that let it accept other image sizes than it was trained on.
+        call: keyword arguments that let it accept image sizes other than the one it was trained on.
     """
 
     call: dict[str, Any] = field(default_factory=dict)
@@ -63,7 +63,7 @@ IMAGE_ENCODERS = {
     for name in ("vit", "clip_vision_model", "siglip_vision_model")
 }
 
-# Backbone classes where AutoModel has no answer or several, the default first.
+# Backbone classes of model types for which AutoModel has none or several; the default comes first.
 _CLASSES = {
     "clip_text_model": ("CLIPTextModelWithProjection", "CLIPTextModel"),
     "siglip_text_model": ("SiglipTextModel",),
@@ -75,7 +75,7 @@ _SENTENCE_DIM = {"CLIPTextModelWithProjection": "projection_dim", "SiglipTextMod
 def architecture(config: PreTrainedConfig) -> str:
     """Return the name of the transformers class that implements a backbone's config.
 
-    A config of a task model (`ViTForImageClassification`) gives the encoder without its task head.
+    For the config of a task model (`ViTForImageClassification`), this is the encoder without the task head.
 
     Raises:
         ValueError: transformers has no model class for this config.
@@ -118,7 +118,7 @@ def sentence_state(config: PreTrainedConfig, outputs: Any) -> torch.Tensor:
 
 
 def use_official_position_table(vision_model: PreTrainedModel) -> None:
-    """Make a DINOv2 interpolate its position embeddings as in the training of the released DETRIS weights."""
+    """Make a DINOv2 model interpolate its position embeddings as in the training of the released DETRIS weights."""
     embeddings: Any = vision_model.embeddings
     embeddings.interpolate_pos_encoding = MethodType(_official_positions, embeddings)
 

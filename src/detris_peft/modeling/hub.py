@@ -105,9 +105,9 @@ def push_folder(
     Args:
         folder: written by `save_pretrained` of the model, and of the processor.
         repo_id: `user/name`; created if missing.
-        token: default: the token of `hf auth login` or HF_TOKEN.
+        token: Hub token; default: that of `hf auth login` or HF_TOKEN.
         private: whether a new repository is private.
-        commit_message, commit_description: of the commit.
+        commit_message, commit_description: message and description of the commit.
         revision: branch, created if missing; default: main.
         create_pr: open a pull request instead of committing to the branch.
 
@@ -188,10 +188,10 @@ def _check_name(repo_id: str) -> None:
 
 @contextmanager
 def _one_line_errors(what: str, kept: str = "") -> Iterator[None]:
-    """Turn any error of a Hub request into an OSError of one line."""
+    """Turn any error of a Hub request into an OSError with a one-line message."""
     try:
         yield
-    except Exception as error:  # httpx, hf_xet and huggingface_hub raise classes without another common base
+    except Exception as error:  # httpx, hf_xet and huggingface_hub raise exceptions with no other common base
         kind, reason = _reason(error)
         raise kind(f"{what}: {reason}{'; ' if kept else ''}{kept}.") from error
 

@@ -79,13 +79,13 @@ class DetrisHubMixin:
         create_pr: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """Upload what `save_pretrained` writes in one commit. The repository is created if missing.
+        """Upload the files that `save_pretrained` writes, in one commit. The repository is created if missing.
 
         Args:
             repo_id: `user/name`.
-            commit_message, commit_description: of the commit.
+            commit_message, commit_description: message and description of the commit.
             private: whether a new repository is private.
-            token: default: the token of `hf auth login` or HF_TOKEN.
+            token: Hub token; default: that of `hf auth login` or HF_TOKEN.
             revision: branch, created if missing; default: main.
             create_pr: open a pull request instead of committing to the branch.
             kwargs: other keyword arguments of transformers' `push_to_hub`, ignored.

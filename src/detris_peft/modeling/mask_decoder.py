@@ -33,7 +33,8 @@ def sinusoid_2d(h: int, w: int, dim: int, like: torch.Tensor) -> torch.Tensor:
 class DecoderLayer(nn.Module):
     """Self-attention over patches, cross-attention to words, feed-forward network.
 
-    LayerNorms as released: before each of the three, after each attention, and inside the feed-forward network.
+    As in the released weights, LayerNorms are before each of the three, after each attention, and inside the
+    feed-forward network.
     """
 
     def __init__(self, dim: int, text_dim: int, num_heads: int, ffn_dim: int, dropout: float) -> None:
@@ -96,7 +97,7 @@ class VisionLanguageDecoder(nn.Module):
 
 
 class Projector(nn.Module):
-    """Upsample four times, then convolve with a 3×3 dynamic kernel predicted from the sentence."""
+    """Upsample by a factor of 4, then convolve with a 3×3 dynamic kernel predicted from the sentence."""
 
     def __init__(self, dim: int, sentence_dim: int) -> None:
         super().__init__()

@@ -71,7 +71,7 @@ def model_card(config: DetrisConfig, results: TrainingResults | None = None, *, 
     Args:
         config: the checkpoint's config.
         results: scores to show in the text, and as `model-index` in the metadata.
-        license: of the adapters and the head.
+        license: license of the adapters and the head.
     """
     names = {kind: getattr(config, f"{kind}_name_or_path") for kind in ("vision", "text")}
     parts = [_front_matter(names, results, license), _INTRODUCTION, _backbones(names), _usage(names), _peft(config)]
@@ -81,7 +81,7 @@ def model_card(config: DetrisConfig, results: TrainingResults | None = None, *, 
 
 
 def is_hub_name(name: str) -> bool:
-    """Return whether a backbone's name is a Hub id, not a local folder."""
+    """Return whether a backbone's name is a Hub id rather than a local folder."""
     return not (name.startswith(".") or os.path.isabs(name) or os.path.isdir(name))
 
 
@@ -127,7 +127,7 @@ def _plain(dataset: str) -> str:
 
 
 def _identifier(dataset: str) -> str:
-    """Return a dataset's name as a valid Hub id, which has no plus sign."""
+    """Return a dataset's name as a valid Hub id, which cannot contain a plus sign."""
     return re.sub(r"[^\w./-]+", "-", _plain(dataset).replace("+", "plus"))
 
 

@@ -1,4 +1,4 @@
-"""DETRIS for referring image segmentation: DETRIS (https://arxiv.org/abs/2501.08580).
+"""The DETRIS model for referring image segmentation (https://arxiv.org/abs/2501.08580).
 
 Symbols: B batch, L text length, T width of the text encoder, S width of the sentence state, C width of the image
 encoder, s side of the input in pixels, h×w patch grid.
@@ -114,13 +114,13 @@ class DetrisForReferringSegmentation(DetrisHubMixin, PreTrainedModel):
             vision_model: image encoder, as loaded by transformers.
             text_model: text encoder; for CLIP a `CLIPTextModelWithProjection`.
             config: adapters and head; its backbone configs are replaced by those of the two models. Default:
-                DETRIS-B's, with `text_dim` of the text encoder.
+                DETRIS-B's, with the width of the text encoder.
 
         Raises:
             ValueError: the config does not fit the backbones.
         """
         for model in (vision_model, text_model):
-            model.config.architectures = [type(model).__name__]  # loading builds the same class
+            model.config.architectures = [type(model).__name__]  # so that loading creates the same class
         if config is None:
             aligner = DenseAlignerConfig(text_dim=text_model.config.hidden_size)
             config = DetrisConfig(
@@ -161,7 +161,7 @@ class DetrisForReferringSegmentation(DetrisHubMixin, PreTrainedModel):
         Args:
             pixel_values: (B, 3, H, W) images, with sides that are multiples of the patch size.
             input_ids: (B, L) tokens, padded with `config.pad_token_id`.
-            labels: (B, H, W) masks, floats in [0, 1] (soft where the letterbox warped an edge).
+            labels: (B, H, W) masks, floats in [0, 1] (fractional at edges that the letterbox interpolated).
             target_sizes: ignored; accepted so that `model(**processor(...))` works.
             return_dict: if False, return a tuple.
         """
@@ -211,7 +211,7 @@ class DetrisForReferringSegmentation(DetrisHubMixin, PreTrainedModel):
 
 
 def _adapt(backbone: PreTrainedModel, adapter: PeftConfig | None) -> nn.Module:
-    """Freeze the backbone and add a new adapter, if any."""
+    """Freeze the backbone and add new adapters, unless the adapter config is None."""
     if isinstance(backbone, PeftModel) or any(isinstance(m, ParallelAdapterLayer) for m in backbone.modules()):
         raise ValueError(
             f"expected a {backbone.config.model_type} backbone without adapters, got one that already has some; pass "

@@ -21,9 +21,9 @@ def conv_block(in_channels: int, out_channels: int, kernel_size: int) -> nn.Sequ
 class SentenceGate(nn.Module):
     """Scale the channels of a feature map by the sentence.
 
-    The paper's cross-attention from patches to a single key. The softmax over one key is 1, so all patches get the
-    same output, which is computed once, with the key as query. The query and key projections have no effect; they are
-    kept because the released weights contain them.
+    This is the paper's cross-attention from patches to a single key. The softmax over one key is 1, so all patches get
+    the same output, which is computed once, with the key as query. The query and key projections have no effect; they
+    are kept because the released weights contain them.
     """
 
     def __init__(self, dim: int, num_heads: int) -> None:

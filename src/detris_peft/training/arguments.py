@@ -73,7 +73,7 @@ def _argument(default: Any, help: str, range: Range | None = None, *, may_change
 
 @dataclass
 class TrainingArguments:
-    """Training arguments. The defaults are the paper's recipe for DETRIS-B in float32; `presets.recipe` has others.
+    """Training arguments. The defaults are the paper's recipe for DETRIS-B in float32; see also `presets.recipe`.
 
     Each field is an option of `detris train`, and its metadata is the only declaration of its help, its range and
     whether it may change on resume.
@@ -165,7 +165,7 @@ def _check_type(name: str, value: Any, expected: Any) -> None:
     if type(None) in get_args(expected):
         if value is None:
             return
-        expected = next(each for each in get_args(expected) if each is not type(None))
+        expected = next(member for member in get_args(expected) if member is not type(None))
     is_list = get_origin(expected) is list
     item_type = get_args(expected)[0] if is_list else expected
     items = value if is_list and isinstance(value, list) else [value]

@@ -25,7 +25,7 @@ class GlobalBatches:
         accumulation: batches per optimizer step.
 
     Raises:
-        ValueError: there are fewer samples than ranks.
+        ValueError: the dataset has fewer samples than ranks.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class GlobalBatches:
         return len(self.bounds)
 
     def start_at(self, loader: Any, first: int) -> Any:
-        """Return the loader over these batches, starting at the batch `first`."""
+        """Return the loader over these batches, starting at batch `first`."""
         self.first = first
         return loader
 
@@ -68,9 +68,10 @@ class GlobalBatches:
         return cuts[0], cuts[1]
 
     def loss_scale(self, batch: int) -> float:
-        """Return the factor of this rank's mean loss with which a step takes the mean over all of its samples.
+        """Return the factor for this rank's mean loss that makes a step use the mean over all of its samples.
 
-        Gradients are averaged over ranks and divided by `accumulation`, which is that mean for parts of equal size.
+        Gradients are averaged over ranks and divided by `accumulation`. For parts of equal size, that is already the
+        mean over all samples, and the factor is 1.
         """
         start, stop = self._part(batch)
         first = batch - batch % self.accumulation
@@ -92,7 +93,7 @@ class StreamedBatches:
         self.num_processes = num_processes
 
     def start_at(self, loader: Any, first: int) -> Any:
-        """Return the loader starting at the batch `first`. Earlier ones are read and dropped: streams cannot seek."""
+        """Return the loader, starting at batch `first`. Earlier ones are read and dropped: streams cannot seek."""
         return skip_first_batches(loader, first) if first else loader
 
     def loss_scale(self, batch: int) -> float:

@@ -47,7 +47,7 @@ class Checkpoints:
 
     Args:
         folder: the run's `output_dir`.
-        accelerator: with the prepared model and optimizer.
+        accelerator: holds the prepared model and optimizer.
         fingerprint: see `run_fingerprint`; a checkpoint with a different one is refused.
         limit: number of checkpoints to keep.
         ema: saved and loaded with the weights.
@@ -63,7 +63,7 @@ class Checkpoints:
     ) -> None:
         self.folder, self.accelerator, self.limit, self.ema = folder / "checkpoints", accelerator, limit, ema
         self.fingerprint = json.loads(json.dumps(fingerprint))  # comparable with one read from a file
-        # With FSDP and DeepSpeed accelerate saves the shards, and passes no weights to the hooks.
+        # With FSDP and DeepSpeed, accelerate saves the shards and passes no weights to the hooks.
         accelerator.register_save_state_pre_hook(self._save_weights)
         accelerator.register_load_state_pre_hook(self._load_weights)
 
@@ -175,7 +175,7 @@ class Checkpoints:
 
     def _refusal(self, folder: Path) -> str | None:
         """Return why an intact checkpoint does not belong to this run, or None if it does."""
-        if not (folder / FINGERPRINT_FILE).exists():  # its manifest does not list one, so nothing was lost
+        if not (folder / FINGERPRINT_FILE).exists():  # not in the manifest, so it was never written
             return (
                 f"{folder}: expected {FINGERPRINT_FILE}, got none: a version of detris_peft before 0.1.0 wrote this "
                 "checkpoint; finish the run with that version, or start again with --overwrite_output_dir."
@@ -194,7 +194,11 @@ class Checkpoints:
 
     def _rename_newer(self, folder: Path) -> None:
         """Rename the checkpoints newer than the resumed one, so that `latest` does not find them."""
-        newer = [other for other in self.all() if other.name > folder.name and other.parent == folder.parent]
+        newer = [
+            other
+            for other in self.all()
+            if other.name > folder.name and other.parent.resolve() == folder.parent.resolve()
+        ]
         if self.accelerator.is_main_process:
             for other in newer:
                 other.rename(other.with_name(f"abandoned-{other.name}"))
@@ -218,7 +222,7 @@ def _frozen_names(model: nn.Module) -> set[str]:
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} → {"a.b": 1}"""
+    """Flatten nested mappings: {"a": {"b": 1}} → {"a.b": 1}."""
     leaves: dict[str, Any] = {}
     for name, value in tree.items():
         leaves.update(_flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value})

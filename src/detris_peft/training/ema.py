@@ -12,7 +12,9 @@ from torch import nn
 
 
 class ExponentialMovingAverage:
-    """average ← decay · average + (1 - decay) · weight after each step. BatchNorm statistics are not averaged.
+    """Moving average of the weights: average ← decay · average + (1 - decay) · weight after each optimizer step.
+
+    BatchNorm statistics are not averaged.
 
     Args:
         model: its parameters that require a gradient are averaged; the average starts as a copy of them.

@@ -35,7 +35,7 @@ def run_fingerprint(
     arguments: TrainingArguments,
     accelerator: Accelerator,
 ) -> dict[str, Any]:
-    """Return, keyed by name, everything that the weights after each step and the choice of the best depend on."""
+    """Return, keyed by name, everything that determines the weights after each step and which are the best."""
     fixed = [option.name for option in fields(arguments) if not option.metadata["may_change_on_resume"]]
     return {
         **{name: getattr(arguments, name) for name in fixed},
@@ -74,7 +74,7 @@ def _sha256(texts: Iterable[str]) -> str:
 
 
 def _without(tree: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
-    """Return a copy of nested mappings without the entries of these names."""
+    """Return a copy of nested mappings without the entries with these names."""
     return {
         name: _without(value, names) if isinstance(value, Mapping) else value
         for name, value in tree.items()

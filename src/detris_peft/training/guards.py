@@ -24,14 +24,14 @@ def describe_gradients(model: nn.Module) -> str:
 
 
 def running_statistics(model: nn.Module) -> dict[torch.Tensor, torch.Tensor]:
-    """Return buffer → copy for each BatchNorm in training mode, to restore them after a non-finite forward pass."""
+    """Map each buffer of the BatchNorms in training mode to a copy, to restore it after a non-finite forward pass."""
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
     return {buffer: buffer.clone() for norm in norms for buffer in norm.buffers()}
 
 
 @contextmanager
 def memory_advice(arguments: TrainingArguments, evaluating: bool = False) -> Iterator[None]:
-    """Re-raise an out-of-memory error, of CPU or GPU, as a MemoryError that suggests options to change."""
+    """Re-raise an out-of-memory error (CPU or GPU) as a MemoryError that suggests options to change."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

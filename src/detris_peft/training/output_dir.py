@@ -1,4 +1,4 @@
-"""Output directory of a run: validation before the training, and `run.json`."""
+"""Output directory of a run: validation before training, and `run.json`."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def claim_output_dir(folder: Path, resume: bool, overwrite: bool) -> None:
     Args:
         folder: the run's output_dir.
         resume: whether the run in the folder is resumed.
-        overwrite: whether the results of an earlier run are deleted.
+        overwrite: whether to delete the results of an earlier run.
 
     Raises:
-        ValueError: the folder cannot be used; the message has the reason.
+        ValueError: the folder cannot be used; the message gives the reason.
     """
     for path in (folder, folder / "last", folder / "best"):
         if path.is_file():
@@ -71,7 +71,7 @@ def write_run_json(folder: Path, options: Mapping[str, Any], num_processes: int,
         folder: the run's output_dir.
         options: the resolved value of every option.
         num_processes: number of ranks.
-        resumed: keep the content of earlier starts under `earlier`.
+        resumed: whether the run is resumed; if so, what earlier starts wrote is kept under `earlier`.
     """
     file = folder / "run.json"
     earlier = json.loads(file.read_text(encoding="utf-8")) if resumed and file.is_file() else None

@@ -12,7 +12,7 @@ from ..data import BadRowError
 class Progress:
     """Position and history of a run. With the weights and accelerate's files, it determines the next step."""
 
-    epoch: int = 1  # the current one, 1-based
+    epoch: int = 1  # current epoch, 1-based
     batch: int = 0  # completed batches of this epoch
     step: int = 0  # optimizer steps over all epochs
     loss_sum: float = 0.0  # over the batches since the last evaluation
@@ -32,13 +32,13 @@ class Progress:
         return bool(self.history) and self.history[-1]["step"] == self.step
 
     def evaluation_is_due(self, eval_steps: int) -> bool:
-        """Return whether to evaluate now: every `eval_steps` steps, or with 0 at the end of each epoch."""
+        """Return whether to evaluate now: every `eval_steps` steps, or at the end of each epoch if it is 0."""
         if not self.step or self.is_evaluated:
             return False
         return self.step % eval_steps == 0 if eval_steps else self.batch == 0
 
     def best(self, metric: str) -> dict[str, float]:
-        """Return the evaluation with the highest metric."""
+        """Return the evaluation with the highest value of a metric."""
         return max(self.history, key=lambda record: record[metric])
 
     def evaluations_since_best(self, metric: str) -> int:

@@ -30,12 +30,12 @@ class ResultsWriter:
     """Writes the results after each evaluation, and uploads the best ones at the end.
 
     Args:
-        accelerator: of the run.
+        accelerator: the run's accelerator.
         model: the trained model.
         prepared: the same model as wrapped by accelerate.
         processor: saved with the model.
         validation: samples for the plot of predictions.
-        arguments: of the run.
+        arguments: the run's training arguments.
         options: every option of the run, for `metrics.json` and the model card.
         trained_on: names of the training datasets.
     """
@@ -98,7 +98,7 @@ class ResultsWriter:
                 name, private = self.arguments.push_to_hub, self.arguments.hub_private or None
                 pushed = push_folder(self.folder / "best", name, private=private)
                 self.accelerator.print(f"Pushed {self.folder / 'best'}: {pushed.commit_url}")
-        finally:  # the other ranks must not hang after an error, which the main rank alone reports
+        finally:  # the other ranks must not hang after an error, which only the main rank reports
             self.accelerator.wait_for_everyone()
 
 

@@ -17,7 +17,7 @@ class TrainingInterrupted(KeyboardInterrupt):
     """Raised by `train` after a signal, once the run is saved. The message explains how to resume.
 
     Args:
-        message: for the user.
+        message: text shown to the user.
         signum: number of the signal; a command exits with 128 + signum.
     """
 

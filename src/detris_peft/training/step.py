@@ -28,10 +28,10 @@ class TrainingStep:
 
     Args:
         arguments: training arguments.
-        accelerator: of the run.
+        accelerator: the run's accelerator.
         model: the model as prepared by accelerate.
         optimizer: prepared by accelerate.
-        batches: scales of the losses.
+        batches: provides the scale of each batch's loss.
         signals: checked on all ranks in each step.
         ema: updated after each optimizer step.
     """
@@ -59,8 +59,8 @@ class TrainingStep:
         """Train on a batch; if it completes an accumulation group, update the weights.
 
         Returns:
-            The mean loss over the samples of all ranks, None if the batch was skipped; and whether any rank received
-            a signal.
+            The mean loss over the samples of all ranks, or None if the batch was skipped; and whether any rank
+            received a signal.
 
         Raises:
             ValueError: the loss is not finite, and `on_nan` is stop or too many batches were skipped in a row.
@@ -88,7 +88,7 @@ class TrainingStep:
         return None, stop
 
     def _update_weights(self) -> None:
-        """Clip the gradients and update the weights and their average. accelerate skips this within a group."""
+        """Clip the gradients and update the weights and their average, if the accumulation group is complete."""
         accelerator, max_grad_norm = self.accelerator, self.arguments.max_grad_norm
         if accelerator.sync_gradients and max_grad_norm:
             accelerator.clip_grad_norm_((p for p in self.model.parameters() if p.requires_grad), max_grad_norm)

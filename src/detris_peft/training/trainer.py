@@ -1,4 +1,4 @@
-"""Training loop: `train` creates a run, which trains epochs of steps, and evaluates and saves in between."""
+"""Training loop: `train` creates a run, which trains epoch by epoch, and evaluates and saves in between."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def train(
     options: Mapping[str, Any] | None = None,
     bad_rows: BadRows | None = None,
 ) -> list[dict[str, float]]:
-    """Train adapters and head, evaluate, and keep the best and the last model and checkpoints to resume from.
+    """Train adapters and head, evaluate, and save the best model, the last model, and checkpoints to resume from.
 
     Args:
-        model: fresh or loaded; trained in place.
+        model: a new or a loaded model; trained in place.
         processor: saved with every checkpoint.
         train_rows: dataset with the columns of `detris_peft.data.FEATURES`; may be a stream.
         val_rows: dataset with the same columns; not a stream.
@@ -174,7 +174,7 @@ class _Run:
             self.trackers.end()
 
     def finish(self) -> None:
-        """Report skipped data and push to the Hub, once everything is saved. Signals have their default effect."""
+        """Report skipped data and push to the Hub, after everything is saved. Signal handlers are the default ones."""
         self.progress.add_bad_rows(self.reader_bad_rows)
         self._report_skipped()
         self.results.push_best()
