@@ -101,7 +101,6 @@ def tiny() -> DetrisConfig:
         decoder_heads=4,
         decoder_ffn_dim=128,
         image_size=112,
-        max_text_length=17,
     )
 
 

@@ -104,14 +104,20 @@ def test_mixed_batches_in_threads():
     assert count_wrong(calls, 200) == 0
 
 
-def test_data_parallel_replicas_pass_the_second_input():
-    """Replicas are shallow copies called from threads: hook and layer of a replica use the same call state."""
+@pytest.fixture
+def encoder_call():
+    """An adapted image encoder, its inputs (1, 3, 32, 32) and (1, 5, 48), and its output for them."""
     model, _ = adapted_image_encoder()
     perturb(model)
     model.eval()
     pixels, states = torch.randn(1, 3, 32, 32), torch.randn(1, 5, 48)
     with torch.no_grad():
-        expected = model(pixels, text_states=states).last_hidden_state
+        return model, pixels, states, model(pixels, text_states=states).last_hidden_state
+
+
+def test_data_parallel_replicas_pass_the_second_input(encoder_call):
+    """Replicas are shallow copies called from threads: hook and layer of a replica use the same call state."""
+    model, pixels, states, expected = encoder_call
 
     def replicate(module: nn.Module) -> nn.Module:
         replica = module._replicate_for_data_parallel()
@@ -129,13 +135,9 @@ def test_data_parallel_replicas_pass_the_second_input():
         torch.testing.assert_close(results[0](), expected)
 
 
-def test_copies_and_pickles_start_without_a_call_state():
-    model, _ = adapted_image_encoder()
-    perturb(model)
-    model.eval()
-    pixels, states = torch.randn(1, 3, 32, 32), torch.randn(1, 5, 48)
+def test_copies_and_pickles_start_without_a_call_state(encoder_call):
+    model, pixels, states, expected = encoder_call
     with torch.no_grad():
-        expected = model(pixels, text_states=states).last_hidden_state
         for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
             torch.testing.assert_close(other(pixels, text_states=states).last_hidden_state, expected)
             layers = [m for m in other.modules() if hasattr(m, "call_state")]
