@@ -1,0 +1,1 @@
+"""Opening image files: known formats only, EXIF orientation applied, one-line errors."""
