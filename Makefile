@@ -7,7 +7,7 @@ OUT ?= quickstart
 # Expression for the first testA image of RefShapes.
 TEXT ?= the small purple circle
 
-.PHONY: quickstart test test-slow test-minimum lint docs clean
+.PHONY: quickstart test test-slow fuzz test-minimum lint docs clean
 
 # The marker is touched last, so an interrupted installation is repeated.
 $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
@@ -26,16 +26,19 @@ $(VENV)/.installed-docs: $(VENV)/.installed
 	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --editable '.[docs]'
 	touch $@
 
+# Resumes training after an interruption; a finished run is not trained again (`make clean` deletes it).
 quickstart: $(VENV)/.installed
 	test -d $(OUT)/data/refshapes || $(BIN)/python -m detris_peft.data.refshapes $(OUT)/data --seed 0
 	$(BIN)/python examples/train_refcoco.py --config examples/configs/tiny.yaml \
-		--data_root $(OUT)/data --output_dir $(OUT)/run --overwrite_output_dir
+		--data_root $(OUT)/data --output_dir $(OUT)/run --resume latest
 	$(BIN)/python examples/evaluate_checkpoint.py --checkpoint $(OUT)/run/best --data_root $(OUT)/data \
-		--dataset refshapes --split val --num_workers 0 --output $(OUT)/run/val.json
+		--dataset refshapes --split val --num_workers 0 --output $(OUT)/run/val.json --overwrite
 	$(BIN)/python examples/evaluate_checkpoint.py --checkpoint $(OUT)/run/best --data_root $(OUT)/data \
-		--dataset refshapes --split val --num_workers 0 --shuffle_expressions --output $(OUT)/run/val_shuffled.json
+		--dataset refshapes --split val --num_workers 0 --shuffle_expressions \
+		--output $(OUT)/run/val_shuffled.json --overwrite
 	$(BIN)/python examples/predict.py --checkpoint $(OUT)/run/best \
-		--image $(OUT)/data/images/train2014/refshapes_testA_000000.jpg --text "$(TEXT)" --output $(OUT)/run/prediction.png
+		--image $(OUT)/data/images/train2014/refshapes_testA_000000.jpg --text "$(TEXT)" \
+		--output $(OUT)/run/prediction.png --overwrite
 
 # One thread per pytest worker, so that two workers do not compete for two cores.
 test: $(VENV)/.installed-dev lint
@@ -43,6 +46,10 @@ test: $(VENV)/.installed-dev lint
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow --timeout 1800
+
+# Readers of untrusted files, for at most five minutes.
+fuzz: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.run --seconds 230
 
 # The oldest torch, transformers and peft that pyproject.toml allows.
 test-minimum:

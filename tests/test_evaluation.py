@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,7 +20,7 @@ from detris_peft import DetrisForReferringSegmentation, DetrisProcessor
 from detris_peft.data import Collator, Sample
 from detris_peft.data.errors import BadRowError, BadRows, MissingImageError
 from detris_peft.evaluation import evaluate
-from detris_peft.metrics import METRIC_NAMES, NO_TARGET_METRIC_NAMES, ReferringSegmentationMetrics
+from detris_peft.metrics import METRIC_NAMES, NO_TARGET_METRIC_NAMES, ReferringSegmentationMetrics, pixel_counts
 from detris_peft.modeling.losses import segmentation_loss
 from detris_peft.tokenization_detris import train_tokenizer
 from tests.helpers.reference import reference_config
@@ -74,7 +75,7 @@ def tiny_model() -> tuple[DetrisForReferringSegmentation, DetrisProcessor]:
     torch.set_num_threads(1)
     config = reference_config()
     model = DetrisForReferringSegmentation(config).eval()
-    return model, DetrisProcessor.from_config(config, train_tokenizer(SENTENCES, 100))
+    return model, DetrisProcessor.from_config(config, train_tokenizer(SENTENCES, 120))
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +103,61 @@ def test_the_result_is_the_mean_over_samples_for_any_batch_size(tiny):
     for batch_size in (1, 2, 3, 7, 32):
         result = evaluate(*tiny, Samples(), batch_size=batch_size, progress=False)
         assert result == pytest.approx(expected, abs=1e-6), batch_size
+
+
+def test_with_keep_aspect_ratio_the_masks_are_those_of_single_images_for_any_batch_size(monkeypatch):
+    """The canvas of an image is its own, as in `detris predict`, and not that of the images in its batch."""
+    model, processor = tiny_model()
+    processor.keep_aspect_ratio = True
+    assert len({processor.canvas_size([_sample(i).mask.shape]) for i in range(7)}) > 1
+    expected = _score_one_by_one(model, processor, range(7))
+    masks: list[np.ndarray] = []
+
+    def count(prediction, reference):
+        masks.append(np.asarray(prediction))
+        return pixel_counts(prediction, reference)
+
+    monkeypatch.setattr("detris_peft.evaluation.pixel_counts", count)
+    evaluate(model, processor, Samples(), batch_size=1, progress=False)
+    single = {mask.tobytes() for mask in masks}
+    for batch_size in (2, 5):
+        masks.clear()
+        for samples in (Samples(), Stream(Samples())):
+            result = evaluate(model, processor, samples, batch_size=batch_size, progress=False)
+            assert result == pytest.approx(expected, abs=1e-6), batch_size
+        assert {mask.tobytes() for mask in masks} == single
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"model": "model"}, TypeError, "model: expected Module, got str"),
+        ({"processor": None}, TypeError, "processor: expected DetrisProcessor, got NoneType"),
+        ({"samples": [1]}, TypeError, r"samples: expected Dataset, got list; pass EvaluationSamples\(rows\)"),
+        ({"batch_size": 0}, ValueError, "batch_size: expected an integer of at least 1, got 0"),
+        ({"num_workers": -1}, ValueError, "num_workers: expected an integer of at least 0, got -1"),
+    ],
+)
+def test_wrong_arguments_are_named(tiny, changes, error, message):
+    arguments = {"model": tiny[0], "processor": tiny[1], "samples": Samples(), "progress": False, **changes}
+    with pytest.raises(error, match=message):
+        evaluate(**arguments)
+
+
+class Killed(Samples):
+    """Samples whose worker is killed, as by the kernel if memory runs out."""
+
+    def __getitem__(self, index: int) -> Sample:
+        if get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(index)
+
+
+def test_a_killed_worker_is_reported_with_its_signal_and_what_to_do(tiny):
+    message = r"DataLoader worker \(pid \d+\) was killed by the signal 'Killed'; .*memory.*lower --num_workers"
+    with pytest.raises(ChildProcessError, match=message) as caught:
+        evaluate(*tiny, Killed(), num_workers=1, progress=False)
+    assert "\n" not in str(caught.value)
 
 
 def test_no_target_metrics_are_omitted_if_every_sample_has_a_target(tiny):
@@ -182,10 +238,14 @@ def test_two_ranks_count_each_sample_once(tiny, tmp_path):
     subprocess.run([*command, str(tmp_path)], check=True, env=environment, timeout=240, cwd=root)
     good = evaluate(*tiny, Samples(), batch_size=2, progress=False)
     bad = evaluate(*tiny, Samples(numbers=(0, 2, 3, 5)), batch_size=2, progress=False)
+    model, wide_processor = tiny_model()
+    wide_processor.keep_aspect_ratio = True
+    own_canvas = evaluate(model, wide_processor, Samples(), batch_size=1, progress=False)
     for rank in range(2):
         results = json.loads((tmp_path / f"{rank}.json").read_text())
         assert results["good"] == pytest.approx(good, abs=1e-6)
         assert results["stream"] == pytest.approx(good, abs=1e-6)
+        assert results["own_canvas"] == pytest.approx(own_canvas, abs=1e-6)
         assert results["bad"] == pytest.approx(bad, abs=1e-6)
         assert results["messages"] == [str(error) for error in ERRORS.values()]
 
@@ -197,11 +257,14 @@ def main() -> None:
     accelerator = Accelerator(cpu=True)
     model, processor = tiny_model()
     model = accelerator.prepare(model)
+    wide_processor = tiny_model()[1]
+    wide_processor.keep_aspect_ratio = True
     bad_rows = BadRows()
     options = {"accelerator": accelerator, "batch_size": 2, "progress": False}
     results = {
         "good": evaluate(model, processor, Samples(), **options),
         "stream": evaluate(model, processor, Stream(Samples()), num_workers=2, **options),
+        "own_canvas": evaluate(model, wide_processor, Samples(), **options),
         "bad": evaluate(model, processor, Samples(ERRORS), bad_rows=bad_rows, **options),
         "messages": [str(error) for error in bad_rows],
     }

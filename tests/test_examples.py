@@ -97,7 +97,7 @@ def test_prediction_writes_overlay_and_mask_at_the_original_image_size(trained, 
 @pytest.mark.parametrize(
     ("script", "arguments", "expected"),
     [
-        ("train_refcoco.py", ["--data_root", "nowhere"], "nowhere"),
+        ("train_refcoco.py", ["--preset", "tiny", "--data_root", "nowhere"], "nowhere"),
         (
             "train_refcoco.py",
             ["--preset", "huge", "--data_root", "{data}", "--dataset", "refshapes"],

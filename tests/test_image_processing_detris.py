@@ -1,5 +1,6 @@
 """Tests of the image processor: reference numbers, every kind of image and mask, and reduced JPEGs."""
 
+import io
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -175,6 +176,72 @@ def test_pil_images_of_unknown_range_are_rejected(processor):
             processor(images=image)
 
 
+@pytest.mark.parametrize("format_", ["PNG", "JPEG", "WEBP"])
+def test_damaged_exif_is_ignored(processor, format_):
+    file = io.BytesIO()
+    Image.fromarray(random_image()).save(file, format_, exif=b"Exif\x00\x00damaged")
+    assert processor(images=Image.open(file)).target_sizes.tolist() == [[40, 60]]
+
+
+def test_pil_images_that_cannot_be_decoded_are_named(processor):
+    file = io.BytesIO()
+    Image.fromarray(random_image()).save(file, "PNG")
+    closed = Image.open(io.BytesIO(file.getvalue()))
+    closed.close()
+    for image in (Image.open(io.BytesIO(file.getvalue()[:-99])), closed):
+        with pytest.raises(ValueError, match=r"images\[1\]: expected an image, got a file that cannot be decoded"):
+            processor(images=[random_image(), image])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"images": []}, "images: expected at least one, got an empty list"),
+        ({"images": b"photo"}, r"images\[0\]: expected a PIL image .*, got bytes"),
+        ({"images": {"path": "photo.jpg"}}, r"images\[0\]: expected a PIL image .*, got dict"),
+        ({"images": Image.new("RGB", (0, 4))}, r"images\[0\]: expected shape .*, got \(4, 0, 3\)"),
+        ({"images": np.full((4, 4), np.nan)}, r"images\[0\]: expected uint8"),
+        ({"masks": []}, "masks: expected at least one"),
+        ({"masks": np.full((40, 60), np.nan)}, r"masks\[0\]: expected numbers or booleans, .*, got NaN"),
+        ({"masks": np.full((40, 60), None)}, r"masks\[0\]: expected numbers or booleans, .*, got object"),
+        ({"masks": Image.new("RGBA", (60, 40), (255, 255, 255, 9))}, None),  # foreground everywhere
+        (
+            {"masks": Image.new("RGBA", (60, 40), (255, 255, 255, 0))},
+            r"masks\[0\]: expected a mask without transparency",
+        ),
+        ({"masks": "mask.png"}, r"masks\[0\]: expected an \(H, W\) array, tensor or PIL image, got str"),
+        ({"original_sizes": "ab"}, r"original_sizes: expected one \(H, W\) of positive integers"),
+        ({"original_sizes": [(0, 60)]}, r"original_sizes: expected .*, got \[\(0, 60\)\]"),
+        ({"original_sizes": [(40.5, 60)]}, r"original_sizes: expected .*, got \[\(40.5, 60\)\]"),
+        ({"return_tensors": "tf"}, 'return_tensors: expected "pt", "np" or None, got \'tf\''),
+    ],
+)
+def test_inputs_that_cannot_be_used_are_named(processor, arguments, message):
+    if message is None:
+        assert processor(**{"images": random_image(), **arguments}).labels.any()
+        return
+    with pytest.raises((ValueError, TypeError), match=message):
+        processor(**{"images": random_image(), **arguments})
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("image_size", [0, -3, "448", 4.5, True, None, 10**9]),
+        ("patch_size", [0, "14"]),
+        ("mask_threshold", [0, 1, float("nan"), "0.5", None]),
+        ("keep_aspect_ratio", ["yes", 1]),
+        ("image_mean", [[2, 0, 0], [0.5], None, [float("nan")] * 3]),
+        ("image_std", [[0, 1, 1], [-1, 1, 1], [float("nan")] * 3, [float("inf")] * 3, [1, 1], "abc", 1.0]),
+    ],
+)
+def test_impossible_fields_are_named(field, values):
+    for value in values:
+        with pytest.raises(ValueError, match=f"DetrisImageProcessor: {field}: expected .*; correct it"):
+            DetrisImageProcessor(**{field: value})
+    assert DetrisImageProcessor(image_std=np.full(3, 0.5)).image_std == [0.5, 0.5, 0.5]
+
+
 # --- Masks -----------------------------------------------------------------------------------------------------------
 
 
@@ -184,6 +251,8 @@ def test_masks_of_every_kind_give_the_same_labels(processor):
     assert ((expected > 0) & (expected < 1)).any()  # soft at warped edges
     index = Image.fromarray(mask.astype(np.uint8), mode="P")
     same = [mask.astype(np.uint8), mask * 255, mask.astype(np.float32), torch.from_numpy(mask), Image.fromarray(mask)]
+    white_first = Image.fromarray(mask).convert("L").quantize(2)
+    same += [torch.from_numpy(mask).bfloat16().requires_grad_(), white_first]
     for other in [*same, Image.fromarray(mask.astype(np.uint8) * 7), index]:
         assert torch.equal(processor(images=random_image(), masks=other).labels, expected)
 
@@ -210,6 +279,29 @@ def test_threshold_is_applied(processor):
         assert (mask[inside] == expected).all()
     with pytest.raises(ValueError, match="target_sizes: expected 1, got 2"):
         processor.post_process_referring_segmentation(logits, [(30, 30), (30, 30)])
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        (None, "outputs: expected the output of the model or its logits, got NoneType"),
+        (np.zeros((1, 1, 8, 8)), "outputs: expected .*, got ndarray"),
+        (torch.zeros(1, 8, 8), r"outputs: expected floating-point logits \(B, 1, H, W\), got torch.float32 of shape"),
+        (torch.zeros(1, 1, 8, 8, dtype=torch.int64), "outputs: expected floating-point logits .*, got torch.int64"),
+        (torch.full((1, 1, 8, 8), float("nan")), "outputs: expected logits, got NaN"),
+    ],
+)
+def test_outputs_without_logits_are_named(processor, outputs, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        processor.post_process_referring_segmentation(outputs, [(30, 30)])
+    for arguments, expected in (
+        (([(30,)],), r"target_sizes: expected one \(H, W\)"),
+        ((None,), "target_sizes: expected 1, got 0"),
+        (([(30, 30)], "a"), "threshold: expected a probability"),
+        (([(30, 30)], 2), "threshold: expected a probability"),
+    ):
+        with pytest.raises(ValueError, match=expected):
+            processor.post_process_referring_segmentation(torch.zeros(1, 1, 8, 8), *arguments)
 
 
 def test_half_precision_logits_are_supported(processor):
@@ -279,3 +371,6 @@ def test_a_mask_is_visible_if_and_only_if_its_label_is_not_empty(processor, size
         assert processor.is_visible(mask) == bool(label.any())
         outcomes.add(bool(label.any()))
     assert outcomes == ({True, False} if max(size) >= 300 else {True})
+    for other in ([1], np.zeros((0, 4), np.uint8), np.zeros((4, 4))):
+        with pytest.raises(ValueError, match=r"mask: expected a uint8 array \(H, W\), got"):
+            processor.is_visible(other)

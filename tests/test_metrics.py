@@ -183,3 +183,52 @@ def test_no_files_or_folders_are_written(tmp_path):
     )
     assert run.stdout.split() == ["0.5", "0.25"]
     assert list(tmp_path.rglob("*")) in ([work, home], [home, work])
+
+
+def test_masks_of_every_type_are_counted():
+    mask = torch.tensor([[1, 0], [1, 1]])
+    for kind in (torch.bfloat16, torch.float16, torch.bool, torch.uint8):
+        other = mask.to(kind)
+        other = other.requires_grad_() if other.is_floating_point() else other
+        assert pixel_counts(other, mask) == pixel_counts(mask.numpy(), other) == (3, 3, 3)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        "mask",
+        np.full((2, 2), np.nan),
+        np.full((2, 2), None),
+        np.ones((2, 2), complex),
+        [[1], [1, 0]],
+    ],
+)
+def test_values_that_are_no_masks_are_named(value):
+    mask = np.ones((2, 2), bool)
+    for arguments, name in (((value, mask), "prediction"), ((mask, value), "reference")):
+        with pytest.raises(ValueError, match=f"^{name}: expected a"):
+            pixel_counts(*arguments)
+    with pytest.raises(
+        (ValueError, TypeError), match=r"^references: expected a sequence of masks|^reference: expected"
+    ):
+        ReferringSegmentationMetrics().add_batch(predictions=[mask], references=value if value is None else [value])
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        (([1.5], [2], [2]), "intersections: expected pixel counts"),
+        (([1], [2**70], [2]), "unions: expected pixel counts"),
+        (([1], [2], [float("nan")]), "predicted: expected pixel counts"),
+        (([-3], [2], [2]), "intersections: expected pixel counts"),
+        (("a", "b", "c"), "intersections: expected pixel counts"),
+        (([3], [2], [3]), "intersections: expected counts of at most those of unions"),
+        (([2], [3], [1]), "intersections: expected counts of at most those of unions and predicted"),
+    ],
+)
+def test_impossible_counts_are_named(counts, message):
+    metrics = ReferringSegmentationMetrics()
+    with pytest.raises(ValueError, match=message):
+        metrics.add_counts(*counts)
+    assert len(metrics) == 0

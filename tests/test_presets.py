@@ -73,3 +73,13 @@ def test_random_backbones_depend_on_the_seed_and_are_written_once(tmp_path):
     before = (tmp_path / "a/vision-1/model.safetensors").stat().st_mtime_ns
     presets.random_backbones(presets.get("tiny"), tmp_path / "a", seed=1)
     assert (tmp_path / "a/vision-1/model.safetensors").stat().st_mtime_ns == before
+
+
+def test_random_backbones_of_other_sizes_are_not_reused(tmp_path):
+    presets.random_backbones(presets.get("tiny"), tmp_path)
+    config = presets.get("tiny")
+    config.text_config.num_hidden_layers = 2
+    with pytest.raises(
+        ValueError, match=r"text-0: expected a backbone with num_hidden_layers=2, got 3; choose another"
+    ):
+        presets.random_backbones(config, tmp_path)

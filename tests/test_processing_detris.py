@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoProcessor
+from transformers import AutoImageProcessor, AutoProcessor, BertTokenizerFast
 
 from detris_peft import DetrisConfig, DetrisImageProcessor, DetrisProcessor
 from detris_peft.defaults import CLIP_MEAN, CLIP_STD, IMAGE_SIZE, MASK_THRESHOLD, MAX_TEXT_LENGTH
+from detris_peft.processing_detris import check_processor
 from detris_peft.tokenization_detris import train_tokenizer
 from tests.helpers.reference import FIXTURES
+from tests.helpers.tiny_models import text_encoder, tiny_config
 
 OLD_CHECKPOINT = FIXTURES / "checkpoint_0.1.0.dev0"
 SENTENCES = [
@@ -49,7 +51,7 @@ def test_long_sentences_are_truncated_and_keep_the_end_token(tokenizer):
 
 @pytest.mark.parametrize("sentence", ["", "   ", "\t\n", "&nbsp;"])
 def test_empty_sentences_are_rejected_with_their_index(processor, sentence):
-    with pytest.raises(ValueError, match=r"text\[1\]: expected a sentence, got only whitespace or nothing"):
+    with pytest.raises(ValueError, match=r"text\[1\]: expected a sentence, got only whitespace"):
         processor(text=["red", sentence])
 
 
@@ -100,6 +102,7 @@ def test_defaults_are_those_of_the_package(tokenizer):
     assert processor.mask_threshold == MASK_THRESHOLD == 0.35
     assert (processor.image_mean, processor.image_std) == ([*CLIP_MEAN], [*CLIP_STD])
     config = DetrisConfig()
+    config.text_config.eos_token_id = tokenizer.eos_token_id
     assert DetrisProcessor.from_config(config, tokenizer).to_dict() == processor.to_dict()
 
 
@@ -190,3 +193,127 @@ def test_configs_of_other_processors_are_rejected(tokenizer, tmp_path):
     (tmp_path / "processor_config.json").write_text('{"processor_class": "DetrisProcessor"}')
     with pytest.raises(OSError, match="image processor"):
         DetrisProcessor.from_pretrained(tmp_path)
+
+
+def edited_config(folder, tokenizer, **changes):
+    """Save a processor, and change fields of processor_config.json; None removes a field."""
+    DetrisProcessor(tokenizer, image_size=56).save_pretrained(folder)
+    file = folder / "processor_config.json"
+    content = json.loads(file.read_text())
+    for name, value in changes.items():
+        fields = content["image_processor"] if name in content["image_processor"] else content
+        fields[name] = value
+        if value is None:
+            del fields[name]
+    file.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("loader", [DetrisProcessor, AutoProcessor])
+def test_an_empty_processor_config_is_refused(loader, tokenizer, tmp_path):
+    edited_config(tmp_path, tokenizer)
+    (tmp_path / "processor_config.json").write_text("{}")
+    with pytest.raises(OSError, match=r"processor_config\.json: expected image_size, .*got none"):
+        DetrisProcessor.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("image_size", None, "expected image_size, .*, got none"),
+        ("max_text_length", None, "expected max_text_length, .*, got none"),
+        ("image_size", "56", "image_size: expected int, .* got '56'"),
+        ("image_size", 10**9, "image_size: expected int, 1 to 8192 pixels, got 1000000000"),
+        ("image_std", [0.2, 0.0, 0.2], r"image_std: expected .* three above 0, got \[0.2, 0.0, 0.2\]"),
+        ("image_mean", [0.2], r"image_mean: expected .* three from 0 to 1"),
+        ("mask_threshold", 1.5, "mask_threshold: expected float, above 0 and below 1, got 1.5"),
+        ("pad_token_id", [0], r"pad_token_id: expected int, at least 0, got \[0\]"),
+        ("keep_aspect_ratio", 1, "keep_aspect_ratio: expected bool, True or False, got 1"),
+    ],
+)
+def test_missing_and_invalid_fields_are_refused(tokenizer, tmp_path, name, value, message):
+    edited_config(tmp_path, tokenizer, **{name: value})
+    with pytest.raises(OSError, match=message) as caught:
+        DetrisProcessor.from_pretrained(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["processor_config.json", "tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("content", ["{", "[]", '{"version": 3}', ""], ids=["cut", "list", "other", "empty"])
+def test_damaged_files_are_refused_in_one_line(tokenizer, tmp_path, name, content):
+    if (name, content) == ("tokenizer_config.json", '{"version": 3}'):
+        pytest.skip("a tokenizer_config.json without any field is valid")
+    DetrisProcessor(tokenizer, image_size=56).save_pretrained(tmp_path)
+    (tmp_path / name).write_text(content)
+    with pytest.raises((OSError, ValueError)) as caught:
+        DetrisProcessor.from_pretrained(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_a_tokenizer_with_code_does_not_ask_whether_to_run_it(tokenizer, tmp_path, monkeypatch):
+    DetrisProcessor(tokenizer, image_size=56).save_pretrained(tmp_path)
+    file = tmp_path / "tokenizer_config.json"
+    content = {**json.loads(file.read_text()), "auto_map": {"AutoTokenizer": ["code.Tokenizer", None]}}
+    file.write_text(json.dumps({**content, "tokenizer_class": "UnknownTokenizer"}))
+    (tmp_path / "code.py").write_text("raise SystemExit('executed')")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked on standard input"))
+    with pytest.raises(ValueError, match=r"the processor cannot be loaded .*custom code") as caught:
+        DetrisProcessor.from_pretrained(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+# --- Model and processor ---------------------------------------------------------------------------------------------
+
+
+def matching_config(tokenizer, **changes):
+    return tiny_config(
+        text_config=text_encoder(vocab_size=120, eos_token_id=tokenizer.eos_token_id, bos_token_id=118).config,
+        **changes,
+    )
+
+
+def test_a_processor_that_belongs_to_the_model_is_accepted(tokenizer):
+    config = matching_config(tokenizer)
+    check_processor(config, DetrisProcessor.from_config(config, tokenizer))
+
+
+@pytest.mark.parametrize("changes", [{"image_size": 96}, {"max_text_length": 8}, {"pad_token_id": 3}])
+def test_a_processor_of_another_model_is_refused(tokenizer, changes):
+    config = matching_config(tokenizer)
+    ((name, value),) = changes.items()
+    processor = DetrisProcessor.from_config(matching_config(tokenizer, **changes), tokenizer)
+    with pytest.raises(ValueError, match=rf"processor: expected {name}={getattr(config, name)}, .*, got {value}; use"):
+        check_processor(config, processor)
+
+
+def test_a_tokenizer_of_another_text_encoder_is_refused(tokenizer):
+    config = matching_config(tokenizer)
+    with pytest.raises(ValueError, match=r"expected at most 100 tokens, .* got 120; pass the text encoder's own"):
+        DetrisProcessor.from_config(tiny_config(text_config=text_encoder(vocab_size=100).config), tokenizer)
+    config.text_config.eos_token_id = 50
+    with pytest.raises(ValueError, match=r"expected eos_token_id=50, .*, got 119; .*correct eos_token_id"):
+        DetrisProcessor.from_config(config, tokenizer)
+
+
+def test_the_legacy_id_of_the_end_token_is_accepted_with_the_tokenizer_of_the_vocabulary(tokenizer):
+    """2 is the `eos_token_id` in the configs of OpenAI's CLIP."""
+    config = matching_config(tokenizer)
+    config.text_config.eos_token_id = 2
+    DetrisProcessor.from_config(config, tokenizer)
+    smaller = train_tokenizer(SENTENCES, vocab_size=100)
+    with pytest.raises(ValueError, match=r"expected eos_token_id=119, .*, got 99"):
+        DetrisProcessor.from_config(config, smaller)
+    config.text_config.vocab_size = 121  # resized for one added token
+    extended = train_tokenizer(SENTENCES, vocab_size=120)
+    extended.add_tokens(["<object>"])
+    DetrisProcessor.from_config(config, extended)
+    config.pad_token_id = 119
+    with pytest.raises(ValueError, match="pad_token_id=119: expected another id than that of the end token"):
+        DetrisProcessor.from_config(config, extended)
+
+
+def test_padding_of_another_tokenizer_is_refused():
+    """The model masks the padding of BERT by its id: with another id, it would mask a word or attend to padding."""
+    tokenizer = BertTokenizerFast(vocab={w: i for i, w in enumerate(["[UNK]", "[CLS]", "[SEP]", "a", "[PAD]"])})
+    config = tiny_config().with_backbones(tiny_config().vision_config, text_encoder("bert").config)
+    with pytest.raises(ValueError, match="expected pad_token_id=0, as in the model's config, got 4"):
+        DetrisProcessor.from_config(config, tokenizer)

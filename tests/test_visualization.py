@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -39,3 +41,9 @@ def test_a_16_bit_image_looks_like_its_8_bits():
     levels = np.arange(30, dtype=np.uint8).reshape(5, 6) * 8
     deep = Image.fromarray(levels.astype(np.uint16) * 257)
     np.testing.assert_array_equal(*(overlay(image, np.zeros((5, 6))) for image in (deep, Image.fromarray(levels))))
+
+
+def test_a_missing_package_is_named_as_pip_can_install_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match=r"expected matplotlib to be installed, .*; run: pip install matplotlib\."):
+        plot_curves([], tmp_path / "curves.png")

@@ -5,6 +5,12 @@ This is the only module that writes through temporary paths:
 - `write_text`, `write_json`, `atomic_write_file`: one file;
 - `atomic_write_dir`: a folder that replaces an older one;
 - `atomic_update_dir`: files that are added to a folder, which may hold others.
+
+A process that replaces or updates a folder can be killed between two renames. `recover` then completes or undoes its
+work; call it before reading or writing such a folder.
+
+Every temporary folder is unique and locked by its process. The system releases the lock when the process ends, however
+it ends, so a temporary folder without a lock is removed by the next process that writes or recovers the same path.
 """
 
 from __future__ import annotations
@@ -12,14 +18,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from .locks import EXCLUSIVE, lock_folder, try_lock, unlock
+
 MANIFEST = "manifest.json"
+_UPDATE = ".detris_update"  # in a folder: a committed update, whose files are being moved to their places
+_REMOVED = "removed.json"  # in an update: the files that it removes
+_ABANDONED_AFTER = 24 * 3600  # seconds, on file systems without locks
+
+_held: dict[Path, int] = {}  # file descriptors that hold the locks of `start_staging`
 
 
 def write_text(file: Path, text: str) -> None:
@@ -35,75 +50,115 @@ def write_json(file: Path, content: Any) -> None:
 
 @contextmanager
 def atomic_write_file(file: Path) -> Iterator[Path]:
-    """Yield a temporary path that replaces `file` on success and is removed on error."""
-    temporary = staging_path(file)
-    try:
-        yield temporary
-        _sync(temporary)
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def atomic_update_dir(folder: Path) -> Iterator[Path]:
-    """Yield an empty sibling folder whose files move into `folder` on success and are removed on error.
-
-    Other files in `folder` stay. Each file is replaced atomically; the folder as a whole is not.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    try:
-        yield staging
-        for file in sorted(p for p in staging.rglob("*") if p.is_file()):
-            target = folder / file.relative_to(staging)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            file.replace(target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    """Yield a temporary path of the same name that replaces `file` on success and is removed on error."""
+    with _staging(file) as staging:
+        yield staging / file.name
+        _sync(staging / file.name)
+        (staging / file.name).replace(file)
 
 
 @contextmanager
 def atomic_write_dir(folder: Path) -> Iterator[Path]:
     """Yield an empty folder that replaces `folder` on success and is removed on error."""
-    try:
-        yield start_staging(folder)
-        commit(folder)
-    finally:
-        remove(staging_path(folder))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _staging(folder) as staging:
+        yield staging
+        commit(folder, staging)
+
+
+@contextmanager
+def atomic_update_dir(folder: Path, removed: Iterable[str] = ()) -> Iterator[Path]:
+    """Yield an empty temporary folder whose files are added to `folder` on success, all at once.
+
+    A new `folder` appears complete, by one rename. In an existing one, the rename of the temporary folder to
+    `.detris_update` commits; the files then move to their places. If the process dies meanwhile, `recover` completes
+    the update. Other files in `folder` stay. The files are not synced to disk, which takes long for many files; call
+    `sync_tree` for those that must survive a power loss.
+
+    Args:
+        folder: the folder, created if missing.
+        removed: relative names of files to remove from it in the same step.
+    """
+    folder = Path(os.path.realpath(folder))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Inside an existing folder, which may be a mount point: files cannot be renamed across file systems. Otherwise
+    # next to it, so that a process that is killed leaves no folder, or an empty one.
+    inside = folder.is_dir() and (folder.is_mount() or any(folder.iterdir()))
+    with _staging(folder / _UPDATE if inside else folder) as staging:
+        files = staging / "files"
+        files.mkdir()
+        yield files
+        (staging / _REMOVED).write_text(json.dumps(list(removed)), encoding="utf-8")
+        if not _rename_to_new(files, folder):
+            with lock_folder(folder):
+                _complete_update(folder)
+                staging.rename(folder / _UPDATE)
+                _sync(folder)
+                _complete_update(folder)
 
 
 def start_staging(folder: Path) -> Path:
-    """Create and return an empty staging folder next to `folder`, to be written and then committed."""
-    remove(staging_path(folder))
-    staging_path(folder).mkdir(parents=True)
-    return staging_path(folder)
+    """Create and return an empty staging folder next to `folder`, to be written and then committed.
+
+    Its path is known to all processes of a distributed run, see `staging_path`, so the caller must exclude other
+    writers of `folder`; `atomic_write_dir` need not.
+    """
+    staging = staging_path(folder)
+    remove(staging)
+    staging.mkdir(parents=True)
+    _held[staging] = os.open(staging, os.O_RDONLY)
+    try_lock(_held[staging], EXCLUSIVE)
+    return staging
 
 
-def commit(folder: Path) -> None:
+def commit(folder: Path, staging: Path | None = None) -> None:
     """Replace `folder` with its staging folder, after syncing it to disk.
 
     An older `folder` is renamed first and removed last. If the process dies in between, `recover` restores it.
+
+    Args:
+        folder: the folder to replace. If it is a link, the folder that it points to is replaced.
+        staging: default: that of `start_staging`.
     """
-    for path in staging_path(folder).rglob("*"):
+    folder = Path(os.path.realpath(folder))
+    staging = staging_path(folder) if staging is None else staging
+    sync_tree(staging)
+    if not _rename_to_new(staging, folder):
+        with lock_folder(folder):
+            remove(_previous(folder))
+            folder.rename(_previous(folder))
+            staging.rename(folder)
+            _sync(folder.parent)
+            remove(_previous(folder))
+    _release(staging)
+
+
+def sync_tree(folder: Path) -> None:
+    """Flush all files and folders below a folder to disk."""
+    for path in folder.rglob("*"):
         _sync(path)
-    _sync(staging_path(folder))
-    if folder.exists():
-        remove(_previous(folder))
-        folder.rename(_previous(folder))
-    staging_path(folder).rename(folder)
-    _sync(folder.parent)
-    remove(_previous(folder))
+    _sync(folder)
 
 
-def recover(folder: Path) -> None:
-    """Recover from a crash during `commit`: restore the older folder and remove temporary ones."""
-    if _previous(folder).exists() and not folder.exists():
-        _previous(folder).rename(folder)
-    remove(_previous(folder))
-    remove(staging_path(folder))
-    for stale in folder.parent.glob(f".{staging_path(folder).name}-*"):  # left by `atomic_update_dir`
-        remove(stale)
+def recover(folder: Path) -> bool:
+    """Complete or undo what a process that died was writing to `folder`, and remove its temporary files.
+
+    Does nothing, and needs no permission to write, if no such process left anything.
+
+    Returns:
+        Whether the content of `folder` changed.
+
+    Raises:
+        OSError: the folder needs recovery but cannot be written.
+    """
+    folder = Path(os.path.realpath(folder))
+    changed = _remove_unlocked(_previous(folder), restore=folder)
+    if (folder / _UPDATE).is_dir():
+        with lock_folder(folder):
+            changed = _complete_update(folder) or changed
+    _remove_abandoned(folder)
+    _remove_abandoned(folder / _UPDATE)
+    return changed
 
 
 def recover_all(parent: Path, pattern: str) -> None:
@@ -114,57 +169,168 @@ def recover_all(parent: Path, pattern: str) -> None:
 
 def remove_atomically(folder: Path) -> None:
     """Remove a folder so that no reader sees it half removed: rename, then delete."""
-    remove(staging_path(folder))
-    folder.rename(staging_path(folder))  # anything at that path is stale
-    remove(staging_path(folder))
+    with _staging(folder) as staging:
+        folder.rename(staging / folder.name)
 
 
 def remove(folder: Path) -> None:
     """Remove a folder if it exists."""
+    _release(folder)
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def staging_path(path: Path) -> Path:
-    """Return the temporary sibling under which a file or folder is written."""
+    """Return the temporary sibling under which `start_staging` creates a folder."""
+    path = Path(os.path.realpath(path))
     return path.with_name(f".{path.name}.part")
 
 
 def write_manifest(folder: Path) -> None:
     """Write `manifest.json` with the size and SHA-256 of every file, so that damage is found before loading."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
-    content = {
-        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": _sha256(path)} for path in files
-    }
+    content = {path.relative_to(folder).as_posix(): file_entry(path) for path in files}
     (folder / MANIFEST).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def manifest_problem(folder: Path) -> str | None:
-    """Return the first mismatch between a folder and its manifest, or None if every file is intact."""
+def update_manifest(folder: Path, name: str) -> None:
+    """Replace the entry of one file in a folder's manifest, if the folder has one."""
+    if (folder / MANIFEST).is_file():
+        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        write_json(folder / MANIFEST, {**content, name: file_entry(folder / name)})
+
+
+def file_entry(file: Path) -> dict[str, Any]:
+    """Return the entry of a file in a manifest: its size in bytes and its SHA-256."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return {"size": file.stat().st_size, "sha256": digest.hexdigest()}
+
+
+def manifest_problem(folder: Path, names: Iterable[str] | None = None) -> str | None:
+    """Return the first mismatch between a folder and its manifest, or None if every file is intact.
+
+    Args:
+        folder: the folder.
+        names: relative names of the files to check; default: all files in the manifest.
+    """
     try:
         content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        for name, expected in content.items():
+        for name in content if names is None else names:
             file = folder / name
             if not file.is_file():
                 return f"{name} is missing"
-            if file.stat().st_size != expected["size"]:
-                return f"{name} has {file.stat().st_size} bytes, expected {expected['size']}"
-            if _sha256(file) != expected["sha256"]:
+            if name not in content:
+                return f"{name} is not listed"
+            if file.stat().st_size != content[name]["size"]:
+                return f"{name} has {file.stat().st_size} bytes, expected {content[name]['size']}"
+            if file_entry(file)["sha256"] != content[name]["sha256"]:
                 return f"{name} does not match its checksum"
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         return f"{MANIFEST} cannot be read ({error})"
     return None
+
+
+# -- internal ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _staging(path: Path) -> Iterator[Path]:
+    """Yield a new, locked folder next to `path`, and remove it in the end if it still exists."""
+    path = Path(os.path.realpath(path))
+    _remove_abandoned(path)
+    while True:
+        staging = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        staging.mkdir()
+        descriptor = os.open(staging, os.O_RDONLY)
+        if try_lock(descriptor, EXCLUSIVE) is not False and staging.exists():
+            break
+        os.close(descriptor)  # another process took it for abandoned before it was locked
+    try:
+        yield staging
+    finally:
+        try:
+            remove(staging)
+        finally:
+            unlock(descriptor)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove the temporary folders next to `path` whose process died."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.(?:[0-9a-f]{{8}}\.)?part")
+    try:
+        stale = [path.with_name(name) for name in os.listdir(path.parent) if pattern.fullmatch(name)]
+    except OSError:  # no such folder, or no permission to list it
+        return
+    for temporary in stale:
+        _remove_unlocked(temporary, restore=None)
+
+
+def _remove_unlocked(temporary: Path, restore: Path | None) -> bool:
+    """Remove a temporary folder if its process died, or rename it to `restore` if nothing exists there.
+
+    Returns:
+        Whether it was renamed.
+    """
+    try:
+        descriptor = os.open(temporary, os.O_RDONLY)
+    except OSError:  # removed meanwhile, or not ours
+        return False
+    try:
+        locked = try_lock(descriptor, EXCLUSIVE)
+        if restore is not None and locked is not False and not restore.exists():
+            temporary.rename(restore)
+            return True
+        age = time.time() - os.fstat(descriptor).st_mtime
+        if locked or (locked is None and age > _ABANDONED_AFTER):
+            remove(temporary)
+    finally:
+        unlock(descriptor)
+    return False
+
+
+def _rename_to_new(source: Path, folder: Path) -> bool:
+    """Rename a folder unless `folder` exists with content; return whether it was renamed."""
+    try:
+        source.rename(folder)
+    except OSError:
+        if folder.is_dir():
+            return False
+        raise
+    _sync(folder.parent)
+    return True
+
+
+def _complete_update(folder: Path) -> bool:
+    """Move the files of a committed update to their places. Can be repeated after a kill at any point."""
+    update = folder / _UPDATE
+    if not update.is_dir():
+        return False
+    files = [path for path in (update / "files").rglob("*") if path.is_file()]
+    for file in sorted(files, key=lambda path: (path.name == MANIFEST, path)):  # the manifest last
+        target = folder / file.relative_to(update / "files")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(target)
+    for parent in {(folder / file.relative_to(update / "files")).parent for file in files}:
+        _sync(parent)
+    for name in json.loads((update / _REMOVED).read_text(encoding="utf-8")):
+        (folder / name).unlink(missing_ok=True)
+        with suppress(OSError):  # other files in it stay
+            if (folder / name).parent != folder:
+                (folder / name).parent.rmdir()
+    remove_atomically(update)
+    return True
 
 
 def _previous(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.previous")
 
 
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+def _release(folder: Path) -> None:
+    descriptor = _held.pop(folder, None)
+    if descriptor is not None:
+        unlock(descriptor)
 
 
 def _sync(path: Path) -> None:

@@ -1,4 +1,8 @@
-"""Evaluation at the original image resolution; each sample is counted exactly once."""
+"""Evaluation at the original image resolution; each sample is counted exactly once.
+
+With `keep_aspect_ratio`, the canvas of a batch depends on all of its images. An image is therefore only batched with
+images of its own canvas, so that its prediction does not depend on `batch_size` and equals that of `detris predict`.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ from tqdm.auto import tqdm
 
 from .data import Collator, EvaluationSamples, Sample, iterate_batches
 from .data.errors import BadRowError, BadRows
-from .data.workers import ignore_signals
+from .data.workers import explained_worker_errors, ignore_signals
 from .metrics import ReferringSegmentationMetrics, pixel_counts
 from .modeling.losses import segmentation_loss
 from .processing_detris import DetrisProcessor
@@ -38,7 +42,7 @@ def evaluate(
     bad_rows: BadRows | None = None,
     on_batch: Callable[[], None] | None = None,
 ) -> dict[str, float]:
-    """Score a model on a split, and count each sample exactly once.
+    """Score a model on a split, and count each sample exactly once. The result does not depend on the batch size.
 
     Args:
         model: a `DetrisForReferringSegmentation`, whether or not prepared by the accelerator. Its mode is restored.
@@ -60,8 +64,12 @@ def evaluate(
 
     Raises:
         BadRowError: a row cannot be scored, and `bad_rows` is None.
-        ValueError: there is no valid sample to score.
+        ValueError: there is no valid sample to score, or a number is out of range.
+        TypeError: an argument has another type; the message names it.
+        OSError: a DataLoader worker was killed.
+        MemoryError: a worker ran out of memory.
     """
+    _check_arguments(model, processor, samples, batch_size, num_workers)
     accelerator = accelerator or Accelerator()
     streamed = isinstance(samples, IterableDataset)
     loader = _loader(samples, processor, accelerator, batch_size, num_workers)
@@ -79,13 +87,14 @@ def evaluate(
         disable=hidden,
     )
     try:
-        for batch in steps:
-            if on_batch is not None:
-                on_batch()
-            if batch["errors"] and bad_rows is None:
-                raise batch["errors"][0][1]
-            errors += batch["errors"]
-            results.append(accelerator.gather(_score(model, processor, accelerator, batch)))
+        with explained_worker_errors():
+            for batch in steps:
+                if on_batch is not None:
+                    on_batch()
+                if batch["errors"] and bad_rows is None:
+                    raise batch["errors"][0][1]
+                errors += batch["errors"]
+                results.append(accelerator.gather(_score_groups(model, processor, accelerator, batch["groups"])))
     finally:
         model.train(was_training)
     if bad_rows is not None:
@@ -95,6 +104,17 @@ def evaluate(
             unique.setdefault(str(error), error)
         bad_rows.extend(unique.values())
     return _summary(results)
+
+
+def _score_groups(
+    model: nn.Module, processor: DetrisProcessor, accelerator: Accelerator, groups: list[dict[str, Any]]
+) -> Any:
+    """Return the results of `_score` for all groups of a batch, concatenated."""
+    # DDP and FSDP communicate in each forward pass, so all ranks need the same number of them.
+    distributed = processor.keep_aspect_ratio and accelerator.num_processes > 1
+    number = max(gather_object([len(groups)])) if distributed else len(groups)
+    scores = [_score(model, processor, accelerator, groups[min(i, len(groups) - 1)]) for i in range(number)]
+    return tuple(torch.cat(parts) for parts in zip(*scores[: len(groups)], strict=True))
 
 
 def _score(model: nn.Module, processor: DetrisProcessor, accelerator: Accelerator, batch: dict[str, Any]) -> Any:
@@ -174,17 +194,36 @@ class _IndexedCollator:
     collator: Collator
 
     def __call__(self, indexed: Sequence[tuple[int, Sample]]) -> dict[str, Any]:
-        """Return the batch with `indices` and `valid` (B,), and `errors`: the (index, error) of every invalid row."""
-        samples = [sample for _, sample in indexed]
+        """Return `groups`, one batch per canvas, and `errors`: the (index, error) of every invalid row."""
+        groups: dict[tuple[int, int], list[tuple[int, Sample]]] = {}
+        for index, sample in indexed:
+            groups.setdefault(self.collator.canvas_size(sample), []).append((index, sample))
         errors = [
             (index, error)
             for index, sample in indexed
             for error in (*sample.skipped, sample.error)
             if error is not None
         ]
+        return {"groups": [self._batch(group) for group in groups.values()], "errors": errors}
+
+    def _batch(self, indexed: Sequence[tuple[int, Sample]]) -> dict[str, Any]:
+        """Return the batch with `indices` and `valid` (B,)."""
+        samples = [sample for _, sample in indexed]
         return {
             **self.collator(samples),
             "indices": torch.tensor([index for index, _ in indexed]),
             "valid": torch.tensor([sample.error is None for sample in samples]),
-            "errors": errors,
         }
+
+
+def _check_arguments(model: Any, processor: Any, samples: Any, batch_size: Any, num_workers: Any) -> None:
+    for name, value, expected, advice in (
+        ("model", model, nn.Module, "a DetrisForReferringSegmentation"),
+        ("processor", processor, DetrisProcessor, "a DetrisProcessor"),
+        ("samples", samples, Dataset, "EvaluationSamples(rows)"),
+    ):
+        if not isinstance(value, expected):
+            raise TypeError(f"{name}: expected {expected.__name__}, got {type(value).__name__}; pass {advice}.")
+    for name, value, minimum in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
+        if not isinstance(value, int) or value < minimum:
+            raise ValueError(f"{name}: expected an integer of at least {minimum}, got {value!r}; change it.")

@@ -6,19 +6,39 @@ images and masks to the canvas; its inverse maps predictions back.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import ExifTags, Image, ImageOps
 from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.processing_utils import ImagesKwargs
 
 from .defaults import CLIP_MEAN, CLIP_STD, IMAGE_SIZE, MASK_THRESHOLD
+from .field_types import describe_type, has_type
+from .image_inputs import as_list, as_sizes, check_counts, reduction_factor, to_foreground, to_rgb
+
+_MAX_SIDE = 8192  # of the model's input in pixels
+# Type, accepted values in words, and test of the accepted values.
+_FIELDS: dict[str, tuple[Any, str, Callable[[Any], bool]]] = {
+    "image_size": (int, f"1 to {_MAX_SIDE} pixels", lambda value: 1 <= value <= _MAX_SIDE),
+    "mask_threshold": (float, "above 0 and below 1", lambda value: 0 < value < 1),
+    "keep_aspect_ratio": (bool, "True or False", lambda value: True),
+    "patch_size": (int, f"1 to {_MAX_SIDE} pixels", lambda value: 1 <= value <= _MAX_SIDE),
+    "image_mean": (
+        list[float],
+        "three from 0 to 1",
+        lambda value: len(value) == 3 and all(0 <= v <= 1 for v in value),
+    ),
+    "image_std": (
+        list[float],
+        "three above 0",
+        lambda value: len(value) == 3 and all(0 < v < math.inf for v in value),
+    ),
+}
 
 
 class DetrisImageProcessorKwargs(ImagesKwargs, total=False):
@@ -41,6 +61,9 @@ class DetrisImageProcessor(BaseImageProcessor):
         patch_size: side of the image encoder's patches in pixels; only used with `keep_aspect_ratio`.
         image_mean: mean per channel, of values in [0, 1]; also the color of the padding.
         image_std: standard deviation per channel, of values in [0, 1].
+
+    Raises:
+        ValueError: a field has a wrong type or value; the message names it.
     """
 
     valid_kwargs = DetrisImageProcessorKwargs
@@ -56,6 +79,21 @@ class DetrisImageProcessor(BaseImageProcessor):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        fields = {
+            "image_size": image_size,
+            "mask_threshold": mask_threshold,
+            "keep_aspect_ratio": keep_aspect_ratio,
+            "patch_size": patch_size,
+            "image_mean": image_mean.tolist() if isinstance(image_mean, np.ndarray) else image_mean,
+            "image_std": image_std.tolist() if isinstance(image_std, np.ndarray) else image_std,
+        }
+        for name, value in fields.items():
+            kind, expected, is_valid = _FIELDS[name]
+            if not has_type(value, kind) or not is_valid(value):
+                raise ValueError(
+                    f"DetrisImageProcessor: {name}: expected {describe_type(kind)}, {expected}, got {value!r:.80}; "
+                    "correct it."
+                )
         self.image_size = image_size
         self.mask_threshold = mask_threshold
         self.keep_aspect_ratio = keep_aspect_ratio
@@ -71,7 +109,8 @@ class DetrisImageProcessor(BaseImageProcessor):
         Args:
             images: PIL image of any mode (EXIF rotation is applied, alpha is dropped, 16 bits become 8), or array
                 (H,W), (H,W,1), (H,W,3) or (H,W,4) of uint8, uint16 or bool; or a list of them.
-            masks: (H,W) array, tensor or PIL image, foreground > 0, with the size of the image after EXIF rotation.
+            masks: (H,W) array or tensor, foreground > 0, or PIL image as for `read_foreground`, with the size of the
+                image after EXIF rotation.
             return_tensors: "pt" or "np"; None leaves NumPy arrays.
             original_sizes: (B,2), the (H,W) of the files, for images that a JPEG decoder reduced to 1/2, 1/4 or 1/8 of
                 their size; None if no image was reduced. Masks and predictions have the original size.
@@ -82,12 +121,16 @@ class DetrisImageProcessor(BaseImageProcessor):
 
         Raises:
             ValueError: the numbers of images and masks differ, a mask does not have the size of its image, an image is
-                not a reduction of its original size, or an array is not an image.
+                not a reduction of its original size, an array is not an image, or a PIL image cannot be decoded.
             TypeError: an item has an unsupported type, or a keyword is unknown.
         """
         if kwargs:
             raise TypeError(
                 f"got unknown arguments {', '.join(kwargs)}; pass images, masks, return_tensors, original_sizes"
+            )
+        if return_tensors not in ("pt", "np", None):
+            raise ValueError(
+                f'return_tensors: expected "pt", "np" or None, got {return_tensors!r:.80}; pass one of them'
             )
         images, masks, original_sizes = as_list(images), as_list(masks), as_sizes(original_sizes)
         check_counts(images=images, masks=masks, original_sizes=original_sizes)
@@ -100,13 +143,13 @@ class DetrisImageProcessor(BaseImageProcessor):
         # Warped in place: copying a batch takes about as long as warping it.
         data: dict[str, Any] = {"pixel_values": np.empty((len(sizes), 3, *canvas), dtype=np.float32)}
         for i, (pixels, size) in enumerate(zip(arrays, sizes, strict=True)):
-            reduction = _reduction(pixels.shape[:2], size, f"images[{i}]")
+            reduction = reduction_factor(pixels.shape[:2], size, f"images[{i}]")
             self._warp_image(pixels, size, reduction, out=data["pixel_values"][i])
         data["target_sizes"] = np.array(sizes, dtype=np.int64)
         if masks is not None:
             data["labels"] = np.empty((len(sizes), *canvas), dtype=np.float32)
             for i, (mask, size) in enumerate(zip(masks, sizes, strict=True)):
-                self._warp_mask(_to_foreground(mask, size, f"masks[{i}]"), out=data["labels"][i])
+                self._warp_mask(to_foreground(mask, size, f"masks[{i}]"), out=data["labels"][i])
         return BatchFeature(data, tensor_type=return_tensors)
 
     def post_process_referring_segmentation(
@@ -125,13 +168,17 @@ class DetrisImageProcessor(BaseImageProcessor):
             B tensors (H,W) on the CPU: bool, or float32 with `return_probabilities`.
 
         Raises:
-            ValueError: the numbers of logit maps and sizes differ.
+            ValueError: the logits are not (B,1,h',w') or contain NaN, the numbers of logit maps and sizes differ, or
+                the threshold is not a probability.
+            TypeError: `outputs` has no logits.
         """
-        logits = outputs if isinstance(outputs, torch.Tensor) else outputs.logits
-        sizes = as_sizes(target_sizes) or []
+        logits = _checked_logits(outputs)
+        sizes = as_sizes(target_sizes, "target_sizes") or []
         if len(sizes) != len(logits):
             raise ValueError(f"target_sizes: expected {len(logits)}, got {len(sizes)}; pass one (H, W) per logit map")
         threshold = self.mask_threshold if threshold is None else threshold
+        if not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
+            raise ValueError(f"threshold: expected a probability from 0 to 1, got {threshold!r:.80}; change it")
         canvas = self.canvas_size(sizes)
         # align_corners=True and the inverse warp are part of the method: other choices shift the mask by half a pixel.
         on_canvas = F.interpolate(logits.detach().float().sigmoid(), canvas, mode="bicubic", align_corners=True)
@@ -145,6 +192,9 @@ class DetrisImageProcessor(BaseImageProcessor):
 
     def is_visible(self, mask: np.ndarray) -> bool:
         """Return whether any foreground of a mask (H, W) survives the letterbox on the square canvas."""
+        if not isinstance(mask, np.ndarray) or mask.ndim != 2 or not mask.size or mask.dtype != np.uint8:
+            got = f"{mask.dtype} of shape {mask.shape}" if isinstance(mask, np.ndarray) else type(mask).__name__
+            raise ValueError(f"mask: expected a uint8 array (H, W), got {got}; convert it first")
         # Samples are 1 / scale apart and cover 2 × 2 pixels: a filled square wider than that contains one. Most masks
         # have such a square in the middle of their box; for the others the label is computed.
         side = math.ceil(1 / self._scale(*mask.shape)) + 2
@@ -205,98 +255,18 @@ class DetrisImageProcessor(BaseImageProcessor):
         np.divide(warped, np.float32(255), out=out)
 
 
-def as_list(items) -> list | None:
-    """Return the items as a list; a single image, mask or sentence becomes a list of one; None stays None."""
-    if items is None or isinstance(items, list):
-        return items
-    several = isinstance(items, Iterable) and not isinstance(items, (str, Image.Image, np.ndarray, torch.Tensor))
-    return list(items) if several else [items]
-
-
-def as_sizes(sizes) -> list[tuple[int, int]] | None:
-    """Return a tensor, array or list (B,2) as a list of (H, W) in Python integers; None stays None."""
-    return None if sizes is None else [(int(height), int(width)) for height, width in sizes]
-
-
-def check_counts(**inputs: list | None) -> None:
-    """Check that all inputs that are not None have the same, non-zero number of items.
-
-    Raises:
-        ValueError: the numbers differ or are 0, or masks or original_sizes were passed without images.
-    """
-    counts = {name: len(items) for name, items in inputs.items() if items is not None}
-    for name in ("masks", "original_sizes"):
-        if name in counts and "images" not in counts:
-            raise ValueError(f"{name}: expected images as well, got none; pass the images that they belong to")
-    if len(set(counts.values())) != 1 or 0 in counts.values():
-        got = ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing"
-        raise ValueError(f"expected one sentence and one mask per image, got {got}; pass the same number of each")
-
-
-def to_rgb(image, name: str = "image") -> np.ndarray:
-    """Convert a PIL image of any mode, or an array (H,W), (H,W,1), (H,W,3) or (H,W,4), to uint8 (H,W,3).
-
-    Raises:
-        ValueError: the array is not an image, or its range of values is unknown; the message starts with `name`.
-        TypeError: the image has another type.
-    """
-    if isinstance(image, Image.Image):
-        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # exif_transpose always copies
-            image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I") or image.mode == "F":
-            image = np.asarray(image)
-            if image.dtype == np.int32 and image.min() >= 0 and image.max() < 1 << 16:
-                image = image.astype(np.uint16)  # older versions of Pillow open 16-bit gray images in mode "I"
-        else:
-            # Pillow warns if a palette with transparency is converted to RGB directly. RGBA keeps the colors.
-            if image.mode != "RGB":
-                image = image.convert("RGBA" if image.mode == "P" else "RGB")
-            image = np.asarray(image)
-    if not isinstance(image, np.ndarray):
+def _checked_logits(outputs) -> torch.Tensor:
+    """Return the logits (B,1,h',w') of a model's output."""
+    logits = outputs if isinstance(outputs, torch.Tensor) else getattr(outputs, "logits", None)
+    if not isinstance(logits, torch.Tensor):
         raise TypeError(
-            f"{name}: expected a PIL image or an (H, W, C) array, got {type(image).__name__}; open or convert it first"
+            f"outputs: expected the output of the model or its logits, got {type(outputs).__name__}; pass one of them"
         )
-    if image.ndim == 2:
-        image = image[..., None]
-    if image.ndim != 3 or image.size == 0 or image.shape[2] not in (1, 3, 4):
+    if logits.ndim != 4 or logits.shape[1] != 1 or not logits.is_floating_point():
         raise ValueError(
-            f"{name}: expected shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {image.shape}; "
-            "put the channels last"
+            f"outputs: expected floating-point logits (B, 1, H, W), got {logits.dtype} of shape "
+            f"{tuple(logits.shape)}; pass the model's logits"
         )
-    if np.issubdtype(image.dtype, np.uint16):
-        image = (image >> 8).astype(np.uint8)  # the high byte, like libpng
-    elif image.dtype == bool:
-        image = image.astype(np.uint8) * 255
-    elif image.dtype != np.uint8:
-        raise ValueError(
-            f"{name}: expected uint8, uint16 or bool, got {image.dtype}, whose range is unknown; "
-            "scale it to uint8 in [0, 255]"
-        )
-    image = image[..., :3]
-    return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
-
-
-def _reduction(shape: tuple[int, ...], size: tuple[int, ...], name: str) -> int:
-    """Return the factor by which a JPEG decoder reduced an image of `size` (H, W) to `shape` (H, W)."""
-    for factor in (1, 2, 4, 8):
-        if tuple(shape) == tuple(-(-side // factor) for side in size):
-            return factor
-    raise ValueError(
-        f"{name}: expected its original size {size} or a half, a quarter or an eighth of it, got {shape}; "
-        "omit original_sizes, or pass the size of the file"
-    )
-
-
-def _to_foreground(mask, size: tuple[int, int], name: str) -> np.ndarray:
-    """Convert the mask of an image of `size` (H, W) to bool (H,W)."""
-    if not isinstance(mask, (Image.Image, np.ndarray, torch.Tensor)):
-        raise TypeError(
-            f"{name}: expected an (H, W) array, tensor or PIL image, got {type(mask).__name__}; convert it first"
-        )
-    pixels = mask.cpu().numpy() if isinstance(mask, torch.Tensor) else np.asarray(mask)
-    if pixels.shape != tuple(size):
-        raise ValueError(
-            f"{name}: expected shape {tuple(size)}, the size of its image after EXIF rotation, got {pixels.shape}; "
-            "pass a mask of that size"
-        )
-    return pixels > 0
+    if logits.isnan().any():
+        raise ValueError("outputs: expected logits, got NaN; check the model's weights and its precision")
+    return logits

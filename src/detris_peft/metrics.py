@@ -4,6 +4,8 @@ Each sample is reduced to three pixel counts, which are exact, small to keep, an
 and oIoU are always reported together because they are often confused.
 """
 
+from collections.abc import Sequence
+
 import datasets
 import evaluate
 import numpy as np
@@ -58,7 +60,15 @@ class ReferringSegmentationMetrics(evaluate.Metric):
         self.add_batch(predictions=[prediction], references=[reference])
 
     def add_batch(self, *, predictions, references):
-        """Add B samples: two sequences of B masks; shapes may differ between samples."""
+        """Add B samples: two sequences of B masks; shapes may differ between samples.
+
+        Raises:
+            TypeError: one of the two is not a sequence.
+            ValueError: their numbers differ, or a mask is invalid; see `intersection_and_union`.
+        """
+        for name, masks in (("predictions", predictions), ("references", references)):
+            if not isinstance(masks, (Sequence, np.ndarray, torch.Tensor)):
+                raise TypeError(f"{name}: expected a sequence of masks, got {type(masks).__name__}; pass a list")
         if len(predictions) != len(references):
             raise ValueError(
                 f"expected as many predictions as references, got {len(predictions)} predictions and "
@@ -72,15 +82,21 @@ class ReferringSegmentationMetrics(evaluate.Metric):
 
         Without `predicted`, the number of predicted pixels, no-target samples cannot be identified; all samples are
         then assumed to have a target.
+
+        Raises:
+            ValueError: the counts are not integers from 0 on, not of the same shape (B,), or contradict each other.
         """
-        intersections, unions = (np.asarray(_to_array(counts), dtype=np.int64) for counts in (intersections, unions))
-        if predicted is None:
-            predicted = np.full(unions.shape, _UNKNOWN)
-        predicted = np.asarray(_to_array(predicted), dtype=np.int64)
+        intersections, unions = _to_counts(intersections, "intersections"), _to_counts(unions, "unions")
+        predicted = np.full(unions.shape, _UNKNOWN) if predicted is None else _to_counts(predicted, "predicted")
         if not intersections.shape == unions.shape == predicted.shape or intersections.ndim != 1:
             raise ValueError(
                 f"expected intersections, unions and predicted of shape (B,), got {intersections.shape}, "
                 f"{unions.shape} and {predicted.shape}; pass one count of each per sample"
+            )
+        if (intersections > unions).any() or ((predicted != _UNKNOWN) & (predicted < intersections)).any():
+            raise ValueError(
+                "intersections: expected counts of at most those of unions and predicted, got larger ones; pass them "
+                "in the order intersections, unions, predicted"
             )
         super().add_batch(intersections=intersections, unions=unions, predicted=predicted)
 
@@ -112,8 +128,9 @@ def pixel_counts(prediction, reference) -> tuple[int, int, int]:
 
     For arguments and errors see `intersection_and_union`.
     """
+    prediction, reference = _to_mask(prediction, "prediction"), _to_mask(reference, "reference")
     intersection, union = intersection_and_union(prediction, reference)
-    return intersection, union, int(np.count_nonzero(_to_array(prediction) > 0))
+    return intersection, union, int(np.count_nonzero(prediction > 0))
 
 
 def intersection_and_union(prediction, reference) -> tuple[int, int]:
@@ -124,9 +141,10 @@ def intersection_and_union(prediction, reference) -> tuple[int, int]:
         reference: array or tensor of the same shape; any dtype, foreground > 0.
 
     Raises:
-        ValueError: the shapes differ, or the prediction holds floats other than 0 and 1.
+        ValueError: the shapes differ, a mask does not hold numbers or holds NaN, or the prediction holds floats other
+            than 0 and 1.
     """
-    predicted, actual = _to_array(prediction), _to_array(reference)
+    predicted, actual = _to_mask(prediction, "prediction"), _to_mask(reference, "reference")
     if predicted.shape != actual.shape:
         raise ValueError(
             f"expected masks of the same shape, got prediction {predicted.shape} and reference {actual.shape}; "
@@ -167,5 +185,29 @@ def _no_target_metrics(
     return dict(zip(NO_TARGET_METRIC_NAMES, map(float, metrics), strict=True))
 
 
-def _to_array(values) -> np.ndarray:
-    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+def _to_mask(values, name: str) -> np.ndarray:
+    """Return a mask as an array of booleans or numbers."""
+    array = _to_array(values, name)
+    if array.dtype.kind not in "buif" or (array.dtype.kind == "f" and np.isnan(array).any()):
+        got = "NaN" if array.dtype.kind == "f" else f"{type(values).__name__} of {array.dtype}"
+        raise ValueError(f"{name}: expected a mask of booleans or numbers, got {got}; pass an array or a tensor")
+    return array
+
+
+def _to_counts(values, name: str) -> np.ndarray:
+    """Return pixel counts as an int64 array."""
+    array = _to_array(values, name)
+    is_integer = array.dtype.kind in "ui" or (array.dtype.kind == "f" and not (array % 1).any())
+    if array.size and (not is_integer or (array < _UNKNOWN).any() or (array >= 2**62).any()):
+        raise ValueError(f"{name}: expected pixel counts (B,), integers of at least 0, got {values!r:.80}; pass these")
+    return array.astype(np.int64)
+
+
+def _to_array(values, name: str) -> np.ndarray:
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        return (values.float() if values.dtype == torch.bfloat16 else values).numpy()  # NumPy has no bfloat16
+    try:
+        return np.asarray(values)
+    except ValueError:  # nested lists of different lengths
+        raise ValueError(f"{name}: expected an array, got nested lists of different lengths; pad them") from None

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import torch
 
 from .adapters import DenseAlignerConfig, TextAdapterConfig
-from .atomic import atomic_write_dir
 from .modeling import DetrisConfig, build_backbone
+from .modeling.backbone_folders import recover_backbone, write_backbone
+from .modeling.backbones import read_backbone_config
 
 _BASE: dict[str, Any] = {"vision_name_or_path": "facebook/dinov2-with-registers-base"}
-_LARGE: dict[str, Any] = {"vision_name_or_path": "facebook/dinov2-with-registers-large"}
 _CLIP: dict[str, Any] = {"text_name_or_path": "openai/clip-vit-base-patch16"}
 _DINOV2_L: dict[str, Any] = {
     "model_type": "dinov2_with_registers",
@@ -25,6 +25,11 @@ _DINOV2_L: dict[str, Any] = {
     "image_size": 518,
     "patch_size": 14,
     "num_register_tokens": 4,
+}
+_LARGE: dict[str, Any] = {
+    "vision_name_or_path": "facebook/dinov2-with-registers-large",
+    "vision_config": _DINOV2_L,
+    "extract_layers": (8, 16),
 }
 
 
@@ -50,7 +55,7 @@ def detris_b_half() -> DetrisConfig:
 def detris_l() -> DetrisConfig:
     """Return the config of DETRIS-L: 3.11 M adapter parameters."""
     aligner = DenseAlignerConfig(layers_to_transform=[2, 6, 10, 14, 18, 22])
-    return DetrisConfig(vision_config=_DINOV2_L, vision_adapter=aligner, **_LARGE, **_CLIP)
+    return DetrisConfig(vision_adapter=aligner, **_LARGE, **_CLIP)
 
 
 def detris_l_mixed() -> DetrisConfig:
@@ -59,7 +64,6 @@ def detris_l_mixed() -> DetrisConfig:
     Adapters of dimension 384 in every layer except the first, 33.3 M parameters.
     """
     return DetrisConfig(
-        vision_config=_DINOV2_L,
         vision_adapter=DenseAlignerConfig(dim=384, layers_to_transform=[*range(1, 24)]),
         text_adapter=TextAdapterConfig(dim=384, layers_to_transform=[*range(1, 12)]),
         **_LARGE,
@@ -117,17 +121,35 @@ def random_backbones(config: DetrisConfig, folder: str | os.PathLike, seed: int 
 
     Returns:
         `config`.
+
+    Raises:
+        ValueError: an existing folder holds a backbone of other sizes.
     """
     for kind in ("vision", "text"):
         if getattr(config, f"{kind}_name_or_path"):
             continue
         target = Path(folder) / f"{kind}-{seed}"
-        if not target.is_dir():
-            with torch.random.fork_rng(devices=[]), atomic_write_dir(target) as staging:
+        recover_backbone(str(target))
+        if target.is_dir():
+            _check_same_size(kind, target, getattr(config, f"{kind}_config"))
+        else:
+            with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                build_backbone(getattr(config, f"{kind}_config")).save_pretrained(staging)
+                write_backbone(build_backbone(getattr(config, f"{kind}_config")), target)
         setattr(config, f"{kind}_name_or_path", str(target))
     return config
+
+
+def _check_same_size(kind: str, folder: Path, expected: Any) -> None:
+    """Raise a ValueError if the backbone in a folder, written by an earlier call, has other sizes than expected."""
+    found = read_backbone_config(kind, str(folder), "remove the folder")
+    for name in ("model_type", "hidden_size", "num_hidden_layers", "patch_size", "vocab_size"):
+        sizes = getattr(expected, name, None), getattr(found, name, None)
+        if sizes[0] != sizes[1]:
+            raise ValueError(
+                f"{folder}: expected a backbone with {name}={sizes[0]}, got {sizes[1]}; choose another output folder, "
+                "or remove this one."
+            )
 
 
 class _Preset(NamedTuple):

@@ -1,6 +1,7 @@
 """Processor of DETRIS: images, sentences and masks to model inputs, and logits back to masks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ from transformers import AutoTokenizer, BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
 from .defaults import MAX_TEXT_LENGTH
+from .errors import one_line
+from .field_types import has_type
 from .image_processing_detris import DetrisImageProcessor, as_list, as_sizes, check_counts
+from .safe_loading import read_json
 from .tokenization_detris import clean_sentence
 
 
@@ -64,6 +68,7 @@ class DetrisProcessor(ProcessorMixin):
             image_processor = DetrisImageProcessor(**fields)
         elif fields:  # a copy, so that the caller's image processor does not change
             image_processor = DetrisImageProcessor(**{**image_processor.to_dict(), **fields})
+        _check_text_fields(max_text_length=max_text_length, pad_token_id=pad_token_id)
         super().__init__(tokenizer, image_processor)
         self.max_text_length = max_text_length
         self.pad_token_id = pad_token_id
@@ -82,26 +87,50 @@ class DetrisProcessor(ProcessorMixin):
         Folders written before 0.1.0, in which the fields of the image processor are not nested, load as well.
 
         Raises:
-            FileNotFoundError: a local folder lacks one of the processor's files. transformers would silently use
-                defaults, with which the model was not trained.
+            FileNotFoundError: the folder or repository lacks one of the processor's files. transformers would silently
+                use defaults, with which the model was not trained.
+            OSError: `processor_config.json` lacks a field, or has one of a wrong type or value.
+            ValueError: a file is damaged.
         """
-        folder = Path(pretrained_model_name_or_path)
+        name, folder = pretrained_model_name_or_path, Path(pretrained_model_name_or_path)
+        kwargs["trust_remote_code"] = False  # otherwise transformers asks on standard input whether to run code
         if folder.is_dir():
-            for name in ("processor_config.json", "tokenizer.json"):
-                if not (folder / kwargs.get("subfolder", "") / name).is_file():
+            folder = folder / kwargs.get("subfolder", "")
+            for file in ("processor_config.json", "tokenizer.json"):
+                if not (folder / file).is_file():
                     raise FileNotFoundError(
-                        f"{folder}: expected the processor's {name}, got none; write it with "
+                        f"{folder}: expected the processor's {file}, got none; write it with "
                         "DetrisProcessor.save_pretrained."
                     )
-        fields, options = cls.get_processor_dict(pretrained_model_name_or_path, **kwargs)
-        if "image_size" in fields:  # written before 0.1.0
-            tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
-            return cls.from_args_and_dict([tokenizer], fields, **options)  # type: ignore[return-value]
-        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+            content = read_json(folder / "processor_config.json")
+            if not isinstance(content, dict):
+                raise ValueError(
+                    f"{folder / 'processor_config.json'}: expected an object with the processor's fields, got a "
+                    f"{type(content).__name__}; copy or download the file again."
+                )
+        with _as_one_line(name):
+            fields, options = cls.get_processor_dict(name, **kwargs)
+        if not fields and not folder.is_dir():
+            raise FileNotFoundError(
+                f"{name}: expected the processor's processor_config.json, got none; write it with "
+                "DetrisProcessor.save_pretrained, and upload it."
+            )
+        _check_saved_fields(f"{name}: processor_config.json", fields)
+        with _as_one_line(name):
+            if "image_size" in fields:  # written before 0.1.0
+                tokenizer = AutoTokenizer.from_pretrained(name, **kwargs)
+                return cls.from_args_and_dict([tokenizer], fields, **options)  # type: ignore[return-value]
+            return super().from_pretrained(name, **kwargs)
 
     @classmethod
     def from_config(cls, config, tokenizer) -> "DetrisProcessor":
-        """Return the processor for a `DetrisConfig` and the tokenizer of its text encoder."""
+        """Return the processor for a `DetrisConfig` and the tokenizer of its text encoder.
+
+        Raises:
+            ValueError: the tokenizer does not belong to the text encoder, or the sizes do not fit the backbones.
+        """
+        config.check_inputs()
+        config.check_tokenizer(tokenizer)
         return cls(
             tokenizer,
             image_size=config.image_size,
@@ -173,3 +202,65 @@ class DetrisProcessor(ProcessorMixin):
                 ids = [*ids[: self.max_text_length - 1], ids[-1]]
             row[: len(ids)] = ids
         return input_ids
+
+
+def check_processor(config, processor: DetrisProcessor) -> None:
+    """Raise a ValueError if a processor does not belong to a model.
+
+    Args:
+        config: the model's [`DetrisConfig`].
+        processor: the processor.
+    """
+    names = ("image_size", "max_text_length", "pad_token_id")
+    expected = {name: getattr(config, name) for name in names}
+    if processor.keep_aspect_ratio:
+        expected["patch_size"] = config.vision_config.patch_size
+    for name, value in expected.items():
+        if getattr(processor, name) != value:
+            raise ValueError(
+                f"processor: expected {name}={value}, as in the model's config, got {getattr(processor, name)}; use "
+                "the processor that was saved with the model, or DetrisProcessor.from_config(model.config, tokenizer)."
+            )
+    config.check_inputs()
+    config.check_tokenizer(processor.tokenizer)
+
+
+# Fields in processor_config.json; all of them are always saved.
+_IMAGE_FIELDS = ("image_size", "mask_threshold", "keep_aspect_ratio", "patch_size", "image_mean", "image_std")
+_TEXT_FIELDS = {"max_text_length": 2, "pad_token_id": 0}  # integers, with their minimum
+
+
+@contextmanager
+def _as_one_line(name: Any) -> Iterator[None]:
+    """Turn the errors of transformers and tokenizers into one line."""
+    try:
+        yield
+    except Exception as error:  # the tokenizers library raises plain exceptions for damaged files
+        kind = OSError if isinstance(error, OSError) else ValueError
+        reason = one_line(error, first_line=True).rstrip(". ")
+        raise kind(
+            f"{name}: the processor cannot be loaded ({reason}); copy or download its files again, or check the name."
+        ) from error
+
+
+def _check_saved_fields(where: str, fields: dict[str, Any]) -> None:
+    """Raise an OSError, as transformers does, if a field is missing or invalid."""
+    nested = fields.get("image_processor")
+    values = {**fields, **(nested if isinstance(nested, dict) else {})}
+    for name in (*_IMAGE_FIELDS, *_TEXT_FIELDS):
+        if name not in values:
+            raise OSError(
+                f"{where}: expected {name}, as DetrisProcessor writes it for the image processor and the tokenizer, "
+                "got none; copy or download the file again."
+            )
+    try:
+        DetrisImageProcessor(**{name: values[name] for name in _IMAGE_FIELDS})
+        _check_text_fields(**{name: values[name] for name in _TEXT_FIELDS})
+    except ValueError as error:
+        raise OSError(f"{where}: {error}") from None
+
+
+def _check_text_fields(**values: Any) -> None:
+    for name, minimum in _TEXT_FIELDS.items():
+        if not has_type(values[name], int) or values[name] < minimum:
+            raise ValueError(f"{name}: expected int, at least {minimum}, got {values[name]!r:.80}; correct it.")

@@ -1,43 +1,48 @@
-"""Cleaning of sentences as in CLIP's own tokenizer, and training of small tokenizers of the same type."""
+"""Counting of tokens, and training of small tokenizers of CLIP's type."""
 
-import html
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
-from transformers import CLIPTokenizer
+from transformers import AutoTokenizer, CLIPTokenizer, PreTrainedTokenizerBase
 
-# Replaces ftfy, which CLIP's own tokenizer uses, for the cases that occur: curly quotes, full-width forms, ligatures.
-# Text decoded with the wrong codec is not fixed.
-_PLAIN_CHARACTERS = str.maketrans(
-    {chr(code): unicodedata.normalize("NFKC", chr(code)) for code in (*range(0xFB00, 0xFB07), *range(0xFF01, 0xFFF0))}
-    | dict.fromkeys("\u02bc\u2018\u2019\u201a\u201b", "'")
-    | dict.fromkeys("\u201c\u201d\u201e\u201f", '"')
-)
+from .errors import one_line
+from .text_cleaning import clean_sentence
 
-
-def clean_sentence(sentence: str, name: str) -> str:
-    """Clean a sentence as CLIP's own tokenizer does before splitting it. The tokenizer itself lowercases.
-
-    Raises:
-        ValueError: the sentence is empty; the message starts with `name`.
-        TypeError: the sentence is not a string.
-    """
-    if not isinstance(sentence, str):
-        raise TypeError(f"{name}: expected a sentence (str), got {type(sentence).__name__}; convert it first")
-    plain = html.unescape(html.unescape(sentence)).translate(_PLAIN_CHARACTERS)
-    cleaned = " ".join(plain.split())
-    if not cleaned:
-        raise ValueError(f"{name}: expected a sentence, got only whitespace or nothing; pass a non-empty expression")
-    return cleaned
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt")
 
 
 def count_tokens(tokenizer: Any, sentences: Iterable[str]) -> list[int]:
     """Return the number of tokens of each sentence before truncation, start and end token included."""
     cleaned = [clean_sentence(sentence, f"sentence {i}") for i, sentence in enumerate(sentences)]
     return [len(ids) for ids in tokenizer(cleaned)["input_ids"]] if cleaned else []
+
+
+def load_tokenizer(name: str, revision: str = "main") -> PreTrainedTokenizerBase:
+    """Load a tokenizer without running code that comes with it.
+
+    Args:
+        name: folder or Hub id.
+        revision: branch, tag or commit on the Hub.
+
+    Raises:
+        ValueError: the tokenizer cannot be read; the message gives the reason.
+    """
+    fix = "pass the tokenizer of the text encoder as --tokenizer"
+    folder = Path(name)
+    if folder.is_dir() and not any(
+        file.name in _TOKENIZER_FILES or file.suffix == ".model" for file in folder.iterdir()
+    ):
+        raise ValueError(
+            f"tokenizer {name}: expected a folder with a tokenizer, got one without tokenizer.json; {fix}."
+        )
+    try:
+        return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+    except Exception as error:  # the tokenizers library raises plain exceptions for damaged files
+        reason = one_line(error, first_line=True).rstrip(".")
+        raise ValueError(f"tokenizer {name}: cannot be loaded ({reason}); {fix}.") from error
 
 
 def train_tokenizer(sentences: Iterable[str], vocab_size: int) -> CLIPTokenizer:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .image_processing_detris import to_rgb
+from .image_inputs import to_rgb
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +36,7 @@ def overlay(
     foreground = np.asarray(mask) > 0
     if foreground.shape != pixels.shape[:2]:
         raise ValueError(
-            f"expected a mask of the image's size (H, W) {pixels.shape[:2]}, got {foreground.shape}; resize the mask"
+            f"expected a mask of the image's size (H, W) {pixels.shape[:2]}, got {foreground.shape}; resize the mask."
         )
     pixels[foreground] = (1 - opacity) * pixels[foreground] + opacity * np.array(color, np.float32)
     pixels[_border(foreground)] = color
@@ -54,7 +54,9 @@ def _pyplot() -> Any:
     try:
         import matplotlib
     except ImportError:
-        raise ImportError("plots: expected matplotlib to be installed; pip install 'detris-peft[train]'") from None
+        raise ImportError(
+            "plots: expected matplotlib to be installed, found no such package; run: pip install matplotlib."
+        ) from None
     matplotlib.use("Agg")  # renders to files without a display
     from matplotlib import pyplot
 
@@ -103,12 +105,14 @@ def plot_predictions(
     if not chosen:
         return
     count = len(chosen)
-    inputs = processor(images=[s.image for s in chosen], text=[s.sentence for s in chosen])
     was_training = model.training
     model.eval()
-    logits = model(inputs["pixel_values"].to(model.device), inputs["input_ids"].to(model.device)).logits
+    masks = []
+    for sample in chosen:  # one by one: with keep_aspect_ratio, each image has its own canvas
+        inputs = processor(images=sample.image, text=sample.sentence)
+        logits = model(inputs["pixel_values"].to(model.device), inputs["input_ids"].to(model.device)).logits
+        masks += processor.post_process_referring_segmentation(logits, inputs["target_sizes"])
     model.train(was_training)
-    masks = processor.post_process_referring_segmentation(logits, inputs["target_sizes"])
     figure, axes = plt.subplots(3, count, figsize=(2.2 * count, 7), layout="constrained", squeeze=False)
     for column, (sample, mask) in enumerate(zip(chosen, masks, strict=True)):
         panels = (to_rgb(sample.image), overlay(sample.image, sample.mask), overlay(sample.image, mask))

@@ -11,6 +11,7 @@ from detris_peft import DenseAlignerConfig, TextAdapterConfig
 from detris_peft.adapters.dense_aligner import DenseAligner
 from detris_peft.adapters.dmoc import DenseMixtureOfConvolutions
 from detris_peft.adapters.text_adapter import TextAdapter
+from tests.helpers.adapter_cases import CLIP_TEXT, DINOV2, TEXT_DIM, randomize_statistics
 
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-4}
 
@@ -103,3 +104,34 @@ def test_initialization():
     text = TextAdapter(512, TextAdapterConfig())
     assert text.down.weight.abs().max().item() <= (1 / 512) ** 0.5
     assert text.down.bias.any()
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_sentence_of_one_token(training):
+    """The text adapter's convolutions then get no token; the Dense Aligner attends to one."""
+    text, image = CLIP_TEXT.make_model().train(training), DINOV2.make_model().train(training)
+    states = text(input_ids=torch.tensor([[7], [8], [9]])).last_hidden_state
+    assert states.shape == (3, 1, 32)
+    alone = text(input_ids=torch.tensor([[7, 0], [8, 0], [9, 0]])).last_hidden_state[:, :1]
+    torch.testing.assert_close(states, alone)  # attention is causal, and the start token skips the convolutions
+    pixels = DINOV2.inputs()["pixel_values"]
+    features = image(pixel_values=pixels, text_states=torch.randn(3, 1, TEXT_DIM)).last_hidden_state
+    assert torch.isfinite(features).all()
+    (features.sum() + states.sum()).backward()
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(DINOV2, id="dense-aligner", marks=pytest.mark.slow), pytest.param(CLIP_TEXT, id="text-adapter")],
+)
+def test_a_mixed_batch_after_compilation(case):
+    model = case.make_model()
+    model.add_adapter("other", case.make_config(layers_to_transform=[1]))
+    randomize_statistics(model, "other")
+    model.eval()
+    mixed = ["other", "__base__", "default"]
+    expected = {None: case.run(model), "mixed": case.run(model, adapter_names=mixed)}
+    model.get_base_model().get_submodule(case.block_list)[2].compile(backend="eager")
+    for _ in range(2):
+        torch.testing.assert_close(case.run(model), expected[None])
+        torch.testing.assert_close(case.run(model, adapter_names=mixed), expected["mixed"])

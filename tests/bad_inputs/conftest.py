@@ -26,7 +26,7 @@ def pristine_workspace(tmp_path_factory):
             mask = Image.new("L", (48, 40))
             mask.paste(255, (8, 8, 24 + i, 24))
             mask.save(folder / f"{i}_mask.png")
-            lines.append({"file_name": f"{i}.png", "mask_file": f"{i}_mask.png", "text": f"the square number {i}"})
+            lines.append({"file_name": f"{i}.png", "mask": f"{i}_mask.png", "sentences": [f"the square number {i}"]})
         (folder / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     toy_run.write_toys(root)
     model = toy_run.load_model(root)
@@ -43,4 +43,5 @@ def workspace(pristine_workspace, tmp_path, monkeypatch):
     folder = tmp_path / "work"
     shutil.copytree(pristine_workspace, folder, symlinks=True)
     monkeypatch.chdir(folder)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     return folder

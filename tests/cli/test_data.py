@@ -125,7 +125,7 @@ def test_tokens_are_counted_with_a_tokenizer(garden, capsys, tmp_path):
     assert "train sentence_too_long: 1" in out
     assert f"reference 2: expected at most 17 tokens, got 18; the rest is cut off: '{'b' * 16}'" in out
     code, _, _ = run(capsys, "check", "--dataset", folder, "--tokenizer", tmp_path / "none")
-    assert str(code).startswith(f"error: --tokenizer: cannot load {tmp_path / 'none'} (")
+    assert str(code).startswith(f"error: tokenizer {tmp_path / 'none'}: cannot be loaded (")
 
 
 def test_a_mask_that_vanishes_at_the_model_size_is_an_error(garden, capsys):
@@ -238,3 +238,49 @@ def test_help_lists_commands_and_options(capsys):
     code, out, _ = run(capsys, "check", "--help")
     for option in ("--dataset", "--splits", "--tokenizer", "--report", "--preview", "--no_images"):
         assert option in out
+
+
+def test_existing_files_are_replaced_only_with_overwrite(garden, capsys, tmp_path):
+    folder = garden(train=[line("a.png")], val=[line("b.png")])
+    for option in ("--report", "--preview"):
+        file = tmp_path / "mine.txt"
+        file.write_text("mine")
+        code, _, _ = run(capsys, "check", "--dataset", folder, option, file)
+        assert str(code).startswith(
+            f"error: {option} {file}: expected a new file, got an existing one; add --overwrite"
+        )
+        assert file.read_text() == "mine"
+        code, _, _ = run(capsys, "check", "--dataset", folder, option, file, "--overwrite")
+        assert code == 0
+        assert file.read_bytes() != b"mine"
+
+
+def test_the_report_is_written_before_anything_is_printed(garden, tmp_path, monkeypatch):
+    """Printing fails if standard output is closed or cannot show a sentence."""
+    folder = garden(train=[line("a.png")], val=[line("b.png")])
+    report = tmp_path / "report.json"
+
+    def fail(*_, **__):
+        raise OSError("closed")
+
+    monkeypatch.setattr(cli_data, "print", fail, raising=False)
+    with pytest.raises(OSError, match="closed"):
+        cli_data.check(cli_data.CheckArguments(report=str(report)), DataSource(str(folder)))
+    assert json.loads(report.read_text())["ok"]
+
+
+def test_what_training_will_miss_is_said(garden, capsys):
+    folder = garden(train=[line("a.png")], test=[line("b.png")])
+    code, out, _ = run(capsys, "check", "--dataset", folder)
+    assert code == 0
+    assert "no split 'val', which `detris train` needs: add it, or pass --val_split with one of train, test" in out
+    assert out.splitlines()[-1] == "No errors found in these splits, but `detris train` also needs: val."
+
+
+def test_usage_errors_name_the_nearest_option(capsys):
+    code, _, err = run(capsys, "check", "--datasets", "x")
+    assert code == 2
+    assert err.startswith("error: expected a known option, got --datasets; use --dataset")
+    code, _, err = run(capsys, "chek")
+    assert code == 2
+    assert "use check" in err

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-import pytest
+import re
+from dataclasses import fields
+from pathlib import Path
 
-from detris_peft import presets
-from detris_peft.cli.train import describe_recipe, parse_arguments
+import pytest
+import torch
+from peft import PeftConfig
+
+from detris_peft import DenseAlignerConfig, DetrisConfig, DetrisForReferringSegmentation, TextAdapterConfig, presets
+from detris_peft.cli.backbone_options import load_backbone
+from detris_peft.cli.config_options import apply_config_options
+from detris_peft.cli.train import create_config, describe_recipe, parse_arguments
 from detris_peft.training import TrainingArguments
+from tests.helpers.original_files import original_weights
+from tests.helpers.tiny_models import IMAGE, TEXT, image_encoder, inputs, text_encoder
 
 
 @pytest.fixture
@@ -70,7 +80,7 @@ def test_the_values_used_of_the_recipe_are_described_in_one_line(parse):
         ("preset: [tiny]", "preset: expected one of"),
         ("batch_siz: 3", "expected names of options, got batch_siz; see --help"),
         ("- batch_size", "expected options such as `batch_size: 32`, got a list"),
-        ("a: b: c", "expected YAML, got an error"),
+        ("a: b: c", "expected YAML, got mapping values are not allowed here"),
         ("batch_size: 0", "batch_size: expected at least 1, got 0"),
     ],
 )
@@ -83,3 +93,228 @@ def test_a_wrong_yaml_file_is_refused_in_one_line(parse, config, message):
 def test_a_missing_yaml_file_is_named(parse):
     with pytest.raises(FileNotFoundError, match="expected a YAML file of options, got none"):
         parse("--config", "none.yaml")
+
+
+# --- Fields of DetrisConfig ------------------------------------------------------------------------------------------
+
+
+def test_every_field_of_the_config_and_of_the_adapters_is_an_option(capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments(["--help"])
+    help_text = " ".join(capsys.readouterr().out.split())
+    own = [f.name for f in fields(DetrisConfig) if f.name in DetrisConfig.__annotations__]
+    shared = {f.name for f in fields(PeftConfig)}
+    for adapter, cls in (("vision_adapter", DenseAlignerConfig), ("text_adapter", TextAdapterConfig)):
+        own += [f"{adapter}.{f.name}" for f in fields(cls) if f.name not in shared]
+    assert len(own) > 35
+    for name in own:
+        assert f"--{name}" in help_text, name
+    assert "multiple of the patch size" in help_text  # from the docstring
+
+
+@pytest.mark.parametrize(
+    ("arguments", "yaml", "expected"),
+    [
+        (["--hidden_dim", "256"], "hidden_dim: 256", {"hidden_dim": 256}),
+        (["--extract_layers", "2", "5"], "extract_layers: [2, 5]", {"extract_layers": [2, 5]}),
+        (["--dropout", "0.2"], "dropout: 0.2", {"dropout": 0.2}),
+        (
+            ["--position_interpolation", "official"],
+            "position_interpolation: official",
+            {"position_interpolation": "official"},
+        ),
+        (["--vision_adapter.dim", "64"], "vision_adapter: {dim: 64}", {"vision_adapter.dim": 64}),
+        (
+            ["--text_adapter.layers_to_transform", "1", "2"],
+            "text_adapter: {layers_to_transform: [1, 2]}",
+            {"text_adapter.layers_to_transform": [1, 2]},
+        ),
+        (
+            ["--text_adapter.layers_to_transform", "3"],
+            "text_adapter: {layers_to_transform: 3}",
+            {"text_adapter.layers_to_transform": 3},
+        ),
+        (["--text_adapter", "none"], "text_adapter: null", {"text_adapter": None}),
+        (["--vision_adapter", "{dim: 64}"], "vision_adapter.dim: 64", None),
+    ],
+)
+def test_config_options_on_the_command_line_and_in_yaml(parse, arguments, yaml, expected):
+    configs = []
+    for run in (parse(*arguments)[0], parse(config=yaml)[0]):
+        if expected is not None:
+            assert run.config_fields == expected
+        config = apply_config_options(presets.get("detris-b"), run.config_fields)
+        for name, value in (expected or {"vision_adapter.dim": 64}).items():
+            field, _, nested = name.partition(".")
+            got = getattr(config, field)
+            assert (getattr(got, nested) if nested else got) == value
+        configs.append(config.to_dict())
+    assert configs[0] == configs[1]
+
+
+def test_the_command_line_wins_over_yaml_for_config_options(parse):
+    run, _ = parse("--vision_adapter.dim", "32", config="vision_adapter: {dim: 64, scale: 0.1}\nhidden_dim: 256")
+    assert run.config_fields == {"vision_adapter.dim": 32, "vision_adapter.scale": 0.1, "hidden_dim": 256}
+
+
+def test_target_modules_as_a_name_or_as_a_list(parse):
+    run, _ = parse("--vision_adapter.target_modules", r".*\.[02]\.mlp", "--text_adapter.target_modules", "[mlp]")
+    config = apply_config_options(presets.get("detris-b"), run.config_fields)
+    assert config.vision_adapter.target_modules == r".*\.[02]\.mlp"
+    assert config.vision_adapter.layers_to_transform is None
+    assert config.text_adapter.target_modules == {"mlp"}
+    assert config.text_adapter.layers_to_transform == [1, 3, 5, 7, 9, 11]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("hidden_dim: wide", "options.yaml: hidden_dim: expected int, got 'wide'"),
+        ("hidden_dim: 64.5", "hidden_dim: expected int, got 64.5"),
+        ("hidden_dim: true", "hidden_dim: expected int, got True"),
+        ("extract_layers: 3", r"extract_layers: expected list\[int\], got 3"),
+        ("position_interpolation: fast", "position_interpolation: expected 'backbone' or 'official', got 'fast'"),
+        ("vision_adapter: {dims: 64}", "expected names of options, got vision_adapter.dims; see --help, or use visi"),
+        ("vision_adapter: {dim: x}", "vision_adapter.dim: expected int, got 'x'"),
+        ("vision_adapter: 64", "vision_adapter: expected dict or None, got 64"),
+        ("vision_adapter: {dim: 64}\nvision_adapter.dim: 32", "expected vision_adapter.dim once, got it twice"),
+        ("3: 4", "expected names of options, got 3"),
+        ("null: 4", "expected names of options, got None"),
+        ("batch_size: '8'", "batch_size: expected int, got '8'"),
+        ("batch_size: null", "batch_size: expected int, got None"),
+        ("dataset: 7", "dataset: expected str, got 7"),
+        ("streaming: maybe", "streaming: expected bool, got 'maybe'"),
+        ("batch_size: 4\nbatch_size: 8", "batch_size"),
+    ],
+)
+def test_options_of_a_wrong_type_in_yaml_are_named(parse, config, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        parse(config=config)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_in_yaml_is_text_where_text_is_expected(parse):
+    """YAML reads `no` as false."""
+    assert parse(config="preset: detris-b\nmixed_precision: no")[1].mixed_precision == "no"
+    with pytest.raises(ValueError, match="on_nan: expected one of stop, skip, got 'yes'"):
+        parse(config="on_nan: yes")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--hidden_dim", "wide"], "--hidden_dim: expected a whole number, got 'wide'"),
+        (["--hidden_dims", "64"], "--hidden_dims; use --hidden_dim"),
+        (["--vision_adapter.dims", "64"], "--vision_adapter.dims; use --vision_adapter.dim"),
+        (["--position_interpolation", "oficial"], "--position_interpolation.*expected one of backbone, official"),
+        (["--vision_adapter", "{dim"], "--vision_adapter"),
+    ],
+)
+def test_wrong_config_options_are_usage_errors(capsys, arguments, message):
+    with pytest.raises(SystemExit) as ended:
+        parse_arguments(arguments)
+    assert ended.value.code == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_contradicting_options_are_refused(parse):
+    with pytest.raises(ValueError, match=r"expected --vision_adapter none or --vision_adapter\.dim, got both"):
+        parse("--vision_adapter", "none", "--vision_adapter.dim", "64")
+    with pytest.raises(ValueError, match="expected --text_model or --text_name_or_path, got both"):
+        parse("--text_model", "a", "--text_name_or_path", "b")
+    with pytest.raises(ValueError, match="--vision_adapter: expected dict or None, got 7"):
+        parse("--vision_adapter", "7")
+
+
+# --- Backbones -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def backbones(tmp_path_factory):
+    """A folder with every supported backbone."""
+    folder = tmp_path_factory.mktemp("backbones")
+    for kind in IMAGE:
+        image_encoder(kind).save_pretrained(folder / f"image_{kind}")
+    for kind in TEXT:
+        text_encoder(kind).save_pretrained(folder / f"text_{kind}")
+    return folder
+
+
+def options_for(*arguments):
+    run, _, selected, _ = parse_arguments(arguments)
+    return create_config(run, selected, Path("unused"))[0]
+
+
+SMALL = ("--hidden_dim", "40", "--neck_heads", "4", "--decoder_heads", "4", "--decoder_ffn_dim", "24")
+
+
+@pytest.mark.parametrize("image", IMAGE)
+@pytest.mark.parametrize("text", TEXT)
+def test_every_pair_of_from_backbones_works_from_the_command_line(backbones, image, text):
+    """The backbones' own configs decide classes, sizes and what depends on them, whatever the preset's are."""
+    names = {"vision": str(backbones / f"image_{image}"), "text": str(backbones / f"text_{text}")}
+    config = options_for("--vision_model", names["vision"], "--text_model", names["text"], *SMALL)
+    assert config.vision_config.architectures == [IMAGE[image][0].__name__]
+    assert config.text_config.architectures == [TEXT[text][0].__name__]
+    assert (config.vision_adapter.text_dim, config.extract_layers) == (48, [0, 1])
+    assert config.vision_adapter.layers_to_transform == config.text_adapter.layers_to_transform == [0, 1, 2]
+    assert config.pad_token_id == (1 if text in ("siglip", "xlm_roberta") else 0)
+    loaded = {kind: load_backbone(config, kind) for kind in names}
+    for kind, cls in (("vision", IMAGE[image][0]), ("text", TEXT[text][0])):
+        weights, expected = loaded[kind].state_dict(), cls.from_pretrained(names[kind]).state_dict()
+        assert weights.keys() == expected.keys()
+        assert all(weights[key].equal(value) for key, value in expected.items())
+    if (image, text) in (("dinov2", "bert"), ("clip", "siglip")):  # the others are covered by tests/modeling
+        model = DetrisForReferringSegmentation.from_backbones(loaded["vision"], loaded["text"], config)
+        assert model(**inputs(pad=config.pad_token_id)).loss.isfinite()
+
+
+def test_explicit_layers_are_kept(backbones):
+    config = options_for(
+        *("--vision_model", str(backbones / "image_vit"), "--text_model", str(backbones / "text_bert"), *SMALL),
+        *("--extract_layers", "2", "--vision_adapter.layers_to_transform", "0"),
+    )
+    assert (config.extract_layers, config.vision_adapter.layers_to_transform) == ([2], 0)
+    with pytest.raises(ValueError, match=r"extract_layers=\[4, 8\]: expected blocks of the image encoder, 0 to 2"):
+        options_for("--vision_model", str(backbones / "image_vit"), "--preset", "tiny", "--extract_layers", "4", "8")
+
+
+def test_the_name_fields_of_the_config_select_backbones_too(backbones):
+    vision, text = str(backbones / "image_clip"), str(backbones / "text_clip")
+    config = options_for("--vision_name_or_path", vision, "--text_name_or_path", text, *SMALL)
+    assert (config.vision_name_or_path, config.text_name_or_path) == (vision, text)
+    assert config.vision_config.model_type == "clip_vision_model"
+
+
+def test_a_backbone_config_is_for_presets_without_pretrained_backbones(backbones):
+    own = "{model_type: vit, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, image_size: 32}"
+    config = options_for("--preset", "tiny", "--vision_config", own, "--image_size", "64")
+    assert (config.vision_config.model_type, config.vision_config.num_hidden_layers) == ("vit", 2)
+    with pytest.raises(
+        ValueError, match="--vision_config: expected a preset without pretrained backbones, such as ti"
+    ):
+        options_for("--vision_model", str(backbones / "image_vit"), "--vision_config", own, "--preset", "tiny")
+
+
+def test_a_backbone_of_the_other_kind_is_refused(backbones):
+    with pytest.raises(ValueError, match="expected an image encoder, got a model of type bert; pass another --vision"):
+        options_for("--preset", "tiny", "--vision_model", str(backbones / "text_bert"))
+
+
+def test_original_files_decide_the_sizes_too(tmp_path):
+    """Nothing is written before the run is accepted."""
+    vision = image_encoder(hidden_size=64, num_attention_heads=1, patch_size=14, image_size=28, mlp_ratio=2)
+    text = text_encoder(hidden_size=64, num_attention_heads=1)
+    torch.save(original_weights(vision, "vision"), tmp_path / "dino.pth")
+    torch.save(original_weights(text, "text"), tmp_path / "clip.pt")
+    run, _, selected, _ = parse_arguments(
+        ["--dino", str(tmp_path / "dino.pth"), "--clip", str(tmp_path / "clip.pt"), "--hidden_dim", "64"]
+    )
+    config, backbones = create_config(run, selected, tmp_path / "backbones")
+    assert (config.vision_config.hidden_size, config.vision_config.num_hidden_layers) == (64, 3)
+    assert (config.text_config.hidden_size, config.vision_adapter.text_dim) == (64, 64)
+    assert not (tmp_path / "backbones").exists()
+    for kind, name in (("vision", "dino"), ("text", "clip")):
+        assert getattr(config, f"{kind}_name_or_path") == str(tmp_path / "backbones" / name)
+        backbones[kind].write()
+        load_backbone(config, kind)

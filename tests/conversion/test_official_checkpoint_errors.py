@@ -221,3 +221,29 @@ def test_files_of_old_torch_versions_are_read(tmp_path):
     torch.save(content, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     for key, value in read_official(tmp_path / "old.pth").items():
         assert torch.equal(value, content["state_dict"][f"module.{key}"]), key
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "problem"),
+    [
+        ("neck.txt_proj.weight", lambda v: v.fill_(float("nan")), "NaN or infinite values"),
+        ("dinov2.blocks.0.attn.qkv.weight", lambda v: v.index_fill(0, torch.tensor([5]), float("inf")), "NaN or inf"),
+        ("neck.txt_proj.bias", lambda v: v.int(), "type int32"),
+        ("neck.txt_proj.bias", lambda v: v > 0, "type bool"),
+        ("neck.txt_proj.bias", lambda v: v.to(torch.complex64), "type complex64"),
+        ("neck.txt_proj.bias", lambda v: v.to("meta"), "a tensor without data (device meta)"),
+        ("neck.f5_proj.1.num_batches_tracked", lambda v: v.float(), "type float32"),
+        ("neck.f5_proj.1.num_batches_tracked", lambda v: v - 10**6, "a negative count"),
+        ("txt_backbone.logit_scale", lambda v: v * float("nan"), "NaN or infinite values"),
+    ],
+)
+def test_weights_that_are_not_finite_floats_are_named(rewritten, key, change, problem):
+    """load_state_dict would accept them, some after a conversion to float."""
+    path = rewritten(lambda w: w.update({f"module.{key}": change(w[f"module.{key}"].clone())}))
+    rejects(
+        path, reference_config(), f"changed.pth: expected finite floating-point weights, got {problem}", f"in {key};"
+    )
+
+
+def test_keys_that_are_not_text_are_rejected(rewritten):
+    rejects(rewritten(lambda w: w.update({3: torch.zeros(1)})), reference_config(), "not a dict of tensors")

@@ -104,3 +104,65 @@ def test_code_in_an_archive_is_rejected_and_not_executed(clip, tmp_path):
     with pytest.raises(ValueError, match=r"(os|posix)\.mkdir is not allowed"):
         load_original_clip_text(tmp_path / "evil.pt")
     assert not (tmp_path / "ran").exists()
+
+
+def changed(weights, **changes):
+    """Return weights in which a function changes some, by key with `__` for `.`."""
+    names = {name.replace("__", "."): change for name, change in changes.items()}
+    assert names.keys() <= weights.keys()
+    return {key: names[key](value) if key in names else value for key, value in weights.items()}
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "problem"),
+    [
+        ("norm.bias", lambda v: v * float("nan"), "NaN or infinite values in norm.bias"),
+        ("norm.bias", lambda v: v.long(), "type int64 in norm.bias"),
+        ("norm.bias", lambda v: v > 0, "type bool in norm.bias"),
+        ("cls_token", lambda v: v.to(torch.complex64), "type complex64 in cls_token"),
+        ("pos_embed", lambda v: v.to("meta"), "a tensor without data (device meta) in pos_embed"),
+        ("pos_embed", lambda v: v[:, :0], "an empty or sparse tensor in pos_embed"),
+        ("cls_token", lambda v: v[..., :32], "size cannot be inferred (width 32, expected a multiple of 64"),
+        ("cls_token", lambda v: v[..., :100], "size cannot be inferred (width 100, expected a multiple of 64"),
+        ("cls_token", lambda v: v[0, 0, 0], "size cannot be inferred"),
+        ("pos_embed", lambda v: v[0, 0], "size cannot be inferred"),
+        ("register_tokens", lambda v: v.view(-1), "size cannot be inferred"),
+    ],
+)
+def test_damaged_dinov2_files_are_rejected_in_one_line(dinov2, tmp_path, key, change, problem):
+    torch.save(
+        changed(torch.load(dinov2[1], weights_only=True), **{key.replace(".", "__"): change}), tmp_path / "d.pth"
+    )
+    with pytest.raises(ValueError, match=r"d.pth: expected ") as caught:
+        load_original_dinov2(tmp_path / "d.pth")
+    assert problem in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scripted", [False, True])
+@pytest.mark.parametrize(
+    ("key", "change", "problem"),
+    [
+        ("ln_final.bias", lambda v: v * float("nan"), "NaN or infinite values in ln_final.bias"),
+        ("ln_final.bias", lambda v: v.int(), "type int32 in ln_final.bias"),
+        ("token_embedding.weight", lambda v: v[:, :48], "size cannot be inferred (width 48"),
+        ("token_embedding.weight", lambda v: v[0], "size cannot be inferred"),
+        ("text_projection", lambda v: v[0], "size cannot be inferred"),
+        ("positional_embedding", lambda v: v.sum(), "size cannot be inferred"),
+    ],
+)
+def test_damaged_clip_files_are_rejected_in_one_line(clip, tmp_path, key, change, problem, scripted):
+    weights = changed(clip[1], **{key.replace(".", "__"): change})
+    write_torchscript(weights, tmp_path / "c.pt") if scripted else torch.save(weights, tmp_path / "c.pt")
+    with pytest.raises(ValueError, match=r"c.pt: expected ") as caught:
+        load_original_clip_text(tmp_path / "c.pt")
+    assert problem in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_layers_must_be_numbered_without_gaps(dinov2, tmp_path):
+    """A key such as blocks.10000000.norm1.bias would otherwise build ten million layers."""
+    weights = torch.load(dinov2[1], weights_only=True)
+    torch.save({**weights, "blocks.10000000.norm1.bias": torch.zeros(1)}, tmp_path / "d.pth")
+    with pytest.raises(ValueError, match="4 layers whose largest number is 10000000"):
+        load_original_dinov2(tmp_path / "d.pth")

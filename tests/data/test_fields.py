@@ -9,12 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from detris_peft.data.errors import BAD_KINDS, BadRowError, MissingImageError
+from detris_peft.data.errors import BAD_KINDS, BadRowError, MissingImageError, collect_notices, short
 from detris_peft.data.fields import read_box, read_id, read_mask, read_sentences, sentence_ids, text_id, upright_size
-from detris_peft.data.masks import decode_mask
+from detris_peft.data.masks import decode_mask, encode_mask
+from detris_peft.text_cleaning import clean_text
 
 HEIGHT, WIDTH = 6, 8
-NUMBERS = st.integers(-20, 20) | st.floats(-20, 20) | st.sampled_from([10**30, float("nan"), float("inf"), True])
+NUMBERS = (
+    st.integers(-20, 20) | st.floats(-20, 20) | st.sampled_from([10**30, 10**4000, float("nan"), float("inf"), True])
+)
 VALUES = st.recursive(
     st.none() | st.booleans() | NUMBERS | st.text(max_size=6) | st.binary(max_size=3),
     lambda inner: (
@@ -52,7 +55,7 @@ def test_any_value_is_sentences_or_an_id_or_a_bad_row(value):
         pass
     else:
         assert sentences
-        assert all(isinstance(sentence, str) and sentence.strip() for sentence in sentences)
+        assert all(isinstance(sentence, str) and clean_text(sentence) for sentence in sentences)
     try:
         number = read_id(value, -1, "here")
     except BadRowError:
@@ -62,9 +65,37 @@ def test_any_value_is_sentences_or_an_id_or_a_bad_row(value):
 
 
 def test_numeric_ids_are_kept_and_text_ids_are_hashed():
-    assert [read_id(value, 4, "") for value in (7, "007", None)] == [7, 7, 4]
+    assert [read_id(value, 4, "") for value in (7, "007", 7.0, None)] == [7, 7, 7, 4]
     assert read_id("a7", 4, "") == text_id("a7") != text_id("a8")
     assert text_id("a7") == 161058116285104  # the same on every machine
+
+
+@pytest.mark.parametrize("value", [3.5, float("nan"), 10**5000, "", True, [], "half \ud83d", b"7"], ids=short)
+def test_impossible_ids_are_bad_rows(value):
+    with pytest.raises(BadRowError, match=r"^here: expected .*; fix the "):
+        read_id(value, 4, "here")
+
+
+@pytest.mark.parametrize(
+    "sentence", ["&nbsp;", "\u200b\ufeff", "\u200e", "  ", "\ud83d", "red \udc00 circle", 7, None], ids=ascii
+)
+def test_sentences_that_the_tokenizer_cannot_read_are_bad_rows(sentence):
+    for value in (sentence, ["the red circle", sentence], [{"sent": sentence}]):
+        with pytest.raises(
+            BadRowError, match=r"^here: expected .*; (write or remove it|fix the text|add a sentence)"
+        ) as e:
+            read_sentences(value, "here")
+        assert str(e.value).isprintable()
+
+
+def test_values_of_any_size_are_shown_briefly():
+    nested = [1] * 1000
+    for _ in range(40):
+        nested = [nested] * 1000  # its complete repr would need 10**120 characters
+    for value in (nested, "a" * 10**6, 10**5000, [10**5000], {"a": b"x" * 10**6}, float("nan")):
+        assert len(short(value)) <= 60
+    assert short(None) == "nothing"
+    assert short("a red circle") == "'a red circle'"
 
 
 def header(size=(WIDTH, HEIGHT), kind="JPEG", turn=None):
@@ -109,3 +140,77 @@ def test_boxes_become_rectangular_masks_within_the_image():
         with pytest.raises(BadRowError) as caught:
             read_box(box, HEIGHT, WIDTH, "")
         assert caught.value.kind == kind
+
+
+def mask_file(image, kind="PNG", **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return {"bytes": file.getvalue(), "path": None}
+
+
+def test_mask_images_give_notices():
+    pixels = np.zeros((HEIGHT, WIDTH), np.uint8)
+    pixels[1:3, 2:5] = 1
+    labels = pixels.copy()
+    labels[4, 4] = 2
+    with collect_notices() as notices:
+        read_mask(mask_file(Image.fromarray(pixels)), HEIGHT, WIDTH, "here")
+        assert not notices
+        read_mask(mask_file(Image.fromarray(labels)), HEIGHT, WIDTH, "here")
+        read_mask(Image.fromarray(255 * (1 - pixels)), HEIGHT, WIDTH, "here")
+    assert [kind for kind, _ in notices] == ["mask_of_several", "mask_on_white"]
+    assert notices[0][1].startswith("here: the mask has 2 different values")
+    assert "88% of the image; if its background is white, invert it" in notices[1][1]
+
+
+def test_lossy_turned_and_missing_mask_images_are_bad_rows(tmp_path):
+    pixels = np.zeros((HEIGHT, WIDTH), np.uint8)
+    pixels[1:3, 2:5] = 255
+    mask = Image.fromarray(pixels)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    turned = read_mask(mask_file(mask, exif=exif), HEIGHT, WIDTH, "")
+    np.testing.assert_array_equal(decode_mask(turned), pixels[::-1, ::-1] > 0)
+    mask.convert("RGB").save(tmp_path / "mask.webp", quality=50)
+    for value, expected in (
+        (mask_file(mask, "JPEG"), "lossless"),
+        (mask_file(mask.convert("RGB"), "WEBP", quality=50), "lossy WebP"),
+        ({"path": str(tmp_path / "mask.webp"), "bytes": None}, "lossy WebP"),
+        ({"path": str(tmp_path / "none.png"), "bytes": None}, "the mask is missing; add the file"),
+        ({"path": "http://127.0.0.1:1/a.png", "bytes": None}, "got a URL"),
+        (mask_file(mask.rotate(90, expand=True)), "height and width swapped; .* draw the mask on the upright image"),
+    ):
+        with pytest.raises(BadRowError, match=f"^here: .*{expected}") as caught:
+            read_mask(value, HEIGHT, WIDTH, "here")
+        assert caught.value.kind == "mask_malformed"
+
+
+def test_sizes_of_run_lengths_may_be_text_or_floats_but_not_swapped():
+    counts = encode_mask(np.ones((HEIGHT, WIDTH)), HEIGHT, WIDTH)["counts"]
+    for size in ([HEIGHT, WIDTH], [6.0, 8.0], ["6", "8"]):
+        assert decode_mask(read_mask({"size": size, "counts": counts}, HEIGHT, WIDTH, "")).all()
+    for size, expected in (
+        ([WIDTH, HEIGHT], "swapped"),
+        ([6.5, 8], "6.5"),
+        ("68", "'68'"),
+        ([6, 10**5000], "an integer of thousands"),
+    ):
+        with pytest.raises(BadRowError, match=rf"size \[height, width\] = \[6, 8\], got .*{expected}"):
+            read_mask({"size": size, "counts": counts}, HEIGHT, WIDTH, "here")
+
+
+def test_several_run_lengths_without_foreground_are_an_empty_mask():
+    empty = {"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]}
+    with pytest.raises(BadRowError, match="here: the mask is empty") as caught:
+        read_mask([empty, empty], HEIGHT, WIDTH, "here")
+    assert caught.value.kind == "mask_empty"
+
+
+def test_masks_that_would_need_gigabytes_are_refused():
+    zigzag = [[-40, 0, 80, 5] * 200_000]
+    huge = {"size": [100_000, 100_000], "counts": [10**10]}
+    for value, size in ((zigzag, (HEIGHT, WIDTH)), (huge, (100_000, 100_000)), ([[0, 0, 9, 0, 9, 9]], (10**9, 10**9))):
+        with pytest.raises(BadRowError, match=r"expected a (polygon with a perimeter|mask of 1 to)"):
+            read_mask(value, *size, "here")
+    with pytest.raises(BadRowError, match="expected a mask of 1 to 178,956,970 pixels"):
+        decode_mask(huge)

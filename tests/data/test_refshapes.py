@@ -280,3 +280,14 @@ def test_the_command_line_writes_and_reports_errors_in_one_line(tmp_path, capsys
     assert load_refer(tmp_path, "refshapes", "unc", "testB")[0]["image"].size == (64, 64)
     with pytest.raises(SystemExit, match=r"^error: .*already"):
         main(arguments)
+
+
+def test_a_folder_with_other_files_is_not_replaced(tmp_path):
+    write_refshapes(tmp_path, train=1, val=1, test=1)
+    (tmp_path / "refshapes" / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"expected a new folder, or RefShapes, got one with notes\.txt"):
+        write_refshapes(tmp_path, train=1, val=1, test=1, overwrite=True)
+    (tmp_path / "refshapes" / "notes.txt").unlink()
+    (tmp_path / "refshapes" / ".detris_peft").unlink()  # as written by an earlier version
+    write_refshapes(tmp_path, train=2, val=1, test=1, overwrite=True)
+    assert len(load_refer(tmp_path, "refshapes", "unc", "train")) == 4

@@ -126,7 +126,9 @@ def test_a_corrupt_image_gives_the_same_message_with_and_without_workers(rows, t
     messages = []
     for workers in (0, 1):
         loader = DataLoader(EvaluationSamples(bad), 1, num_workers=workers, collate_fn=lambda samples: {})
-        with pytest.raises(ValueError, match=r"broken\.jpg: the image cannot be decoded") as caught:
+        with pytest.raises(
+            ValueError, match=r"broken\.jpg: expected an image, got a file that cannot be decoded"
+        ) as caught:
             list(iterate_batches(loader))
         messages.append(str(caught.value))
     assert messages[0] == messages[1]
@@ -158,16 +160,16 @@ def test_samples_are_the_same_with_workers_with_ranks_and_after_resuming(rows):
     samples = TrainingSamples(rows, 3)
     samples.set_epoch(2)
     expected = visits(samples)
-    assert load(samples, GlobalBatches(len(rows), 5), workers=2)[0] == expected
+    assert load(samples, GlobalBatches(len(rows), 5, drop_last=False), workers=2)[0] == expected
 
     parts = [
         [samples[i] for i in batch]
-        for shares in zip(*(GlobalBatches(len(rows), 3, 2, index) for index in (0, 1)), strict=True)
+        for shares in zip(*(GlobalBatches(len(rows), 3, 2, index, drop_last=False) for index in (0, 1)), strict=True)
         for batch in shares
     ]
     assert [(s.ref_id, s.sentence) for part in parts for s in part] == expected
 
-    later = GlobalBatches(len(rows), 5)
+    later = GlobalBatches(len(rows), 5, drop_last=False)
     later.start_at(None, 3)
     resumed = TrainingSamples(rows, 3)
     resumed.set_epoch(2)
@@ -202,7 +204,7 @@ def test_an_invalid_row_is_replaced_by_the_next_valid_one_and_reported_once(rows
 
     for workers in (0, 2):
         loaded, bad_rows = load(
-            TrainingSamples(bad, 3, skip_bad_rows=True), GlobalBatches(len(rows), 5), workers=workers
+            TrainingSamples(bad, 3, skip_bad_rows=True), GlobalBatches(len(rows), 5, drop_last=False), workers=workers
         )
         assert loaded == expected
         assert [kind for kind, _ in bad_rows] == ["image_missing"] * 4
@@ -343,3 +345,22 @@ def test_workers_share_a_stream_and_draw_the_same_sentences(rows, stream):
     shared = load(StreamedSamples(stream(), 3), batch_size=4, workers=2)[0]
     assert sorted(shared) == sorted(without_workers)
     assert shared == load(StreamedSamples(stream(), 3), batch_size=4, workers=2)[0]
+
+
+@pytest.mark.parametrize("sentences", [["&nbsp;"], ["\u200b"], []])
+def test_rows_whose_sentences_are_blank_are_skipped(rows, sentences):
+    """The readers refuse such rows; a dataset that was built in another way must not stop a run deep inside."""
+    index = int(TrainingSamples(rows, 3).order[0])
+    bad = rows.cast_column("image", datasets.Image(decode=False)).map(
+        lambda _, i: {"sentences": sentences} if i == index else {}, with_indices=True, features=FEATURES
+    )
+    for samples in (TrainingSamples(bad, 3), StreamedSamples(bad.to_iterable_dataset(), 3)):
+        with pytest.raises(BadRowError, match="sentence"):
+            list(samples)
+    assert len(TrainingSamples(bad, 3, skip_bad_rows=True)[0].skipped) == 1
+    assert (
+        sum(len(sample.skipped) for sample in StreamedSamples(bad.to_iterable_dataset(), 3, skip_bad_rows=True)) == 1
+    )
+    evaluated = EvaluationSamples(bad, skip_bad_rows=True)
+    assert len(evaluated) == len(rows)
+    assert [i for i in range(len(rows)) if evaluated[i].error] == [index]

@@ -8,6 +8,7 @@ from PIL import ExifTags, Image
 
 from detris_peft import DetrisProcessor
 from detris_peft.data import FEATURES, BadRowError, Collator, Sample, decode_row, encode_mask, make_row, to_dataset
+from detris_peft.data.schema import ImageFeature, check_row
 from detris_peft.tokenization_detris import train_tokenizer
 
 
@@ -29,7 +30,8 @@ def photograph(folder, width, height, orientation=1):
     across, down = np.meshgrid(np.arange(width) / width, np.arange(height) / height)
     mask = encode_mask((across - 0.4) ** 2 + (down - 0.6) ** 2 < 0.04, height, width)
     row = {"image": {"path": str(path), "bytes": None}, "mask": mask}
-    return row | {"ref_id": 1, "no_target": False, "file_name": path.name}
+    row |= {"ref_id": 1, "no_target": False, "file_name": path.name, "sentences": ["the red circle"]}
+    return row | {"split": "val", "dataset": "toys", "image_id": 1, "category_id": -1, "ann_ids": [1], "sent_ids": [1]}
 
 
 @pytest.mark.parametrize(
@@ -109,3 +111,74 @@ def test_reduced_decoding_reports_damaged_rows(tmp_path):
         with pytest.raises(BadRowError) as caught:
             decode_row(bad, 56)
         assert caught.value.kind == kind
+
+
+BAD_ROWS = {
+    "blank sentence": ({"sentences": ["the red circle", "&nbsp;"]}, "row_malformed", "non-blank text"),
+    "no sentence": ({"sentences": []}, "row_malformed", "expected a sentence, got none"),
+    "null sentences": ({"sentences": None}, "row_malformed", "expected a sentence, got none"),
+    "half a surrogate pair": ({"sentences": ["red \ud83d"]}, "row_malformed", "surrogate"),
+    "large id": ({"ref_id": 2**63}, "row_malformed", "64-bit integers"),
+    "id of 5000 digits": ({"image_id": 10**5000}, "row_malformed", "64-bit integers"),
+    "null id": ({"category_id": None}, "row_malformed", "64-bit integers, got nothing"),
+    "no image": ({"image": None}, "image_missing", "expected an image, got nothing"),
+    "empty image": ({"image": {"path": None, "bytes": None}}, "image_missing", "expected an image"),
+    "url": ({"image": {"path": "http://127.0.0.1:1/a.jpg", "bytes": None}}, "image_damaged", "got a URL"),
+    "eps": ({"image": {"path": "a.png", "bytes": b"%!PS-Adobe-3.0 EPSF-3.0\n"}}, "image_damaged", "decoded"),
+    "no mask": ({"mask": None}, "mask_malformed", "expected a mask, got nothing"),
+    "null size": ({"mask": {"size": None, "counts": "0"}}, "mask_malformed", "expected a mask with a size"),
+    "swapped size": ({"mask": encode_mask(np.ones((80, 60)), 80, 60)}, "mask_malformed", "height and width swapped"),
+    "empty mask": ({"mask": encode_mask(np.zeros((60, 80)), 60, 80)}, "mask_empty", "the mask is empty"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_ROWS)
+def test_all_ways_to_check_a_row_agree(tmp_path, name):
+    row = photograph(tmp_path, 80, 60)
+    check_row(row)
+    changes, kind, message = BAD_ROWS[name]
+    for check in (decode_row, check_row, lambda row: decode_row(row, 8)):
+        with pytest.raises(BadRowError, match=message) as caught:
+            check({**row, **changes})
+        assert caught.value.kind == kind
+        assert "reference" in str(caught.value)
+        assert str(caught.value).isprintable()
+
+
+def test_make_row_refuses_what_cannot_be_stored():
+    arguments = {"image": "a.jpg", "sentences": ["a"], "mask": encode_mask(np.ones((2, 2)), 2, 2), "ref_id": 3}
+    arguments |= {"image_id": 1, "split": "val", "dataset": "toys", "file_name": "a.jpg", "ann_ids": [1]}
+    make_row(**{**arguments, "ref_id": np.int64(3)})
+    for changes in ({"sentences": ["\u200b"]}, {"file_name": "caf\udce9.jpg"}, {"ref_id": 2**70}, {"sent_ids": ["x"]}):
+        with pytest.raises(BadRowError, match=r"reference .*: .*expected"):
+            make_row(**{**arguments, **changes})
+
+
+def test_float_images_are_bad_rows_by_their_header(tmp_path):
+    file = tmp_path / "depth.tif"
+    Image.fromarray(np.zeros((60, 80), np.float32)).save(file)
+    row = {**photograph(tmp_path, 80, 60), "image": {"path": str(file), "bytes": None}}
+    for check in (decode_row, check_row):
+        with pytest.raises(BadRowError, match=r"depth\.tif: .*floating-point values.* \(reference 1\)") as caught:
+            check(row)
+        assert caught.value.kind == "image_damaged"
+
+
+def test_damaged_exif_leaves_an_image_as_it_is(tmp_path):
+    row = photograph(tmp_path, 80, 60)
+    for format_ in ("PNG", "WEBP", "JPEG"):
+        file = tmp_path / f"damaged.{format_.lower()}"
+        Image.open(row["image"]["path"]).save(file, format_, exif=b"Exif\x00\x00damaged")
+        damaged = {**row, "image": {"path": str(file), "bytes": None}}
+        check_row(damaged)
+        assert decode_row(damaged)[0].size == decode_row(damaged, 80)[0].size == (80, 60)
+
+
+def test_the_image_feature_opens_no_urls_and_no_other_formats():
+    for value in (
+        {"path": "http://127.0.0.1:1/a.jpg", "bytes": None},
+        {"path": None, "bytes": b"%!PS-Adobe-3.0 EPSF-3.0"},
+    ):
+        with pytest.raises(BadRowError, match="expected"):
+            ImageFeature().decode_example(value)
+    assert ImageFeature(mode="L").decode_example(Image.new("RGB", (3, 2))).mode == "L"

@@ -16,9 +16,9 @@ from transformers import HfArgumentParser
 from detris_peft.cli import main
 from detris_peft.data import FEATURES, decode_row
 from detris_peft.data.errors import BadRows
-from detris_peft.data.readers.safe_pickle import load_plain_pickle
 from detris_peft.data.refshapes import write_refshapes
 from detris_peft.data.sources import DataSource
+from detris_peft.safe_loading import load_plain_pickle
 
 DOC = (Path(__file__).parents[2] / "docs" / "your-own-data.md").read_text(encoding="utf-8")
 OUTLINE = [2, 1, 6, 1, 6, 4, 2, 4]
@@ -215,3 +215,23 @@ def test_the_commands_in_the_documentation_have_these_options(capsys):
             main([*names, "--help"])
         known = capsys.readouterr().out.split()
         assert {word for word in words if word.startswith("--")} <= set(known), line
+
+
+def test_a_folder_whose_replacement_was_killed_is_read(data):
+    """Between its two renames, `detris data convert --overwrite` leaves no folder of this name."""
+    (data / "flowers").rename(data / ".flowers.previous")
+    (data / ".flowers.0123abcd.part").mkdir()
+    assert DataSource("flowers").splits() == ["train", "val"]
+    assert not [path for path in data.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("name", ["flowers/", "data/flowers/", "flowers//"])
+def test_a_trailing_slash_is_ignored(data, name):
+    source = DataSource(name)
+    assert source.dataset == name.rstrip("/")
+    assert source.load("train")[0]["dataset"] == "flowers"
+
+
+def test_an_image_folder_of_a_format_without_one_is_an_error(data):
+    with pytest.raises(ValueError, match=r"--image_folder: expected .*, got flowers, .*; omit the option"):
+        DataSource("flowers", image_folder="images").load("train")

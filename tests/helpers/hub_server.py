@@ -24,6 +24,7 @@ class Repository:
 
     def __init__(self, private=False):
         self.private = private
+        self.gated = False
         self.commits: dict[str, dict[str, bytes]] = {}
         self.branches: dict[str, str] = {}
         self.lfs: set[str] = set()
@@ -202,6 +203,9 @@ class Handler(BaseHTTPRequestHandler):
         repository = self.server.repositories.get(name)
         if repository is None or (repository.private and user is None):
             self.fail(404 if user else 401, "Repository not found", "RepoNotFound")
+            return
+        if repository.gated:
+            self.fail(403, f"Access to model {name} is restricted", "GatedRepo")
             return
         found = repository.at(revision or "main")
         if found is None:

@@ -15,7 +15,10 @@ from detris_peft.conversion.key_mapping import backbone_layout
 def original_weights(model: nn.Module, kind: str) -> dict[str, torch.Tensor]:
     """Return the weights of a `"vision"` or `"text"` backbone under the keys of its original file."""
     config = copy.deepcopy(model.config)  # DetrisConfig changes the configs that it is given
-    fields = {"vision_config": config} if kind == "vision" else {"text_config": config, "hidden_dim": 64}
+    if kind == "vision":
+        fields = {"vision_config": config, "image_size": config.image_size}
+    else:
+        fields = {"text_config": config, "hidden_dim": 64, "max_text_length": config.max_position_embeddings}
     layout = backbone_layout(DetrisConfig(**fields, vision_adapter=None, decoder_heads=1), kind)
     state = model.state_dict()
     return {m.official: m.join(state) if m.ours else torch.tensor(4.6) for m in layout}

@@ -70,6 +70,7 @@ def load_processor(config, rows) -> DetrisProcessor:
 
 
 def arguments(folder: Path, **changes: Any) -> TrainingArguments:
+    """Return arguments for the 20 training references of `write_toys`: four batches per epoch."""
     fields = {"output_dir": str(folder), "epochs": 2, "batch_size": 5, "learning_rate": 1e-3, "milestones": [1]}
     return TrainingArguments(**{**fields, "num_workers": 0, **changes})
 

@@ -20,6 +20,8 @@ from transformers import AutoModel, CLIPTextModelWithProjection, Dinov2WithRegis
 
 from detris_peft import DetrisConfig, DetrisForReferringSegmentation, DetrisProcessor
 from detris_peft.modeling import checkpoint
+from detris_peft.modeling.checkpoint import loading, saving
+from tests.helpers.checkpoints import contents, logits, make
 from tests.helpers.reference import FIXTURES
 from tests.helpers.tiny_models import image_encoder, inputs, perturb, text_encoder, tiny_config
 
@@ -31,43 +33,6 @@ WEIGHT_FILES = (
 )
 
 
-@pytest.fixture(scope="module")
-def backbones(tmp_path_factory) -> Path:
-    """A folder with the backbones `vision/` and `text/`."""
-    folder = tmp_path_factory.mktemp("backbones")
-    torch.manual_seed(1)
-    image_encoder().save_pretrained(folder / "vision")
-    text_encoder().save_pretrained(folder / "text")
-    return folder
-
-
-def make(backbones: Path, **changes) -> DetrisForReferringSegmentation:
-    vision = Dinov2WithRegistersModel.from_pretrained(backbones / "vision")
-    text = CLIPTextModelWithProjection.from_pretrained(backbones / "text")
-    model = DetrisForReferringSegmentation.from_backbones(vision, text, tiny_config(**changes))
-    perturb(model)
-    return model.eval()
-
-
-def logits(model) -> torch.Tensor:
-    batch = inputs()
-    with torch.no_grad():
-        return model(batch["pixel_values"], batch["input_ids"]).logits
-
-
-@pytest.fixture
-def saved(backbones, tmp_path):
-    """A model and its checkpoint folder, next to a copy of its backbones."""
-    shutil.copytree(backbones, tmp_path / "backbones")
-    model = make(tmp_path / "backbones")
-    model.save_pretrained(tmp_path / "runs" / "one")
-    return model, tmp_path / "runs" / "one"
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
-
-
 # -- contents ---------------------------------------------------------------------------------------------------------
 
 
@@ -75,8 +40,11 @@ def test_checkpoint_contains_exactly_the_trained_weights(saved):
     """Trainable weights and running statistics, compared as exact sets of keys."""
     model, folder = saved
     assert set(contents(folder)) == {
+        ".detris_peft",
         "README.md",
         "config.json",
+        "manifest.json",
+        "model.safetensors.index.json",
         "head.safetensors",
         *(
             f"{a}/adapter_{f}"
@@ -249,15 +217,16 @@ def test_revisions_are_saved_and_requested(backbones, tmp_path, monkeypatch):
     model = make(backbones)
     model.config.vision_name_or_path, model.config.vision_revision = "user/dino", "v1"
     model.save_pretrained(tmp_path / "run")
-    from_pretrained, requested = Dinov2WithRegistersModel.from_pretrained, []
+    requested = []
 
-    def from_hub(name, **keywords):
-        requested.append((name, keywords.pop("revision", None)))
-        return from_pretrained(backbones / "vision", **keywords)
+    def from_hub(kind, name, *args, revision=None, **keywords):
+        requested.append((name, revision))
+        cls = Dinov2WithRegistersModel if kind == "vision" else CLIPTextModelWithProjection
+        return cls.from_pretrained(backbones / kind)
 
-    monkeypatch.setattr(Dinov2WithRegistersModel, "from_pretrained", from_hub)
+    monkeypatch.setattr(loading, "load_pretrained_backbone", from_hub)
     loaded = DetrisForReferringSegmentation.from_pretrained(tmp_path / "run")
-    assert requested == [("user/dino", "v1")]
+    assert requested == [("user/dino", "v1"), (str(backbones / "text"), None)]
     assert torch.equal(logits(loaded), logits(model))
     assert loaded.config.vision_name_or_path == str(backbones / "vision")
     assert loaded.config.vision_revision is None
@@ -323,7 +292,7 @@ def test_failed_save_keeps_the_earlier_checkpoint(saved, monkeypatch, failing):
     def fail(*args, **kwargs):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(checkpoint, failing, fail)
+    monkeypatch.setattr(saving, failing, fail)
     with pytest.raises(OSError, match="No space left"):
         model.save_pretrained(folder)
     with pytest.raises(OSError, match="No space left"):
@@ -413,33 +382,39 @@ def test_subfolder(saved):
 @pytest.mark.parametrize("file", WEIGHT_FILES)
 @pytest.mark.parametrize("length", [0, 100, -10])
 def test_truncated_file(saved, file, length):
+    """With and without a manifest, which earlier versions did not write."""
     _, folder = saved
     data = (folder / file).read_bytes()
     (folder / file).write_bytes(data[:length])
-    assert_load_raises(ValueError, f"{file} is damaged or incomplete .*; copy or download it again", folder)
+    match = f"one: expected the weights that manifest.json describes, but {file} has .* bytes, .*; copy or download"
+    assert_load_raises(ValueError, match, folder)
+    (folder / "manifest.json").unlink()
+    match = f"{file}: expected a complete safetensors file, got .*; copy or download it again"
+    assert_load_raises(ValueError, match, folder)
 
 
 @pytest.mark.parametrize("file", WEIGHT_FILES)
 def test_missing_unexpected_and_misshapen_weights(saved, file):
     _, folder = saved
+    (folder / "manifest.json").unlink()
     weights = load_file(folder / file)
     key = sorted(weights)[0]
     save_file({k: v for k, v in weights.items() if k != key}, folder / file)
-    assert_load_raises(ValueError, f"{file} does not fit .*1 keys are missing .*{key}", folder)
+    assert_load_raises(ValueError, f"{file}: the weights do not fit .*1 missing .*{key}", folder)
     save_file(weights | {"surplus.weight": torch.zeros(1)}, folder / file)
-    assert_load_raises(ValueError, f"{file} does not fit .*1 are unexpected .*surplus.weight", folder)
+    assert_load_raises(ValueError, f"{file}: the weights do not fit .*1 unexpected .*surplus.weight", folder)
     save_file(weights | {key: torch.zeros(3, 1)}, folder / file)
     shape = re.escape(str(tuple(weights[key].shape)))
     assert_load_raises(
-        ValueError, rf"{file} does not fit .*expected {shape} for {key}, got \(3, 1\); take all files", folder
+        ValueError, rf"{file}: the weights .* do not fit .*expected {shape} for {key}, got \(3, 1\); load", folder
     )
 
 
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("{", "config.json: expected a model config, got invalid JSON .*; copy or download it again"),
-        ("[]", "config.json: expected a model config, got invalid JSON .*; copy or download it again"),
+        ("{", "config.json: expected JSON, got .*; copy or download it again"),
+        ("[]", "config.json: expected a model config, got JSON of another type; copy or download it again"),
         ("{}", "config.json: expected model_type 'detris', got None"),
     ],
 )
@@ -476,7 +451,7 @@ def test_backbone_with_missing_weights(saved):
     file = folder.parents[1] / "backbones" / "vision" / "model.safetensors"
     weights = load_file(file)
     save_file({k: v for k, v in weights.items() if k != "layernorm.weight"}, file, metadata={"format": "pt"})
-    match = r"vision backbone .* is missing 1 weights, such as \['layernorm.weight'\]"
+    match = r"vision backbone .* is missing 1 weights, such as layernorm.weight; .*; pass a loaded one as"
     assert_load_raises(ValueError, match, folder)
     file.write_bytes(file.read_bytes()[:500])
     assert_load_raises(OSError, "The vision backbone .* cannot be loaded", folder)
@@ -527,7 +502,8 @@ def test_head_of_another_width(saved):
     _, folder = saved
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"hidden_dim": 80}))
-    assert_load_raises(ValueError, r"head.safetensors does not fit .* expected \(240,\) for .*, got \(120,\)", folder)
+    match = r"head.safetensors: the weights of the head do not fit .* expected \(240,\) for .*, got \(120,\)"
+    assert_load_raises(ValueError, match, folder)
 
 
 def test_weights_are_plain_safetensors_files(saved):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
+
 import pytest
+from peft import PeftType
 from transformers import AutoConfig, CLIPTextConfig, PreTrainedConfig, ViTConfig
 
-from detris_peft import DenseAlignerConfig, DetrisConfig, TextAdapterConfig
+from detris_peft import DenseAlignerConfig, DetrisConfig, TextAdapterConfig, presets
+from detris_peft.adapters import TextAdapterModel, register
 from tests.helpers.reference import FIXTURES
 from tests.helpers.tiny_models import image_encoder, text_encoder, tiny_config
 
@@ -24,9 +29,13 @@ def test_defaults_are_detris_b():
     assert (config.pad_token_id, config.position_interpolation) == (0, "backbone")
 
 
-def test_default_extract_layers_are_at_thirds_of_the_depth():
-    large = {"model_type": "dinov2_with_registers", "num_hidden_layers": 24}
-    assert DetrisConfig(vision_config=large).extract_layers == [8, 16]
+@pytest.mark.parametrize(
+    ("depth", "expected"), [(1, [0]), (3, [0, 1]), (4, [1, 2]), (12, [4, 8]), (24, [9, 17]), (40, [16, 29])]
+)
+def test_default_extract_layers_are_at_the_relative_depth_of_4_and_8_of_12(depth, expected):
+    vision = {"model_type": "dinov2_with_registers", "num_hidden_layers": depth}
+    assert DetrisConfig(vision_config=vision).extract_layers == expected
+    assert DetrisConfig(vision_config=vision, extract_layers=[0]).extract_layers == [0]
 
 
 @pytest.mark.parametrize(
@@ -158,3 +167,116 @@ def test_fields_set_later_are_checked_with_the_backbones():
     config.position_interpolation = "offical"
     with pytest.raises(ValueError, match="position_interpolation='offical': expected 'backbone' or 'official'"):
         config.with_backbones(image_encoder().config, text_encoder().config)
+
+
+# --- Backbones of other sizes ----------------------------------------------------------------------------------------
+
+
+def test_a_config_scales_to_backbones_of_other_sizes():
+    vision = image_encoder("vit", num_hidden_layers=5, patch_size=9).config
+    text = text_encoder("xlm_roberta", num_hidden_layers=7, max_position_embeddings=12).config
+    config = DetrisConfig().scaled_to(vision, text)
+    assert config.vision_adapter.layers_to_transform == [0, 1, 2, 3, 4]
+    assert config.text_adapter.layers_to_transform == [0, 1, 3, 4, 5, 6]
+    assert config.extract_layers == [1, 3]
+    assert (config.vision_adapter.text_dim, config.pad_token_id) == (48, 1)
+    assert (config.image_size, config.max_text_length) == (450, 10)
+    assert DetrisConfig().vision_adapter.layers_to_transform == [1, 3, 5, 7, 9, 11]
+
+
+@pytest.mark.parametrize("name", presets.list_presets())
+def test_the_published_layers_stay_with_backbones_of_the_published_depth(name):
+    config = presets.get(name)
+    scaled = config.scaled_to(config.vision_config, config.text_config)
+    for field in ("extract_layers", "vision_adapter", "text_adapter", "image_size", "max_text_length", "pad_token_id"):
+        assert getattr(scaled, field) == getattr(config, field)
+    expected = {"detris-l": [8, 16], "detris-l-mixed": [8, 16], "tiny": [1, 2]}
+    assert config.extract_layers == expected.get(name, [4, 8])
+
+
+def test_lists_of_layers_that_are_none_or_integers_scale():
+    config = tiny_config(vision_adapter={"text_dim": 48, "layers_to_transform": None, "dim": 16})
+    config.text_adapter.layers_to_transform = 2
+    scaled = config.scaled_to(image_encoder(num_hidden_layers=6).config, text_encoder(num_hidden_layers=6).config)
+    assert scaled.vision_adapter.layers_to_transform is None
+    assert scaled.text_adapter.layers_to_transform == [5]
+
+
+# --- Fields of a file ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_dims": 64}, "hidden_dims: expected a field of DetrisConfig, got an unknown name; use hidden_dim"),
+        ({"zzz": 1}, "zzz: expected a field of DetrisConfig, got an unknown name; remove it"),
+        ({"hidden_dim": True}, "hidden_dim=True: expected int"),
+        ({"hidden_dim": None}, "hidden_dim=None: expected int"),
+        ({"vision_name_or_path": 3}, "vision_name_or_path=3: expected str or None"),
+        ({"decoder_layers": 10_000_000}, "expected decoder_layers from 0 to 1,000, got 10000000"),
+        ({"hidden_dim": 2**30, "neck_heads": 4}, "expected hidden_dim from 1 to 16,384"),
+        ({"decoder_ffn_dim": 0}, "expected decoder_ffn_dim from 1"),
+        ({"image_size": 0}, "expected image_size from 1"),
+        ({"pad_token_id": 60}, "pad_token_id=60: expected a token of the text encoder, 0 to 59"),
+        ({"dropout": 1.5}, "dropout=1.5: expected a value at least 0 and below 1"),
+        ({"mask_threshold": float("nan")}, "mask_threshold=nan: expected a value above 0 and below 1"),
+        ({"vision_adapter": {"dims": 32}}, r"vision_adapter.dims: expected a field of DenseAlignerConfig \(dim, "),
+        ({"vision_adapter": {"dim": "32"}}, "vision_adapter.dim='32': expected int"),
+        ({"text_adapter": {"dim": 3.5}}, "text_adapter.dim=3.5: expected int"),
+        ({"text_adapter": {"dim": 16 * 10**6}}, "dim.* from 1 to 16,384"),
+        ({"text_adapter": {"peft_type": "LORA"}}, "text_adapter.peft_type: expected the type of a TextAdapterConfig"),
+        ({"text_adapter": {"peft_type": "NEW"}}, "such as TEXT_ADAPTER, got 'NEW'"),
+        ({"vision_config": {"model_type": "vit", "hidden_size": "x"}}, "vision_config: expected a config of transf"),
+        ({"vision_config": {"model_type": "bert"}}, "expected the config of an image encoder, got 'bert'"),
+        ({"vision_config": {"model_type": ["vit"]}}, "vision_config: expected a config of transformers"),
+        ({"text_config": {"model_type": "none"}}, "text_config: expected a config of transformers"),
+        ({"vision_config": {"model_type": "vit", "num_hidden_layers": 10_000_000}}, "from 1 to 1,000, got 10000000"),
+    ],
+    ids=lambda value: "+".join(value) if isinstance(value, dict) else "",
+)
+def test_unknown_and_invalid_fields_of_a_config_file_are_refused_in_one_line(changes, message, tmp_path):
+    tiny_config().save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    with pytest.raises(ValueError, match=message) as error:
+        DetrisConfig.from_pretrained(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_subclass_of_an_adapter_config_is_loaded_as_its_own_class(tmp_path):
+    @dataclass
+    class WideConfig(TextAdapterConfig):
+        factor: int = 2
+
+        def __post_init__(self):
+            super().__post_init__()
+            self.peft_type = PeftType["WIDE_TEXT_ADAPTER"]
+
+    register("wide_text_adapter", WideConfig, TextAdapterModel)
+    config = tiny_config(text_adapter=WideConfig(factor=3))
+    config.save_pretrained(tmp_path)
+    loaded = DetrisConfig.from_pretrained(tmp_path).text_adapter
+    assert type(loaded) is WideConfig
+    assert loaded.factor == 3
+
+
+def test_a_subclass_without_a_type_of_its_own_is_refused():
+    @dataclass
+    class Unregistered(TextAdapterConfig):
+        factor: int = 2
+
+    with pytest.raises(ValueError, match=r"got a Unregistered with peft_type .*, which would load as another class"):
+        tiny_config(text_adapter=Unregistered())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_size": 50}, "image_size=50: expected a multiple of the patch size, 8; set it to 48"),
+        ({"max_text_length": 99}, "max_text_length=99: expected at most 77"),
+    ],
+)
+def test_inputs_that_do_not_fit_the_backbones_are_refused(changes, message):
+    tiny_config().check_inputs()
+    with pytest.raises(ValueError, match=message):
+        tiny_config(**changes).check_inputs()

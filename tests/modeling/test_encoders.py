@@ -9,6 +9,8 @@ import torch
 from peft import get_peft_model
 
 from detris_peft import DetrisForReferringSegmentation
+from detris_peft.modeling.encoders import end_positions
+from detris_peft.tokenization_detris import train_tokenizer
 from tests.helpers.tiny_models import IMAGE, TEXT, image_encoder, inputs, perturb, text_encoder, tiny_config
 
 
@@ -36,8 +38,8 @@ def test_from_backbones(image, text):
         reference = plain_vision(batch["pixel_values"], output_hidden_states=True, **keywords)
         mask = (batch["input_ids"] != config.pad_token_id).long() if text in ("bert", "xlm_roberta") else None
         text_output = plain_text(input_ids=batch["input_ids"], attention_mask=mask)
-    expected = [reference.hidden_states[2], reference.hidden_states[3], reference.last_hidden_state]
-    assert config.extract_layers == [1, 2]
+    expected = [reference.hidden_states[1], reference.hidden_states[2], reference.last_hidden_state]
+    assert config.extract_layers == [0, 1]
     for feature_map, tokens in zip(feature_maps, expected, strict=True):
         torch.testing.assert_close(feature_map.flatten(2).transpose(1, 2), tokens[:, -35:])
     torch.testing.assert_close(states, text_output.last_hidden_state)
@@ -106,3 +108,80 @@ def test_from_backbones_does_not_change_the_users_config():
     before = config.to_dict()
     DetrisForReferringSegmentation.from_backbones(image_encoder("vit"), text_encoder("bert"), config)
     assert config.to_dict() == before
+
+
+# --- Sentence state --------------------------------------------------------------------------------------------------
+
+
+def sentence_states(text, input_ids, **changes):
+    """Return the sentence states of a model without adapters."""
+    config = tiny_config(vision_adapter=None, text_adapter=None, **changes)
+    model = DetrisForReferringSegmentation.from_backbones(image_encoder(), text, config)
+    with torch.no_grad():
+        return model.encode_text(input_ids)[1]
+
+
+SENTENCES = torch.tensor([[58, 10, 11, 59, 0, 0, 0], [58, 10, 12, 13, 59, 0, 0], [58, 7, 8, 9, 10, 11, 59]])
+ENDS = [3, 4, 6]
+
+
+@pytest.mark.parametrize("kind", ["clip", "clip_projected"])
+@pytest.mark.parametrize("eos_token_id", [59, 2, 30], ids=["own", "legacy", "wrong"])
+def test_the_sentence_state_is_read_at_the_end_token(kind, eos_token_id):
+    """transformers reads it at position 0 if the config's id does not occur."""
+    torch.manual_seed(0)
+    reference = text_encoder(kind)
+    with torch.no_grad():
+        outputs = reference(input_ids=SENTENCES)
+    expected = outputs.text_embeds if kind == "clip_projected" else outputs.pooler_output
+    text = text_encoder(kind, eos_token_id=eos_token_id)
+    text.load_state_dict(reference.state_dict())
+    torch.testing.assert_close(sentence_states(text, SENTENCES), expected, rtol=0, atol=0)
+
+
+def test_an_added_token_does_not_move_the_sentence_state_of_a_legacy_config():
+    """With eos_token_id 2, transformers reads the state at the highest id, which is the added token's."""
+    torch.manual_seed(0)
+    text = text_encoder(eos_token_id=2)
+    text.resize_token_embeddings(61, mean_resizing=False)
+    ids = SENTENCES.clone()
+    ids[0, 1] = 60
+    with torch.no_grad():
+        expected = text.text_projection(text(input_ids=ids).last_hidden_state[range(3), ENDS])
+    torch.testing.assert_close(sentence_states(text, ids), expected, rtol=0, atol=0)
+
+
+def test_padding_with_the_end_token_does_not_move_the_sentence_state():
+    """Hugging Face's CLIP tokenizer pads with the end token."""
+    padded = torch.where(SENTENCES == 0, 59, SENTENCES)
+    config = text_encoder().config
+    for pad in (0, 59):
+        assert end_positions(config, padded, pad).tolist() == ENDS
+
+
+@pytest.mark.parametrize("text", TEXT)
+@pytest.mark.parametrize("training", [False, True])
+def test_a_sentence_of_one_token(text, training):
+    model = DetrisForReferringSegmentation.from_backbones(image_encoder(), text_encoder(text), tiny_config())
+    batch = {**inputs(), "input_ids": torch.tensor([[59], [59]])}
+    assert model.train(training)(**batch).logits.shape == (2, 1, 24, 24)
+
+
+@pytest.mark.parametrize("token", [60, -1])
+def test_tokens_beyond_the_vocabulary_are_named(token):
+    model = DetrisForReferringSegmentation.from_backbones(image_encoder(), text_encoder(), tiny_config())
+    batch = inputs()
+    batch["input_ids"][1, 2] = token
+    with pytest.raises(
+        ValueError, match=f"input_ids: expected tokens from 0 to 59, .* got {token}; use the tokenizer"
+    ):
+        model(**batch)
+
+
+def test_from_backbones_checks_the_tokenizer():
+    tokenizer = train_tokenizer(["the red circle on the left"], 60)
+    DetrisForReferringSegmentation.from_backbones(image_encoder(), text_encoder(), tiny_config(), tokenizer)
+    with pytest.raises(ValueError, match=r"expected eos_token_id=40, .*, got 59"):
+        DetrisForReferringSegmentation.from_backbones(
+            image_encoder(), text_encoder(eos_token_id=40), tiny_config(), tokenizer
+        )

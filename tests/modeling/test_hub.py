@@ -26,6 +26,8 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModelWithProjection, Dinov2WithRegistersModel
 
 from detris_peft import DetrisForReferringSegmentation, DetrisProcessor
+from detris_peft.atomic import update_manifest
+from detris_peft.modeling import hub_download
 from detris_peft.modeling.hub import check_backbones_on_hub, check_hub_access, push_folder
 from detris_peft.modeling.model_card import TrainingResults, write_model_card
 from detris_peft.tokenization_detris import train_tokenizer
@@ -159,7 +161,7 @@ def test_pushed_checkpoint_loads_by_its_hub_id(hub, client, workdir):
     assert len(repository.commits) == 2  # one of the empty repository, one of the push
     saved = {str(f.relative_to(workdir / "run")) for f in (workdir / "run").rglob("*") if f.is_file()}
     _, files = repository.at("main")
-    assert set(files) - {".gitattributes"} == saved - {"optimizer.bin"}
+    assert set(files) - {".gitattributes"} == saved - {"optimizer.bin", ".detris_peft"}
     assert {"head.safetensors", "vision_adapter/adapter_model.safetensors"} <= repository.lfs
     repository.commit("main", {**files, "optimizer.bin": b"not for loading"})
     client('logits(Model.from_pretrained("user/complete"))')
@@ -215,6 +217,7 @@ def test_revisions(hub, client, copy, workdir):
     first = hub.repositories["user/branches"].branches["main"]
     head = {k: torch.zeros_like(v) for k, v in load_file(copy / "head.safetensors").items()}
     save_file(head, copy / "head.safetensors", metadata={"format": "pt"})
+    update_manifest(copy, "head.safetensors")
     client(f'push_folder({str(copy)!r}, "user/branches", revision="zeros")')
     assert hub.repositories["user/branches"].branches["main"] == first
     client('logits(Model.from_pretrained("user/branches", revision="zeros"))')
@@ -224,7 +227,8 @@ def test_revisions(hub, client, copy, workdir):
     assert not logits_are_equal(workdir)
     client(f'logits(Model.from_pretrained("user/branches", revision="{first}"))')
     assert logits_are_equal(workdir)
-    with pytest.raises(ClientError, match=r"FileNotFoundError: user/branches: no such folder, .* Hub failed: 404"):
+    match = r"FileNotFoundError: user/branches: no such folder, .* it has no revision 'none'; pass an existing branch"
+    with pytest.raises(ClientError, match=match):
         client('Model.from_pretrained("user/branches", revision="none")')
 
 
@@ -234,6 +238,7 @@ def test_killed_upload_leaves_the_old_revision_intact(hub, client, copy, workdir
     (copy / "README.md").write_text("# Another\n")
     head = load_file(copy / "head.safetensors")
     save_file({k: v + 1 for k, v in head.items()}, copy / "head.safetensors", metadata={"format": "pt"})
+    update_manifest(copy, "head.safetensors")
     hub.uploading.clear()
     hub.hold = threading.Event()
     pid = client(f"""
@@ -326,6 +331,96 @@ def test_check_hub_access(hub, client, name, token, message):
     assert hub.repositories == before
 
 
+@pytest.mark.parametrize(
+    ("private", "gated", "name", "keywords", "message"),
+    [
+        (
+            True,
+            False,
+            "user/closed",
+            'token="hf_wrong"',
+            r"FileNotFoundError: .* or it is private; check the name, or log",
+        ),
+        (False, True, "user/closed", "", r"PermissionError: .* it is gated; request access on its page, then log in"),
+        (
+            False,
+            False,
+            "user/absent",
+            "",
+            r"FileNotFoundError: .*there is no such repository, or it is private; check",
+        ),
+        (
+            False,
+            False,
+            "user/closed",
+            'subfolder="best"',
+            r"FileNotFoundError: .*a repository without best/config.json",
+        ),
+        (
+            False,
+            False,
+            "user/closed",
+            "local_files_only=True",
+            r"FileNotFoundError: .* not in the cache, and local_file",
+        ),
+    ],
+)
+def test_failed_load_names_the_cause(hub, client, workdir, tmp_path, private, gated, name, keywords, message):
+    hub.add_folder("user/closed", workdir / "run")
+    hub.repositories["user/closed"].private, hub.repositories["user/closed"].gated = private, gated
+    with pytest.raises(ClientError, match=message):
+        client(f"Model.from_pretrained({name!r}, cache_dir={str(tmp_path)!r}, {keywords})")
+
+
+def test_cache_is_used_if_the_server_hangs_up(hub, client, workdir, tmp_path):
+    hub.add_folder("user/cached", workdir / "run")
+    load = f'logits(Model.from_pretrained("user/cached", cache_dir={str(tmp_path)!r}'
+    client(load + "))")
+    (workdir / "out.safetensors").unlink()
+    hub.faults = {"user/": 0}
+    try:
+        client(f"""
+import warnings
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    {load}))
+result = [str(w.message) for w in caught if "in the cache" in str(w.message)]
+assert result, caught
+""")
+        with pytest.raises(
+            ClientError, match=r"ConnectionError: user/other: .* the Hub cannot be reached, or the transfer"
+        ):
+            client('Model.from_pretrained("user/other")')
+        with pytest.raises(ClientError, match=r"ConnectionError: user/cached: .* the Hub cannot be reached"):
+            client(load + ", force_download=True))")
+    finally:
+        hub.faults = {}
+    assert logits_are_equal(workdir)
+
+
+def test_only_the_files_of_the_checkpoint_are_downloaded(hub, client, workdir, tmp_path):
+    (tmp_path / "many").mkdir()
+    for name in ("best", "last"):
+        shutil.copytree(workdir / "run", tmp_path / "many" / name)
+    for name in ("dump.json", "best/optimizer.safetensors", "best/notes.txt"):
+        (tmp_path / "many" / name).write_text("{}")
+    hub.add_folder("user/many", tmp_path / "many")
+    hub.requests.clear()
+    client('logits(Model.from_pretrained("user/many", subfolder="best"))')
+    assert logits_are_equal(workdir)
+    read = {request.rpartition("/main/")[2] or request for request in hub.requests if "user/many" in request}
+    assert not [name for name in read if "last/" in name or "dump" in name or "optimizer" in name or "notes" in name]
+    client('DetrisProcessor.from_pretrained("user/many", subfolder="best")')
+
+
+def test_push_without_a_manifest_removes_the_old_one_from_the_hub(hub, client, copy):
+    """A checkpoint of an earlier version would not match it."""
+    client('push_folder("run", "user/earlier")')
+    (copy / "manifest.json").unlink()
+    client(f'push_folder({str(copy)!r}, "user/earlier")')
+    assert "manifest.json" not in hub.repositories["user/earlier"].at("main")[1]
+
+
 def test_push_without_an_adapter_removes_the_old_one_from_the_hub(hub, client, workdir):
     client('push_folder("run", "user/less")')
     client("""
@@ -350,6 +445,15 @@ def test_invalid_repository_id(name, workdir):
     for push in (lambda: check_hub_access(name), lambda: push_folder(workdir / "run", name)):
         with pytest.raises(ValueError, match=rf"^expected a Hub repository id \(user/name\), got '{name}': \w"):
             push()
+
+
+def test_an_unwritable_cache_is_named(monkeypatch):
+    def fail(*args, **kwargs):
+        raise PermissionError(13, "Permission denied", "/home/.cache")
+
+    monkeypatch.setattr(hub_download, "snapshot_download", fail)
+    with pytest.raises(OSError, match=r"user/x: .* the cache cannot be written \(.*/home/.cache.*\); .* set HF_HOME"):
+        DetrisForReferringSegmentation.from_pretrained("user/x", force_download=True)
 
 
 def test_offline_mode_raises(workdir):
@@ -381,3 +485,13 @@ def test_incomplete_checkpoint_is_not_pushed(copy):
     match = r"expected a folder written by save_pretrained, got one without config\.json"
     with pytest.raises(FileNotFoundError, match=match):
         push_folder(copy.parent, "user/detris")
+
+
+def test_a_repository_without_a_processor_is_refused(hub, client, workdir):
+    """transformers would silently use defaults, with which the model was not trained."""
+    client('push_folder("run", "user/no_processor")')
+    repository = hub.repositories["user/no_processor"]
+    files = repository.at("main")[1]
+    repository.commit("main", {name: files[name] for name in files if name != "processor_config.json"})
+    with pytest.raises(ClientError, match=r"FileNotFoundError: user/no_processor: expected .*processor_config\.json"):
+        client('DetrisProcessor.from_pretrained("user/no_processor")')

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModelWithProjection, Dinov2WithRegistersModel, Trainer, TrainingArguments
 
 from detris_peft import DetrisForReferringSegmentation
+from detris_peft.modeling.checkpoint import trainable_state_dict
 from tests.helpers.tiny_models import image_encoder, inputs, text_encoder, tiny_config
 
 
@@ -90,3 +96,68 @@ def test_loss_is_divided_by_the_accumulation_steps(make, tmp_path):
     accumulated = first_loss(per_device_train_batch_size=2, gradient_accumulation_steps=2)
     # Not equal, because BatchNorm gets other batches. Without the division it would be twice as large.
     assert accumulated == pytest.approx(one_batch, rel=0.3)
+
+
+def train(make, folder, resume=None, best=False, **changes) -> tuple[Trainer, DetrisForReferringSegmentation]:
+    """Train 4 steps of 2 images with an evaluation and a checkpoint after each; return the trainer and its model."""
+    model = make()
+    fields = {"max_steps": 4, "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1, **changes}
+    trainer = Trainer(
+        model=model,
+        args=arguments(folder, load_best_model_at_end=best, **fields),
+        train_dataset=Rows(),
+        eval_dataset=Rows(),
+    )
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer, model
+
+
+def trained(model) -> dict[str, torch.Tensor]:
+    """Return copies of the trained weights and of the running statistics."""
+    return {key: value.clone() for key, value in trainable_state_dict(model).items()}
+
+
+def assert_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    assert not [key for key in a if not torch.equal(a[key], b[key])]
+
+
+@pytest.mark.parametrize("path", [True, pytest.param("checkpoint-2", marks=pytest.mark.slow)])
+def test_a_resumed_run_equals_an_uninterrupted_one(make, tmp_path, path):
+    _, complete = train(make, tmp_path / "complete")
+    shutil.copytree(tmp_path / "complete", tmp_path / "resumed")
+    for step in (3, 4):
+        shutil.rmtree(tmp_path / "resumed" / f"checkpoint-{step}")
+    resume = path if path is True else str(tmp_path / "resumed" / path)
+    trainer, resumed = train(make, tmp_path / "resumed", resume)
+    assert trainer.state.global_step == 4
+    assert_equal(trained(resumed), trained(complete))
+    saved = DetrisForReferringSegmentation.from_pretrained(tmp_path / "complete/checkpoint-2")
+    assert any(not torch.equal(a, b) for a, b in zip(trained(saved).values(), trained(resumed).values(), strict=True))
+
+
+def test_the_best_weights_are_loaded_at_the_end(make, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    # The loss falls, so the highest one is not the last.
+    trainer, model = train(make, tmp_path / "run", best=True, greater_is_better=True)
+    losses = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    best = Path(trainer.state.best_model_checkpoint)
+    assert best.name == f"checkpoint-{1 + losses.index(max(losses))}" != "checkpoint-4"
+    assert_equal(trained(model), trained(DetrisForReferringSegmentation.from_pretrained(best)))
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(max(losses), rel=1e-4)
+    last = trained(DetrisForReferringSegmentation.from_pretrained(tmp_path / "run/checkpoint-4"))
+    assert any(not torch.equal(a, b) for a, b in zip(last.values(), trained(model).values(), strict=True))
+    assert "keys in the checkpoint model" not in caplog.text
+
+
+def test_a_damaged_checkpoint_is_not_resumed(make, tmp_path):
+    train(make, tmp_path / "run", max_steps=1)
+    file = tmp_path / "run/checkpoint-1/vision_adapter/adapter_model.safetensors"
+    weights = load_file(file)
+    key = next(key for key in weights if "up.bias" in key)
+    save_file({**weights, key: weights[key] * torch.nan}, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"vision_adapter: the weights of .* expected finite values for .*up\.bias"):
+        train(make, tmp_path / "run", True)
+    save_file({k: v for k, v in weights.items() if k != key}, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"expected the weights of one of the active adapters \(vision, text\), got"):
+        train(make, tmp_path / "run", True)

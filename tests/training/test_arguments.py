@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 from transformers import HfArgumentParser
 
+from detris_peft.cli.train import parse_arguments
 from detris_peft.training import TrainingArguments
+from detris_peft.training.arguments import describe_ignored_launcher_settings, launcher_settings
 
 OPTIONS = {option.name: option for option in fields(TrainingArguments)}
 
@@ -19,8 +22,13 @@ OPTIONS = {option.name: option for option in fields(TrainingArguments)}
         ("batch_size", 0, "at least 1, got 0"),
         ("batch_size", 2.5, "int, got 2.5"),
         ("batch_size", True, "int, got True"),
-        ("learning_rate", 0.0, "above 0, got 0.0"),
-        ("learning_rate", float("nan"), "above 0, got nan"),
+        ("learning_rate", 0.0, "above 0 and finite, got 0.0"),
+        ("learning_rate", float("nan"), "above 0 and finite, got nan"),
+        ("learning_rate", float("inf"), "above 0 and finite, got inf"),
+        ("seed", -1, r"at least 0 and below 2\^31, got -1"),
+        ("output_dir", " ", "a text that is not empty, got ' '"),
+        ("resume", "", "a text that is not empty, got ''"),
+        ("drop_last", 1, "bool, got 1"),
         ("gamma", None, "float, got None"),
         ("milestones", 35, "a list of int, got 35"),
         ("milestones", ["35"], r"a list of int, got \['35'\]"),
@@ -43,9 +51,79 @@ def test_a_value_outside_its_range_is_refused(option, value, message):
         TrainingArguments(**{option: value})
 
 
-def test_resume_and_overwrite_output_dir_exclude_each_other():
-    with pytest.raises(ValueError, match="expected resume or overwrite_output_dir, got both"):
-        TrainingArguments(resume="latest", overwrite_output_dir=True)
+def test_resume_and_overwrite_exclude_each_other():
+    with pytest.raises(ValueError, match="expected resume or overwrite, got both"):
+        TrainingArguments(resume="latest", overwrite=True)
+
+
+def test_output_dir_may_be_a_path():
+    assert TrainingArguments(output_dir=Path("runs") / "a").output_dir == str(Path("runs/a"))
+
+
+@pytest.fixture
+def launcher(monkeypatch):
+    """Set the environment variables of `accelerate launch`."""
+
+    def launch(precision, accumulation=None):
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", precision)
+        if accumulation is not None:
+            monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", accumulation)
+
+    return launch
+
+
+def test_settings_of_accelerate_launch_are_used_unless_an_option_is_set(launcher):
+    launcher("bf16", "2")
+    arguments = TrainingArguments()
+    assert (arguments.mixed_precision, arguments.gradient_accumulation_steps) == ("bf16", 2)
+    assert describe_ignored_launcher_settings(mixed_precision="bf16", gradient_accumulation_steps=2) == []
+    arguments = TrainingArguments(mixed_precision="no", gradient_accumulation_steps=3)
+    assert (arguments.mixed_precision, arguments.gradient_accumulation_steps) == ("no", 3)
+    lines = describe_ignored_launcher_settings(mixed_precision="no", gradient_accumulation_steps=3)
+    assert lines == [
+        "mixed_precision: no is used, as set by the option or the preset; bf16 of accelerate launch is ignored.",
+        "gradient_accumulation_steps: 3 is used, as set by the option or the preset; 2 of accelerate launch is "
+        "ignored.",
+    ]
+
+
+def test_without_settings_of_accelerate_launch_the_defaults_are_used(launcher):
+    launcher("no")  # also sent if the user set nothing
+    arguments = TrainingArguments()
+    assert (arguments.mixed_precision, arguments.gradient_accumulation_steps) == ("no", 1)
+    assert launcher_settings() == {}
+
+
+@pytest.mark.parametrize(
+    ("set_by_launcher", "words", "expected"),
+    [
+        ("no", [], "bf16"),  # the preset's recipe
+        ("fp16", ["--mixed_precision", "no"], "no"),
+        ("bf16", ["--preset", "tiny"], "bf16"),
+    ],
+)
+def test_precedence_of_option_then_accelerate_launch_then_recipe(launcher, set_by_launcher, words, expected):
+    launcher(set_by_launcher)
+    assert parse_arguments(words)[-1].mixed_precision == expected
+
+
+def test_the_earlier_name_of_overwrite_is_accepted_in_yaml_files(tmp_path):
+    (tmp_path / "options.yaml").write_text("overwrite_output_dir: true\n")
+    assert parse_arguments(["--config", str(tmp_path / "options.yaml")])[-1].overwrite
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("fp8", "2"), "mixed_precision: expected one of no, bf16, fp16, got 'fp8' of accelerate launch .*change it"),
+        (("no", "auto"), "gradient_accumulation_steps: expected at least 1, got 'auto' of accelerate launch"),
+        (("no", "0"), "gradient_accumulation_steps: expected at least 1, got 0 of accelerate launch"),
+    ],
+)
+def test_settings_of_accelerate_launch_that_are_not_supported_are_refused(launcher, settings, message):
+    launcher(*settings)
+    with pytest.raises(ValueError, match=message):
+        TrainingArguments()
 
 
 def test_fp16_without_a_gpu_is_refused(monkeypatch):
@@ -77,6 +155,7 @@ def test_the_options_that_may_change_on_resume():
     compared = [name for name, option in OPTIONS.items() if not option.metadata["may_change_on_resume"]]
     assert compared == [
         "batch_size",
+        "drop_last",
         "learning_rate",
         "warmup_steps",
         "milestones",
@@ -87,6 +166,7 @@ def test_the_options_that_may_change_on_resume():
         "ema_decay",
         "seed",
         "augment",
+        "augment_mirror",
         "selection_metric",
     ]
 
@@ -98,5 +178,9 @@ def test_a_plain_parser_shows_help_and_range_and_parses_each_kind_of_option():
     assert "[one of no, bf16, fp16]" in shown
     command = "--epochs 3 --learning_rate 0.5 --milestones 1 2 --augment --report_to wandb --resume latest"
     (arguments,) = parser.parse_args_into_dataclasses(command.split())
+    assert (arguments.drop_last, arguments.augment_mirror) == (True, True)
+    switches = ["--overwrite_output_dir", "--drop_last", "false", "--augment_mirror", "false"]
+    (switched,) = parser.parse_args_into_dataclasses(switches)
+    assert (switched.overwrite, switched.drop_last, switched.augment_mirror) == (True, False, False)
     expected = {"epochs": 3, "learning_rate": 0.5, "milestones": [1, 2], "augment": True, "report_to": ["wandb"]}
     assert arguments == TrainingArguments(**expected, resume="latest")

@@ -13,18 +13,27 @@ from detris_peft.training.schedule import learning_rate
 counts = st.integers(1, 9)
 
 
-@given(st.integers(1, 60), counts, counts, counts)
-def test_each_sample_is_visited_once_for_any_number_of_ranks(num_samples, batch_size, num_processes, accumulation):
-    if num_samples < num_processes:
-        with pytest.raises(ValueError, match=f"got {num_samples} rows for {num_processes} processes"):
-            GlobalBatches(num_samples, batch_size, num_processes, 0, accumulation)
+@given(st.integers(1, 60), counts, counts, counts, st.booleans())
+def test_each_sample_is_visited_once_for_any_number_of_ranks(
+    num_samples, batch_size, num_processes, accumulation, drop_last
+):
+    def create(rank):
+        return GlobalBatches(num_samples, batch_size, num_processes, rank, accumulation, drop_last)
+
+    if num_samples < (num_processes * batch_size if drop_last else num_processes):
+        problem = f"the {num_samples} rows" if drop_last else f"got {num_samples} rows for {num_processes} processes"
+        with pytest.raises(ValueError, match=problem):
+            create(0)
         return
-    ranks = [GlobalBatches(num_samples, batch_size, num_processes, i, accumulation) for i in range(num_processes)]
+    ranks = [create(rank) for rank in range(num_processes)]
     batches = [list(part) for part in ranks]
     # Every rank has the same number of batches, none is empty, and together they hold all samples in order.
     assert len({len(part) for part in batches}) == 1
     merged = [sample for parts in zip(*batches, strict=True) for part in parts for sample in part]
-    assert merged == list(range(num_samples))
+    dropped = num_samples % (batch_size * num_processes) if drop_last else 0
+    assert merged == list(range(num_samples - dropped))
+    if drop_last:
+        assert {len(part) for parts in batches for part in parts} == {batch_size}
     assert all(part for parts in batches for part in parts)
     for number in range(len(ranks[0])):
         sizes = [len(part[number]) for part in batches]
@@ -40,12 +49,20 @@ def test_each_sample_is_visited_once_for_any_number_of_ranks(num_samples, batch_
                 assert per_sample == pytest.approx(1 / total)
 
 
-def test_an_epoch_can_start_at_any_batch():
-    batches = GlobalBatches(20, 3)
+@pytest.mark.parametrize(("drop_last", "number"), [(True, 6), (False, 7)])
+def test_an_epoch_can_start_at_any_batch(drop_last, number):
+    batches = GlobalBatches(20, 3, drop_last=drop_last)
     epoch = list(batches)
     assert list(batches.start_at(batches, 4)) == epoch[4:]
-    assert len(batches) == 3
-    assert batches.per_epoch == 7
+    assert len(batches) == number - 4
+    assert batches.per_epoch == number
+
+
+def test_a_dataset_smaller_than_a_batch_is_refused_with_the_options_that_help():
+    message = "at most the 7 rows .* got 4 for each of 2 processes.*smaller --batch_size, or .*--drop_last false"
+    with pytest.raises(ValueError, match=message):
+        GlobalBatches(7, 4, 2)
+    assert list(GlobalBatches(7, 4, 2, drop_last=False)) == [[0, 1, 2]]
 
 
 def test_learning_rate_warm_up_and_milestones():

@@ -19,7 +19,14 @@ from tests.helpers import toy_run
 
 CONFIGS = Path(__file__).parents[2] / "examples/accelerate"
 # The learning rate is so small that the weights do not change: Adam would amplify rounding errors.
-FIXED_WEIGHTS = {"double": True, "dropout": 0.0, "learning_rate": 1e-12, "epochs": 1, "eval_batch_size": 3}
+FIXED_WEIGHTS = {
+    "double": True,
+    "dropout": 0.0,
+    "learning_rate": 1e-12,
+    "epochs": 1,
+    "eval_batch_size": 3,
+    "drop_last": False,
+}
 # 20 references: two batches of 8 and one of 4; three batches of 6 and one of 2.
 CASES = {"even": {"batch_size": 8}, "uneven": {"batch_size": 6}, "accumulated": {"batch_size": 6, "accumulated": 3}}
 

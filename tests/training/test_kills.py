@@ -17,6 +17,7 @@ from tests.helpers import toy_run
 OPTIONS = {
     "epochs": 4,
     "batch_size": 3,
+    "drop_last": False,
     "gradient_accumulation_steps": 2,
     "eval_steps": 4,
     "save_steps": 1,
@@ -55,7 +56,7 @@ def test_a_run_killed_many_times_is_bit_identical(start, root, tmp_path):
     uninterrupted = tmp_path / "uninterrupted"
     for _ in range(2):  # the first start includes the server's imports
         begin = time.monotonic()
-        process = start(root, uninterrupted, overwrite_output_dir=True, **OPTIONS)
+        process = start(root, uninterrupted, overwrite=True, **OPTIONS)
         process.join()
         duration = time.monotonic() - begin
         assert process.exitcode == 0

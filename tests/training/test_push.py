@@ -55,6 +55,8 @@ CHECKPOINT = {
     "README.md",
     "config.json",
     "head.safetensors",
+    "manifest.json",
+    "model.safetensors.index.json",
     "vision_adapter/adapter_config.json",
     "vision_adapter/adapter_model.safetensors",
     "text_adapter/adapter_config.json",

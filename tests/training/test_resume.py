@@ -158,6 +158,36 @@ def test_a_checkpoint_of_an_earlier_version_is_refused_in_one_line(root, tmp_pat
         assert "\n" not in str(refused.value)
 
 
+def test_a_checkpoint_without_drop_last_was_trained_on_incomplete_batches(root, tmp_path):
+    """Resuming it must not change the batches: the message says which option continues the run."""
+    run(root, tmp_path / "run", epochs=1)
+    (checkpoint,) = (tmp_path / "run/checkpoints").iterdir()
+    fingerprint = json.loads((checkpoint / "fingerprint.json").read_text())
+    del fingerprint["drop_last"], fingerprint["augment_mirror"]
+    (checkpoint / "fingerprint.json").write_text(json.dumps(fingerprint))
+    write_manifest(checkpoint)
+    with pytest.raises(
+        ValueError, match=r"a different run \(drop_last: expected True, got False\); set the options as"
+    ):
+        run(root, tmp_path / "run", epochs=2, resume="latest")
+    assert len(run(root, tmp_path / "run", epochs=2, resume="latest", drop_last=False)) == 2
+
+
+def test_a_checkpoint_of_something_else_is_refused(root, tmp_path):
+    run(root, tmp_path / "run", epochs=1)
+    (checkpoint,) = (tmp_path / "run/checkpoints").iterdir()
+    for name, message in (
+        ("progress.json", "progress.json: expected the position of a run, got other fields"),
+        ("fingerprint.json", "fingerprint.json: expected an object of options, got list"),
+    ):
+        saved = (checkpoint / name).read_text()
+        (checkpoint / name).write_text('{"epochs": 3}' if name == "progress.json" else "[1]")
+        write_manifest(checkpoint)
+        with pytest.raises(ValueError, match=message):
+            run(root, tmp_path / "run", resume="latest")
+        (checkpoint / name).write_text(saved)
+
+
 def test_options_that_may_change_do_not_prevent_resuming(root, tmp_path):
     run(root, tmp_path / "run", epochs=1)
     changed = {"epochs": 2, "eval_batch_size": 2, "num_workers": 1, "save_steps": 3, "save_total_limit": 1}
@@ -177,7 +207,7 @@ def test_a_folder_with_a_run_is_overwritten_only_on_request(root, tmp_path):
         ValueError, match="got checkpoints, best, last of an earlier run; continue it with --resume latest"
     ):
         run(root, tmp_path / "run", epochs=1)
-    assert len(run(root, tmp_path / "run", epochs=1, overwrite_output_dir=True)) == 1
+    assert len(run(root, tmp_path / "run", epochs=1, overwrite=True)) == 1
     assert [p.name for p in (tmp_path / "run/checkpoints").iterdir()] == ["step-00000004"]
 
 

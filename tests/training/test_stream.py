@@ -9,7 +9,8 @@ import pytest
 from accelerate.state import AcceleratorState
 
 from detris_peft.data import load_mapped
-from detris_peft.training import TrainingInterrupted, results, train
+from detris_peft.metrics import METRIC_NAMES
+from detris_peft.training import TrainingInterrupted, results, train, trainer
 from detris_peft.training.step import TrainingStep
 from tests.helpers import toy_run
 from tests.training.test_kills import weights
@@ -76,6 +77,35 @@ def test_a_resumed_run_with_augmentation_is_bit_identical(root, tmp_path, monkey
     assert history != run(root, tmp_path / "plain")
 
 
+def test_a_stream_that_can_be_read_only_once_ends_the_run(root, stream, tmp_path, monkeypatch):
+    """Later epochs would have no batches, and the run would never end."""
+    monkeypatch.setattr(trainer, "evaluate", lambda *_, **__: {**dict.fromkeys(METRIC_NAMES, 0.5), "loss": 1.0})
+    monkeypatch.setattr(results, "plot_predictions", lambda *_: None)
+    reads = []
+
+    def is_first(row):
+        reads.append(row)
+        return len(reads) <= 20
+
+    with pytest.raises(ValueError, match=r"expected a batch after batch 0 of epoch 2 of the stream, got none; check"):
+        run(root, tmp_path / "run", stream.filter(is_first), epochs=3)
+
+
+@pytest.mark.parametrize(("drop_last", "steps"), [(True, 2), (False, 3)])
+def test_the_last_incomplete_batch_of_a_stream_is_dropped_by_default(
+    root, stream, tmp_path, monkeypatch, drop_last, steps
+):
+    monkeypatch.setattr(trainer, "evaluate", lambda *_, **__: {**dict.fromkeys(METRIC_NAMES, 0.5), "loss": 1.0})
+    monkeypatch.setattr(results, "plot_predictions", lambda *_: None)
+    history = run(root, tmp_path / "run", stream, epochs=1, batch_size=9, drop_last=drop_last)
+    assert history[0]["step"] == steps
+
+
+def test_a_stream_smaller_than_a_batch_is_refused(root, stream, tmp_path):
+    with pytest.raises(ValueError, match=r"of the stream, got none; .*smaller --batch_size .*--drop_last false"):
+        run(root, tmp_path / "run", stream, batch_size=21)
+
+
 def test_an_empty_stream_is_refused(root, stream, tmp_path):
-    with pytest.raises(ValueError, match=r"expected a batch after batch 0 of the stream, got none"):
+    with pytest.raises(ValueError, match=r"expected a batch after batch 0 of epoch 1 of the stream, got none"):
         run(root, tmp_path / "run", stream.filter(lambda row: False))

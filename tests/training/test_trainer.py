@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import re
 
 import datasets
 import numpy as np
@@ -15,7 +17,9 @@ from detris_peft import DetrisForReferringSegmentation, DetrisProcessor
 from detris_peft.data import FEATURES, EvaluationSamples, encode_mask
 from detris_peft.evaluation import evaluate
 from detris_peft.metrics import ReferringSegmentationMetrics
-from detris_peft.training import train, trainer
+from detris_peft.training import results, train, trainer
+from detris_peft.training.data_loading import create_augmentation, describe_mirroring
+from detris_peft.training.step import TrainingStep
 from tests.helpers.toy_run import arguments
 
 NAMES = ["mIoU", "oIoU", "Pr@0.5", "Pr@0.6", "Pr@0.7", "Pr@0.8", "Pr@0.9"]
@@ -39,6 +43,8 @@ def test_a_run_writes_checkpoints_metrics_and_images(model, processor, rows, tmp
     for image in ("curves.png", "predictions.png"):
         assert (tmp_path / "run" / image).stat().st_size > 10_000
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
+        ".detris_peft",
+        ".lock",
         "best",
         "checkpoints",
         "curves.png",
@@ -167,13 +173,13 @@ def test_the_moving_average_is_saved_and_does_not_affect_training(model, process
     twin = copy.deepcopy(model)
     start = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     train(twin, processor, *rows, arguments(tmp_path / "plain", epochs=1))
-    # After a single step, the average is halfway between the initial and the trained weights.
-    options = arguments(tmp_path / "run", epochs=1, batch_size=20, ema_decay=0.5)
+    # After a single step, the average has 2/11 of the initial weights: the decay rises, whatever its final value.
+    options = arguments(tmp_path / "run", epochs=1, batch_size=20, ema_decay=0.999)
     train(model, processor, *rows, options)
     saved = dict(DetrisForReferringSegmentation.from_pretrained(tmp_path / "run/last").named_parameters())
     weights = dict(model.named_parameters())
     for name, first in start.items():
-        torch.testing.assert_close(saved[name], (first + weights[name]) / 2, msg=name)
+        torch.testing.assert_close(saved[name], (2 * first + 9 * weights[name]) / 11, msg=name)
     assert any(not torch.equal(saved[name], weights[name]) for name in start)
 
 
@@ -188,6 +194,75 @@ def test_tensorboard_receives_losses_metrics_and_images(model, processor, rows, 
         logged = [event.value for event in events.Scalars(f"val/{name}")]
         assert logged == pytest.approx([record[name] for record in history])
     assert [event.step for event in events.Images("predictions")] == [4, 8]
+
+
+@pytest.mark.usefixtures("_no_plots")
+@pytest.mark.parametrize(("drop_last", "steps"), [(True, 2), (False, 3)])
+def test_the_last_incomplete_batch_is_dropped_by_default(
+    model, processor, rows, tmp_path, monkeypatch, drop_last, steps
+):
+    sizes = []
+    real = TrainingStep.run
+
+    def run_step(step, batch, progress):
+        sizes.append(len(batch["ref_ids"]))
+        return real(step, batch, progress)
+
+    monkeypatch.setattr(TrainingStep, "run", run_step)
+    monkeypatch.setattr(trainer, "evaluate", lambda *_, **__: {**dict.fromkeys(NAMES, 0.5), "loss": 1.0})
+    options = arguments(tmp_path / "run", epochs=1, batch_size=9, drop_last=drop_last)
+    assert train(model, processor, *rows, options)[0]["step"] == steps
+    assert sizes == [9, 9, 2][:steps]
+
+
+@pytest.mark.parametrize(
+    ("mirror", "line"),
+    [
+        (
+            True,
+            r"augment: only images whose expression is English .* \d+ of \d+ expressions; .*--augment_mirror false",
+        ),
+        (False, r"augment: images are not mirrored \(augment_mirror is false\)"),
+    ],
+)
+def test_a_run_with_augmentation_says_which_images_are_mirrored(rows, processor, tmp_path, mirror, line):
+    options = arguments(tmp_path / "run", augment=True, augment_mirror=mirror)
+    assert re.match(line, describe_mirroring(rows[0], options))
+    assert create_augmentation(processor, options).flip == (0.5 if mirror else 0)
+    assert describe_mirroring(rows[0], arguments(tmp_path / "run")) is None
+
+
+@pytest.fixture
+def _no_plots(monkeypatch):
+    for name in ("plot_curves", "plot_predictions"):
+        monkeypatch.setattr(results, name, lambda *_: None)
+
+
+@pytest.mark.usefixtures("_no_plots")
+def test_settings_of_accelerate_launch_are_used_and_replaced_ones_are_reported(
+    model, processor, rows, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    options = arguments(tmp_path / "run", epochs=1, gradient_accumulation_steps=2)
+    assert train(model, processor, *rows, options)[0]["step"] == 2
+    started = json.loads((tmp_path / "run/run.json").read_text())
+    assert started["options"]["mixed_precision"] == "bf16"
+    assert "gradient_accumulation_steps: 2 is used" in capsys.readouterr().out
+    assert os.environ["ACCELERATE_GRADIENT_ACCUMULATION_STEPS"] == "4"
+
+
+@pytest.mark.usefixtures("_no_plots")
+def test_best_and_last_may_be_links(model, processor, rows, tmp_path):
+    """Folders on another disk: each evaluation writes there."""
+    (tmp_path / "run").mkdir()
+    for name in ("best", "last"):
+        (tmp_path / "disk" / name).mkdir(parents=True)
+        (tmp_path / "run" / name).symlink_to(tmp_path / "disk" / name)
+    train(model, processor, *rows, arguments(tmp_path / "run", epochs=3))
+    for name in ("best", "last"):
+        assert (tmp_path / "run" / name).is_symlink()
+        DetrisForReferringSegmentation.from_pretrained(tmp_path / "disk" / name)
 
 
 def test_a_tracker_that_is_not_installed_is_named(model, processor, rows, tmp_path, monkeypatch):
@@ -208,13 +283,8 @@ def test_gradient_checkpointing_gives_the_same_run(model, processor, rows, tmp_p
     assert [r["train_loss"] for r in checkpointed] == pytest.approx([r["train_loss"] for r in plain], rel=1e-4)
 
 
-def test_an_empty_dataset_is_refused(model, processor, rows, tmp_path):
-    with pytest.raises(ValueError, match="got 0 training rows and"):
-        train(model, processor, rows[0].select([]), rows[1], arguments(tmp_path))
-
-
 def test_images_of_any_shape_train_and_score(model, processor, tmp_path):
-    """keep_aspect_ratio: each batch has the smallest canvas of complete patches; masks are scored at full size."""
+    """keep_aspect_ratio: each image is scored on its own canvas of complete patches, and at full size."""
     rng = np.random.default_rng(0)
     records = []
     for i, (height, width) in enumerate([(40, 80), (30, 60), (40, 80), (90, 30)]):
@@ -233,13 +303,20 @@ def test_images_of_any_shape_train_and_score(model, processor, tmp_path):
         sizes.append(tuple(kwargs["pixel_values"].shape[-2:]))
 
     handle = model.register_forward_pre_hook(record_size, with_kwargs=True)
-    # In the order of the rows: a batch of two wide images, then one of a wide and a tall image.
+    # A batch of two wide images; a batch of a wide and a tall image, which are not padded to a common canvas.
     scores = evaluate(model, processor, EvaluationSamples(rows), batch_size=2, progress=False)
     handle.remove()  # `plot_predictions` passes pixel_values by position
-    assert sizes == [(24, 48), (48, 48)]
+    assert sizes == [(24, 48), (24, 48), (48, 16)]
     assert set(scores) == {*NAMES, "loss"}
     history = train(model, processor, rows, rows, arguments(tmp_path / "run", batch_size=2, epochs=1))
     assert np.isfinite(history[0]["train_loss"])
     loaded = DetrisProcessor.from_pretrained(tmp_path / "run/last")
     assert loaded.keep_aspect_ratio
     assert loaded.patch_size == 8
+
+
+def test_a_processor_of_another_image_size_is_refused(model, processor, rows, tmp_path):
+    processor.image_size = 96
+    with pytest.raises(ValueError, match="processor: expected image_size=48, as in the model's config, got 96"):
+        train(model, processor, *rows, arguments(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()

@@ -3,6 +3,8 @@
 from .config import ParallelAdapterConfig
 from .dense_aligner import DenseAlignerConfig, DenseAlignerModel
 from .layer import ParallelAdapterLayer
+from .registry import register
+from .state_dict import adapter_state_dict, check_weights, load_adapter_state_dict
 from .text_adapter import TextAdapterConfig, TextAdapterModel
 
 __all__ = [
@@ -12,4 +14,8 @@ __all__ = [
     "ParallelAdapterLayer",
     "TextAdapterConfig",
     "TextAdapterModel",
+    "adapter_state_dict",
+    "check_weights",
+    "load_adapter_state_dict",
+    "register",
 ]

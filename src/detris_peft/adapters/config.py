@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
+import math
 import re
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, get_type_hints
 
 from peft import PeftConfig
 
+from ..field_types import describe_type, has_type
+from .registry import registered_type, type_name
+
 DEFAULT_LAYERS = (1, 3, 5, 7, 9, 11)
+# Upper bounds of the sizes, far above any useful value: a config may come from an untrusted file.
+MAX_DIM = 16_384
+MAX_TEXT_DIM = 65_536
 
 
 @dataclass
@@ -44,7 +53,27 @@ class ParallelAdapterConfig(PeftConfig):
     input_module: str | None = None
     modules_to_save: list[str] | None = None
 
+    # Not a field: whether peft read the config in order to load the weights of the same folder.
+    is_from_file: ClassVar[bool] = False
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> ParallelAdapterConfig:
+        # Not in `__init__`: peft catches its TypeError for an unknown name, and drops the field with a warning.
+        parameters = inspect.signature(cls.__init__).parameters
+        for name in kwargs.keys() - parameters.keys():
+            nearest = difflib.get_close_matches(name, parameters, n=1)
+            fix = f"use {nearest[0]}" if nearest else "remove it, or install the version that wrote it"
+            raise ValueError(f"{name}: expected a field of {cls.__name__}, got an unknown name; {fix}.")
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
+        own_type = registered_type(type(self))
+        if self.peft_type not in (None, own_type):
+            raise ValueError(
+                f"peft_type={type_name(self.peft_type)!r}: expected {type_name(own_type)}, the type of "
+                f"{type(self).__name__}; remove peft_type, or register the class with detris_peft.adapters.register."
+            )
+        self.peft_type = own_type
+        self._check_types()
         super().__post_init__()
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)
@@ -54,6 +83,9 @@ class ParallelAdapterConfig(PeftConfig):
             raise ValueError(
                 f"dim={self.dim}: expected a positive multiple of 16; D-MoC has convolutions of width dim/16."
             )
+        check_size("dim", self.dim, MAX_DIM)
+        if not math.isfinite(self.scale):
+            raise ValueError(f"scale={self.scale}: expected a finite number; correct it.")
         if self.init_weights not in ("paper", "identity"):
             raise ValueError(f'init_weights={self.init_weights!r}: expected "paper" or "identity".')
         if self.target_modules == "all-linear":
@@ -63,11 +95,40 @@ class ParallelAdapterConfig(PeftConfig):
             )
         self._check_layers()
 
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> PeftConfig:
+        """Read the config of a saved adapter; see `PeftConfig.from_pretrained`."""
+        config: Any = super().from_pretrained(*args, **kwargs)
+        config.is_from_file = True
+        return config
+
+    def _check_types(self) -> None:
+        """Convert sequences to lists, and raise a ValueError for a field of a wrong type or an invalid pattern."""
+        types = get_type_hints(type(self))
+        for name in (f.name for f in fields(self)):
+            value = getattr(self, name)
+            if isinstance(value, (tuple, range)):
+                setattr(self, name, value := list(value))
+            # The blocks have their own check.
+            if name != "layers_to_transform" and not has_type(value, types[name]):
+                raise ValueError(f"{name}={value!r}: expected {describe_type(types[name])}; correct it.")
+        patterns = [("layers_pattern", pattern) for pattern in as_list(self.layers_pattern) if pattern is not None]
+        for name in ("target_modules", "exclude_modules"):
+            if isinstance(getattr(self, name), str):
+                patterns.append((name, getattr(self, name)))
+        for name, pattern in patterns:
+            try:
+                re.compile(pattern)
+            except (re.error, RecursionError, OverflowError) as error:
+                raise ValueError(
+                    f"{name}={pattern!r}: expected a regular expression, got an invalid one ({error}); correct it."
+                ) from None
+
     def _check_layers(self) -> None:
         layers = self.layers_to_transform
         if layers is not None:
             layers = as_list(layers)
-            if not layers or any(not isinstance(i, int) or i < 0 for i in layers):
+            if not layers or any(type(i) is not int or i < 0 for i in layers):
                 raise ValueError(
                     f"layers_to_transform={self.layers_to_transform}: expected at least one block, counted from 0; "
                     "for a model without this adapter, omit the adapter."
@@ -87,6 +148,12 @@ class ParallelAdapterConfig(PeftConfig):
         """Match the block's path and index (groups 1 and 2) in a module name; return None outside the blocks."""
         patterns = "|".join(as_list(self.layers_pattern))
         return re.match(rf"((?:.*?\.)?(?:{patterns})\.(\d+))(?:\.|$)", key)
+
+
+def check_size(name: str, value: int, maximum: int) -> None:
+    """Raise a ValueError if a size is not in 1 to `maximum`."""
+    if not 1 <= value <= maximum:
+        raise ValueError(f"{name}={value}: expected a size from 1 to {maximum:,}; correct it.")
 
 
 def as_list(value: Any) -> list:

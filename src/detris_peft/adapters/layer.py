@@ -51,12 +51,13 @@ class ParallelAdapterLayer(nn.Module, BaseTunerLayer):
     and `check_input`.
     """
 
-    other_param_names = ("scale",)
+    other_param_names = ("scale", "initial_sum")
 
     def __init__(self, base_layer: nn.Module) -> None:
         super().__init__()
         self.base_layer = base_layer
         self.scale: dict[str, float] = {}
+        self.initial_sum: dict[str, float] = {}
         self.call_state = CallState()
         self.input_hook: torch.utils.hooks.RemovableHandle | None = None
         self.merged_adapters = []
@@ -69,7 +70,13 @@ class ParallelAdapterLayer(nn.Module, BaseTunerLayer):
     @property
     def width(self) -> int:
         """Width C of the residual stream: the output size of the wrapped module's last linear layer."""
-        return [m for m in self.base_layer.modules() if isinstance(m, nn.Linear)][-1].out_features
+        linear = [m for m in self.base_layer.modules() if isinstance(m, nn.Linear)]
+        if not linear:
+            raise ValueError(
+                f"target_modules: expected the MLP of a block, got a {type(self.base_layer).__name__} without a "
+                "linear layer; target another module."
+            )
+        return linear[-1].out_features
 
     # Subclass interface
 
@@ -95,9 +102,7 @@ class ParallelAdapterLayer(nn.Module, BaseTunerLayer):
 
     def update_layer(self, adapter_name: str, config: Any, inference_mode: bool = False) -> None:
         """Add an adapter (method name required by peft)."""
-        branch = self.make_branch(config)
-        check_adapter_name(adapter_name, *branch.state_dict())
-        self.branches[adapter_name] = branch
+        self.branches[adapter_name] = self.make_branch(config)
         self.scale[adapter_name] = config.scale
         super()._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
@@ -110,7 +115,7 @@ class ParallelAdapterLayer(nn.Module, BaseTunerLayer):
     def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[torch.device, torch.dtype]:
         # peft expects a `weight`, but an MLP has several: use the first floating-point (not quantized) one.
         first = next((p for p in base_layer.parameters() if p.is_floating_point()), next(base_layer.parameters()))
-        return first.device, first.dtype
+        return execution_device(base_layer), first.dtype
 
     def cast_branch(self, adapter_name: str, autocast_adapter_dtype: bool) -> None:
         """Cast parameters and buffers of a branch to a single dtype: peft's choice, or the backbone's."""
@@ -120,6 +125,23 @@ class ParallelAdapterLayer(nn.Module, BaseTunerLayer):
             base_dtype = self._get_base_layer_device_and_dtype(self.get_base_layer())[1]
             dtype = base_dtype if base_dtype.is_floating_point else dtype
         branch.to(dtype)
+
+    # Adapters whose weights are still the random initial ones: a refused load removes them
+
+    def weight_sum(self, adapter_name: str) -> float:
+        """Return the sum of a branch's weights: it tells weights that have changed from those that have not."""
+        return float(sum(p.detach().double().sum() for p in self.branches[adapter_name].parameters()))
+
+    def mark_initial(self, adapter_name: str) -> None:
+        """Record that an adapter has its random initial weights."""
+        if not any(p.is_meta for p in self.branches[adapter_name].parameters()):
+            self.initial_sum[adapter_name] = self.weight_sum(adapter_name)
+
+    def is_initial(self, adapter_name: str) -> bool:
+        """Return whether the weights of an adapter were never loaded or trained."""
+        if any(p.is_meta for p in self.branches[adapter_name].parameters()):
+            return True
+        return self.initial_sum.get(adapter_name) == self.weight_sum(adapter_name)
 
     # Forward
 
@@ -155,8 +177,9 @@ class ParallelAdapterLayer(nn.Module, BaseTunerLayer):
 
     def _run_branch(self, name: str, *inputs: Any) -> torch.Tensor:
         branch = self.branches[name]
-        self._sync_training_mode(branch)
-        dtype = next(branch.parameters()).dtype
+        if not getattr(self, "_is_replica", False):
+            self._sync_training_mode(branch)
+        dtype = _dtype(branch)
         inputs = tuple(self._cast_input_dtype(x, dtype) if isinstance(x, torch.Tensor) else x for x in inputs)
         with _discard_statistics_updates(branch) if is_recomputing() else nullcontext():
             return branch(*inputs)
@@ -174,6 +197,12 @@ class ParallelAdapterLayer(nn.Module, BaseTunerLayer):
         trained = self.training and any(p.requires_grad for p in branch.parameters())
         if branch.training != trained:
             branch.train(trained)
+
+    def _replicate_for_data_parallel(self) -> ParallelAdapterLayer:
+        # Replicas copy the mode of the branches, and cannot find it out: they have no parameters, only attributes.
+        for branch in self.branches.values():
+            self._sync_training_mode(branch)
+        return super()._replicate_for_data_parallel()  # type: ignore[misc]
 
     # Unloading; merging is not supported
 
@@ -197,10 +226,23 @@ class ParallelAdapterLayer(nn.Module, BaseTunerLayer):
         return f"scale={self.scale}"
 
 
-def check_adapter_name(name: str, *keys: str) -> None:
-    """Reject an adapter name that is part of a key: peft would drop such keys when saving another adapter."""
-    if any(name in key.split(".") for key in keys):
-        raise ValueError(f"adapter_name={name!r}: a module already has this name; choose another adapter name.")
+def execution_device(module: nn.Module) -> torch.device:
+    """Return the device on which a module runs: not the meta device, where accelerate keeps offloaded weights."""
+    device = next(module.parameters()).device
+    hooks = [hook for m in module.modules() if (hook := getattr(m, "_hf_hook", None)) is not None]
+    devices = [getattr(h, "execution_device", None) for hook in hooks for h in getattr(hook, "hooks", [hook])]
+    found = next((candidate for candidate in devices if candidate is not None), None)
+    return device if found is None or device.type != "meta" else torch.device(found)
+
+
+def _dtype(module: nn.Module) -> torch.dtype:
+    """Return the dtype of a module's first parameter, also for a replica of `nn.DataParallel`."""
+    return next(
+        p.dtype
+        for m in module.modules()
+        for p in (*m._parameters.values(), *getattr(m, "_former_parameters", {}).values())
+        if p is not None
+    )
 
 
 class _CaptureInput:

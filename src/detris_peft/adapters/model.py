@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
+from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import AuxiliaryTrainingWrapper
 from torch import nn
 
 from .block_layouts import ANY_LIST, BLOCK_LIST, BlockLayout
 from .config import ParallelAdapterConfig, as_list, has_block_index
-from .layer import NOT_MERGEABLE, ParallelAdapterLayer, check_adapter_name
+from .layer import NOT_MERGEABLE, ParallelAdapterLayer
+from .names import check_adapter_names, key_parts
+from .portable import PortableModule
+from .registry import check_registered
+from .state_dict import PREFIX, adapter_keys, check_weights, without_wrappers
 
 
-class ParallelAdapterModel(BaseTuner):
+class ParallelAdapterModel(PortableModule, BaseTuner):
     """Inject `tuner_layer_cls` in parallel with the MLPs of the selected blocks.
 
     Subclasses set the layer and config classes, the prefix of the parameters, and the table of known backbones.
@@ -96,6 +102,35 @@ class ParallelAdapterModel(BaseTuner):
 
     # Injecting layers
 
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Add an adapter to all selected modules (method name required by peft). On an error, nothing is changed."""
+        try:
+            config = self.peft_config[adapter_name]
+            check_registered(config)
+            check_adapter_names(self.peft_config, key_parts(model) | self._new_key_parts(config))
+            super().inject_adapter(model, adapter_name, *args, **kwargs)
+        except Exception:
+            self._remove_adapter(adapter_name)
+            raise
+        for layer in self._adapted_layers:
+            if adapter_name in layer.branches:
+                layer.mark_initial(adapter_name)
+
+    def _new_key_parts(self, config: Any) -> set[str]:
+        """Return the parts of the keys that an adapter of this config adds, without its name."""
+        layer = self.tuner_layer_cls(nn.Linear(1, 1))
+        with torch.device("meta"):
+            branch = layer.make_branch(config)
+        parts = {"base_layer", layer.adapter_layer_names[0]} | key_parts(branch)
+        return parts | ({"original_module", "modules_to_save"} if config.modules_to_save else set())
+
+    def _remove_adapter(self, adapter_name: str) -> None:
+        """Remove an adapter that could not be added or loaded, and with the last one the layers."""
+        if self._own_adapters() - {adapter_name}:
+            self.delete_adapter(adapter_name)
+        else:
+            self._unload_and_optionally_merge(merge=False)
+
     def _create_and_replace(
         self,
         peft_config: Any,
@@ -106,7 +141,6 @@ class ParallelAdapterModel(BaseTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
-        check_adapter_name(adapter_name, current_key)
         if isinstance(target, self.tuner_layer_cls):
             target.update_layer(adapter_name, peft_config, inference_mode=peft_config.inference_mode)
             return
@@ -159,7 +193,7 @@ class ParallelAdapterModel(BaseTuner):
             self.model.set_submodule(key, module.unload_and_optionally_merge_module(False, False, None))
         for name in self._own_adapters():
             del self.peft_config[name]
-        if not self.peft_config:
+        if not self.peft_config and hasattr(self.model, "peft_config"):  # peft sets it after the injection
             del self.model.peft_config
         return self.model
 
@@ -184,6 +218,27 @@ class ParallelAdapterModel(BaseTuner):
     # Saving and loading
 
     @classmethod
+    def _get_adapter_state_dict(
+        cls,
+        model: nn.Module,
+        config: Any,
+        adapter_name: str,
+        state_dict: dict[str, torch.Tensor],
+        unwanted_adapter_names: list[str],
+    ) -> dict[str, torch.Tensor]:
+        """Select an adapter's weights. peft has already dropped all keys that contain the name of another adapter."""
+        own = set(adapter_keys(model, adapter_name).values())
+        dropped = own - {without_wrappers(key) for key in state_dict}
+        taken = [name for name in unwanted_adapter_names if any(name in key.split(".") for key in dropped)]
+        if taken:
+            raise ValueError(
+                f"adapter {adapter_name!r}: cannot be saved next to the adapter {taken[0]!r}, whose name is also that "
+                "of a module; delete that adapter and add it under another name."
+            )
+        container = f".{cls.tuner_layer_cls.adapter_layer_names[0]}."  # peft adds `modules_to_save`
+        return {key: value for key, value in state_dict.items() if container in key and without_wrappers(key) in own}
+
+    @classmethod
     def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
         # peft removes the name only at the end of a key; here it comes before a nested module
         # (`...branches.<name>.down.weight`). Otherwise loading under a different name would silently load nothing.
@@ -199,31 +254,21 @@ class ParallelAdapterModel(BaseTuner):
     def _remap_adapter_state_dict_for_load(
         cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
-        """Check keys and shapes strictly, unlike peft: a mismatch means the wrong adapter."""
-        remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
-        container = f".{cls.tuner_layer_cls.adapter_layer_names[0]}."
-        expected = {
-            f"{module_name}{container}{adapter_name}.{key}": value
-            for module_name, module in model.named_modules()
-            if isinstance(module, cls.tuner_layer_cls) and adapter_name in module.branches
-            for key, value in module.branches[adapter_name].state_dict().items()
-        }
-        given = {k: v for k, v in remapped.items() if container in k}
-        missing, unexpected = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())
-        if missing or unexpected:
-            raise ValueError(
-                f"The weights do not fit adapter {adapter_name!r} on this backbone: {len(missing)} missing "
-                f"{missing[:3]}, {len(unexpected)} unexpected {unexpected[:3]}; load them with the backbone and the "
-                "config that they were trained with."
-            )
-        for key, value in given.items():
-            if value.shape != expected[key].shape:
-                raise ValueError(
-                    f"The weights of adapter {adapter_name!r} do not fit this backbone: expected "
-                    f"{tuple(expected[key].shape)} for {key}, got {tuple(value.shape)}; load them over a backbone of "
-                    "the same width as in training."
-                )
-        return remapped
+        """Check weights strictly, unlike peft. If they are refused, an adapter that was added for them is removed."""
+        keys = adapter_keys(model, adapter_name)
+        keys |= {PREFIX + file: own for file, own in keys.items() if not file.startswith(PREFIX)}  # not a PeftModel
+        remapped = {keys.get(key, key): value for key, value in state_dict.items()}
+        parameters = {without_wrappers(key): value for key, value in model.state_dict().items()}
+        expected = {own: parameters[own] for own in keys.values()}
+        embeddings = _embedding_keys(model)  # peft saves those of a resized vocabulary
+        given = {key: value for key, value in remapped.items() if key not in embeddings}
+        try:
+            check_weights(given, expected, f"adapter {adapter_name!r}")
+        except ValueError:
+            _discard_initial_adapter(model, config, adapter_name)
+            raise
+        own = {without_wrappers(key): key for key in model.state_dict()}
+        return {own.get(key, key): value for key, value in remapped.items()}
 
     # Mixed batches
 
@@ -253,3 +298,28 @@ class ParallelAdapterModel(BaseTuner):
         finally:
             for layer in layers:
                 layer.call_state.adapter_names = None
+
+
+def _embedding_keys(model: Any) -> set[str]:
+    getters = ("get_input_embeddings", "get_output_embeddings")
+    layers = [getattr(model, name)() for name in getters if hasattr(model, name)]
+    return {
+        f"{path}.{name}"
+        for path, module in model.named_modules()
+        if any(module is layer for layer in layers)
+        for name in module.state_dict()
+    }
+
+
+def _discard_initial_adapter(model: Any, config: Any, adapter_name: str) -> None:
+    """Remove an adapter that was added in order to load a file, unless its weights have changed since."""
+    layers = [m for m in model.modules() if isinstance(m, ParallelAdapterLayer) and adapter_name in m.branches]
+    is_new = config.is_from_file and all(layer.is_initial(adapter_name) for layer in layers)
+    if not is_new or not isinstance(model, PeftModel):
+        return
+    tuner: Any = model.base_model
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft warns that the deleted adapter was active
+        tuner._remove_adapter(adapter_name)
+    if tuner.active_adapters:
+        model.active_adapter = tuner.active_adapters[0]

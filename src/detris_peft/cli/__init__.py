@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
+import errno
 import importlib
+import io
+import os
 import pickle
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
-from ..errors import one_line
+from ..errors import is_out_of_memory, one_line
 
 _COMMANDS = {
     "train": "train on a dataset",
@@ -20,34 +23,89 @@ _COMMANDS = {
     "convert": "convert released checkpoints to and from our format",
     "data": "check a dataset before training on it, or convert it to parquet",
 }
+_TRACEBACK = "DETRIS_TRACEBACK"  # environment variable: show tracebacks instead of one-line errors
+# What to do about errors of the operating system, whose messages name only the cause.
+_ADVICE = {
+    errno.EACCES: "change its permissions or choose another path",
+    errno.EDQUOT: "free some of your quota or choose another disk",
+    errno.EISDIR: "pass a file",
+    errno.EMFILE: "raise the limit of open files (ulimit -n) or lower --num_workers",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOENT: "check the path",
+    errno.ENOSPC: "free some space or choose another disk",
+    errno.ENOTDIR: "check the path",
+    errno.EPERM: "change its permissions or choose another path",
+    errno.EROFS: "choose a path on a writable disk",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a subcommand with these arguments; default: those of the command line."""
+    from .. import __version__
+    from .parser import parse_command
+
     arguments = [*(sys.argv[1:] if argv is None else argv)]
-    parser = argparse.ArgumentParser(
-        prog="detris",
-        description="\n".join(f"{name:10}{description}" for name, description in _COMMANDS.items()),
-        epilog="detris COMMAND --help lists a command's options.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("command", choices=_COMMANDS)
-    command = parser.parse_args(arguments[:1]).command
+    command = parse_command(arguments, "detris", _COMMANDS, f"detris-peft {__version__}")
     run(importlib.import_module(f".{command}", __name__).main, arguments[1:], f"detris {command}")
 
 
 def run(command: Callable[..., None], *arguments: Any) -> None:
-    """Call a command. Input errors are printed as one line and exit with code 1."""
+    """Call a command. Errors are printed as one line and exit with code 1.
+
+    With the environment variable DETRIS_TRACEBACK=1, errors are raised instead. A closed standard output (`| head`)
+    ends the command without a message.
+    """
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
     # peft still uses a deprecated attribute of transformers; users cannot change that.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+    # Pillow warns from half of its limit on, above which images are refused.
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a sentence may have characters that the terminal's encoding lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         command(*arguments)
-    except (OSError, ValueError, MemoryError, pickle.UnpicklingError) as error:
-        sys.exit(f"error: {one_line(error)}")
+        _flush()
+    except BrokenPipeError:
+        sys.exit(128 + signal.SIGPIPE)  # as a program that the signal ends
     except KeyboardInterrupt as stop:
         if str(stop):  # raised by `train`; the message explains how to resume
             print(stop, file=sys.stderr)
         sys.exit(128 + getattr(stop, "signum", signal.SIGINT))
+    except Exception as error:
+        if os.environ.get(_TRACEBACK, "0") not in ("", "0"):
+            raise
+        sys.exit(f"error: {_describe(error)}")
+    finally:
+        with suppress(OSError):
+            _flush()
+
+
+def _flush() -> None:
+    """Write buffered output; if that fails, discard it, because the interpreter would try again at exit."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
+
+
+def _describe(error: Exception) -> str:
+    """Return the cause of an error, and what to do about it, in one line."""
+    if type(error) is MemoryError and str(error):  # raised by detris_peft: it names the options to change
+        return one_line(error)
+    if is_out_of_memory(error):
+        reason = one_line(error, first_line=True)
+        return f"expected more free memory ({reason}); use a smaller batch size, smaller images or a smaller model."
+    if isinstance(error, OSError) and error.errno is not None:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}; {_ADVICE.get(error.errno, 'try again or choose another path')}."
+    if isinstance(error, (OSError, ValueError, ImportError, pickle.UnpicklingError)) and str(error).strip():
+        return one_line(error)
+    return (
+        f"unexpected error ({type(error).__name__}: {one_line(error)}); this is a bug in detris-peft: set "
+        f"{_TRACEBACK}=1 to see the traceback, and report it."
+    )

@@ -1,17 +1,20 @@
 """Convert released checkpoints to folders of adapters and head, and back."""
 
-import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from transformers import AutoTokenizer, HfArgumentParser
 
 from .. import DetrisConfig, DetrisForReferringSegmentation, DetrisProcessor, presets
 from ..conversion.official_checkpoint import compare_backbone, load_official_checkpoint, save_official_checkpoint
 from ..errors import one_line
+from ..modeling.checkpoint import read_config as read_checkpoint_config
+from ..outputs import check_output_file, check_output_folder
+from ..safe_loading import read_json
+from ..tokenization_detris import load_tokenizer
 from .backbone_options import BackboneArguments, load_backbone, name_backbones
+from .checkpoint_options import check_checkpoint_folder
+from .parser import CommandParser
 
 
 @dataclass
@@ -27,13 +30,12 @@ class ConvertArguments:
     to_official: bool = field(
         default=False, metadata={"help": "reverse direction: CHECKPOINT is a detris_peft checkpoint folder"}
     )
-    overwrite: bool = field(default=False, metadata={"help": "with --to-official: replace an existing file"})
+    overwrite: bool = field(default=False, metadata={"help": "replace an existing --output"})
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Run `detris convert` with these arguments; default: those of the command line."""
-    classes: Any = (ConvertArguments, BackboneArguments)
-    parser = HfArgumentParser(classes, prog=prog, description=__doc__)
+    parser = CommandParser((ConvertArguments, BackboneArguments), prog=prog, description=__doc__)
     parser.add_argument("checkpoint", help="released .pth; with --to-official, a detris_peft checkpoint folder")
     arguments, backbones, rest = parser.parse_args_into_dataclasses(argv)
     (to_official if arguments.to_official else from_official)(rest.checkpoint, arguments, backbones)
@@ -41,20 +43,30 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
 
 def from_official(checkpoint: str, arguments: ConvertArguments, backbones: BackboneArguments) -> None:
     """Convert a released `.pth` to a checkpoint folder."""
-    config, output = read_config(arguments), Path(arguments.output)
+    config, output = read_config(arguments), Path(os.path.abspath(arguments.output))  # "." has no name
+    check_output_folder(arguments.output, arguments.overwrite, kind="checkpoint")
+    _check_backbone_folders(output, arguments, backbones)
     model = load_official_checkpoint(checkpoint, config, mmap=True)
     config = model.config
     tokenizer = backbones.tokenizer or backbones.text_model or config.text_name_or_path
+    processor, problem = None, "the text backbone has no name"
+    if tokenizer:
+        try:
+            processor = DetrisProcessor.from_config(config, load_tokenizer(tokenizer))
+        except ValueError as error:
+            if backbones.tokenizer:
+                raise
+            problem = one_line(error)
     name_backbones(config, backbones, _backbone_folder(output))
     model.save_pretrained(output)
     del model
-    print(f"wrote {output}: adapters and head for {config.vision_name_or_path} and {config.text_name_or_path}")
-    try:
-        if not tokenizer:
-            raise OSError("the text backbone has no name")
-        DetrisProcessor.from_config(config, AutoTokenizer.from_pretrained(tokenizer)).save_pretrained(output)
-    except (OSError, ValueError) as error:
-        print(f"skipped the processor's files; pass --tokenizer: {one_line(error, first_line=True)}")
+    print(
+        f"wrote {arguments.output}: adapters and head for {config.vision_name_or_path} and {config.text_name_or_path}"
+    )
+    if processor is None:
+        print(f"skipped the processor's files; pass --tokenizer: {problem}")
+    else:
+        processor.save_pretrained(output)
     if arguments.verify_backbones:
         verify(checkpoint, config)
 
@@ -84,14 +96,14 @@ def verify(checkpoint: str, config: DetrisConfig) -> None:
 
 def to_official(folder: str, arguments: ConvertArguments, backbones: BackboneArguments) -> None:
     """Convert a checkpoint folder to a `.pth` for the released code."""
-    output = Path(arguments.output)
+    output = Path(os.path.abspath(arguments.output))
     if arguments.preset or arguments.config:
         raise ValueError("--to-official reads the architecture from the folder; omit --preset and --config.")
-    if output.exists() and not arguments.overwrite:
-        raise FileExistsError(f"{output} already exists; pass --overwrite to replace it.")
-    if not (Path(folder) / "config.json").is_file():
-        raise FileNotFoundError(f"{folder}: expected a checkpoint folder, found no config.json in it; check the path.")
-    config = DetrisConfig.from_pretrained(folder)
+    check_checkpoint_folder(Path(folder), "CHECKPOINT")
+    inputs = tuple(path for path in Path(folder).rglob("*") if path.is_file())
+    check_output_file(arguments.output, arguments.overwrite, inputs)
+    _check_backbone_folders(output, arguments, backbones)
+    config = read_checkpoint_config(Path(folder))
     name_backbones(config, backbones, _backbone_folder(output))
     models = {
         f"{kind}_model": load_backbone(config, kind)
@@ -99,7 +111,7 @@ def to_official(folder: str, arguments: ConvertArguments, backbones: BackboneArg
         if any(getattr(backbones, option) for option in options)
     }
     save_official_checkpoint(DetrisForReferringSegmentation.from_pretrained(folder, **models), output)
-    print(f"wrote {output}")
+    print(f"wrote {arguments.output}")
 
 
 def read_config(arguments: ConvertArguments) -> DetrisConfig:
@@ -114,10 +126,7 @@ def read_config(arguments: ConvertArguments) -> DetrisConfig:
     if arguments.preset is not None:
         return presets.get(arguments.preset)
     file = Path(arguments.config or "")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file}: expected a config in JSON, got another file ({error}); check the path.") from None
+    content = read_json(file)
     model_type = content.get("model_type") if isinstance(content, dict) else None
     if model_type != DetrisConfig.model_type:
         raise ValueError(
@@ -125,6 +134,14 @@ def read_config(arguments: ConvertArguments) -> DetrisConfig:
             "pass the config.json of a DetrisConfig."
         )
     return DetrisConfig.from_dict(content)
+
+
+def _check_backbone_folders(output: Path, arguments: ConvertArguments, backbones: BackboneArguments) -> None:
+    """Raise a ValueError if the folders of converted original backbones must not be written."""
+    for option in ("dino", "clip"):
+        if getattr(backbones, option):
+            folder = _backbone_folder(output) / option
+            check_output_folder(folder, arguments.overwrite, f"--{option}", "choose another --output", "backbone")
 
 
 def _backbone_folder(output: Path) -> Path:

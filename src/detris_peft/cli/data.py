@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
@@ -19,12 +19,14 @@ import datasets
 import numpy as np
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
-from transformers import AutoTokenizer, CLIPTokenizer, HfArgumentParser
+from transformers import CLIPTokenizer
 
 from .. import DetrisProcessor
+from ..atomic import atomic_write_file
 from ..data import decode_mask, decode_row
 from ..data.errors import BadRows
 from ..data.masks import mask_area
+from ..data.readers import dataset_path
 from ..data.sources import DataSource
 from ..data.tools.check import check_data
 from ..data.tools.convert import write_parquet
@@ -32,8 +34,10 @@ from ..data.tools.report import Finding, SplitReport, as_json
 from ..defaults import IMAGE_SIZE, MAX_TEXT_LENGTH
 from ..errors import one_line
 from ..modeling.hub import check_hub_access
-from ..tokenization_detris import count_tokens
+from ..outputs import MARKER, check_output_file
+from ..tokenization_detris import count_tokens, load_tokenizer
 from ..visualization import plot_samples
+from .parser import CommandParser, parse_command
 
 _SHOWN = 3  # maximum number of findings listed per kind and split
 _PREVIEW = 12  # samples in the preview image
@@ -62,6 +66,14 @@ class CheckArguments:
     no_images: bool = field(default=False, metadata={"help": "skip image decoding (faster, fewer checks)"})
     num_workers: int = field(default=min(os.cpu_count() or 1, 8), metadata={"help": "image decoding threads"})
     seed: int = field(default=0, metadata={"help": "random seed of the samples in the preview"})
+    overwrite: bool = field(default=False, metadata={"help": "replace existing files of --report and --preview"})
+
+    def __post_init__(self) -> None:
+        limits = {"max_text_length": 1, "image_size": 1, "num_workers": 0, "seed": 0}
+        for name, lowest in limits.items():
+            if getattr(self, name) < lowest:
+                raise ValueError(f"--{name}: expected {lowest} or more, got {getattr(self, name)}; change it.")
+        _check_splits(self.splits)
 
 
 @dataclass
@@ -75,21 +87,32 @@ class ConvertArguments:
     push_to_hub: str | None = field(default=None, metadata={"help": "upload the output as this dataset: user/name"})
     private: bool = field(default=False, metadata={"help": "with --push_to_hub: create the dataset as private"})
     overwrite: bool = field(default=False, metadata={"help": "replace the files of an earlier conversion in --output"})
+    allow_outside: bool = field(
+        default=False,
+        metadata={
+            "help": "also copy images and masks that are not in the dataset's folder (.., absolute names, links)"
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if not self.output:
+            raise ValueError("--output: expected a folder, got an empty name; pass a name.")
+        if self.private and not self.push_to_hub:
+            raise ValueError("--private: expected --push_to_hub as well, got none; add it, or omit --private.")
+        _check_splits(self.splits)
+
+
+def _check_splits(splits: Sequence[str] | None) -> None:
+    if splits is not None and not all(splits):
+        raise ValueError("--splits: expected names of splits, got none or an empty one; omit --splits for all.")
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Run `detris data` with these arguments; by default with those of the command line."""
     arguments, prog = [*(sys.argv[1:] if argv is None else argv)], prog or "detris data"
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description="\n".join(f"{name:10}{description}" for name, description in _COMMANDS.items()),
-        epilog=f"{prog} COMMAND --help lists a command's options.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("command", choices=_COMMANDS)
-    command = parser.parse_args(arguments[:1]).command
+    command = parse_command(arguments, prog, _COMMANDS)
     classes: Any = (CheckArguments if command == "check" else ConvertArguments, DataSource)
-    parser = HfArgumentParser(classes, prog=f"{prog} {command}", description=_COMMANDS[command])
+    parser = CommandParser(classes, prog=f"{prog} {command}", description=_COMMANDS[command])
     options, source = parser.parse_args_into_dataclasses(arguments[1:])
     datasets.disable_progress_bars()
     (check if command == "check" else convert)(options, source)
@@ -97,12 +120,13 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
 
 def check(options: CheckArguments, source: DataSource) -> None:
     """Run `detris data check`: print a table and the findings; exit with code 1 if there are errors."""
-    for file in filter(None, (options.report, options.preview)):  # fail early
-        if Path(file).is_dir():
-            raise IsADirectoryError(f"{file}: expected a file, got a folder; choose a file name")
-        Path(file).parent.mkdir(parents=True, exist_ok=True)
+    outputs = [(name, file) for name in ("report", "preview") if (file := getattr(options, name)) is not None]
+    for name, file in outputs:  # fail early
+        check_output_file(file, options.overwrite, _inputs(source), f"--{name}")
+    if len({os.path.realpath(file) for _, file in outputs}) < len(outputs):
+        raise ValueError(f"--report: expected another file than --preview, got {options.report} for both; change one.")
     if options.preview and find_spec("matplotlib") is None:
-        raise ValueError("--preview: expected matplotlib to be installed; pip install 'detris-peft[train]'")
+        raise ValueError("--preview: expected matplotlib, found no such package; run: pip install matplotlib.")
     reports = check_data(
         source,
         options.splits,
@@ -112,18 +136,39 @@ def check(options: CheckArguments, source: DataSource) -> None:
         images=not options.no_images,
         num_workers=options.num_workers,
     )
-    print(format_reports(source, reports))
     content = as_json(source, reports)
+    messages = []
+    # Written before anything is printed, which may fail.
     if options.report:
-        Path(options.report).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        print(f"wrote {options.report}")
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        with _output(options.report) as file:  # names of files may hold bytes that are not UTF-8
+            file.write_bytes(text.encode("utf-8", "backslashreplace"))
+        messages.append(f"wrote {options.report}")
     if options.preview:
         samples = draw_samples(reports, _PREVIEW, options.seed)
         if samples:
-            plot_samples(samples, options.preview)
-        print(f"wrote {options.preview}" if samples else "no valid rows: wrote no preview")
+            with _output(options.preview) as file:
+                plot_samples(samples, file)
+        messages.append(f"wrote {options.preview}" if samples else "no valid rows: wrote no preview")
+    print("\n".join([format_reports(source, reports), *messages]))
     if not content["ok"]:
         raise SystemExit(1)
+
+
+@contextmanager
+def _output(file: str) -> Iterator[Path]:
+    """Yield a temporary path that replaces an output file on success."""
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write_file(Path(file)) as temporary:
+        yield temporary
+
+
+def _inputs(source: DataSource) -> tuple[Path, ...]:
+    """Return the files of a local dataset that are not images, which an output must not replace."""
+    path = dataset_path(source)
+    if path is None or path.is_file():
+        return (path,) if path else ()
+    return tuple(file for file in (*path.iterdir(), *path.glob("*/*")) if file.is_file())
 
 
 def convert(options: ConvertArguments, source: DataSource) -> None:
@@ -141,6 +186,7 @@ def convert(options: ConvertArguments, source: DataSource) -> None:
             max_shard_size=options.max_shard_size,
             bad_rows=bad_rows,
             overwrite=options.overwrite,
+            allow_outside=options.allow_outside,
         )
     finally:
         signal.signal(signal.SIGTERM, previous)
@@ -182,9 +228,12 @@ def format_reports(source: DataSource, reports: Sequence[SplitReport]) -> str:
     errors = [finding for report in reports for finding in report.errors]
     lines += _listed("errors", errors)
     lines += _listed("notices", [finding for report in reports for finding in report.notices])
+    missing = [finding.split for report in reports for finding in report.notices if finding.kind == "split_missing"]
     conclusion = "No errors found."
     if errors:
         conclusion = "Fix these errors, or pass --skip_bad_rows to skip invalid rows."
+    elif missing:
+        conclusion = f"No errors found in these splits, but `detris train` also needs: {', '.join(missing)}."
     return "\n".join([*lines, "", conclusion])
 
 
@@ -227,12 +276,7 @@ def _listed(title: str, findings: Sequence[Finding]) -> list[str]:
 
 
 def _token_counter(name: str) -> Callable[[Iterable[str]], list[int]]:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        reason = one_line(error, first_line=True)
-        raise OSError(f"--tokenizer: cannot load {name} ({reason}); pass a folder or a Hub name") from None
-    return partial(count_tokens, tokenizer)
+    return partial(count_tokens, load_tokenizer(name))
 
 
 def _visibility(image_size: int) -> Callable[[Mapping[str, Any]], bool]:
@@ -256,12 +300,13 @@ def _push(name: str, options: ConvertArguments) -> None:
     api = HfApi()
     try:
         api.create_repo(name, repo_type="dataset", private=options.private, exist_ok=True)
-        # Uploads may be split into several commits; running an interrupted upload again resumes it.
+        # Large uploads are split into several commits; running an interrupted upload again resumes it.
         url = api.upload_folder(
             repo_id=name,
             repo_type="dataset",
             folder_path=options.output,
             delete_patterns="data/*.parquet",
+            ignore_patterns=MARKER,
             commit_message="Written by detris data convert",
         )
     except (OSError, HfHubHTTPError, ValueError) as error:

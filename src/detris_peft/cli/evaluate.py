@@ -3,28 +3,33 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
-from transformers import HfArgumentParser
 
-from .. import DetrisForReferringSegmentation, DetrisProcessor
 from ..atomic import write_json
 from ..data import EvaluationSamples
 from ..data.errors import BadRows
 from ..data.sources import DataSource
 from ..evaluation import evaluate
 from ..metrics import format_metrics
+from ..outputs import check_output_file
+from ..training.arguments import describe_ignored_launcher_settings, launcher_settings
+from .checkpoint_options import CheckpointArguments, load_checkpoint, truncation_notice
+from .parser import CommandParser
 
 
 @dataclass
 class EvaluationArguments:
-    """Options of `detris evaluate`."""
+    """Options of `detris evaluate`.
 
-    checkpoint: str = field(metadata={"help": "folder or Hub id of a trained model"})
+    Raises:
+        ValueError: a value is outside its range; the message names the option.
+    """
+
     split: str = field(default="val", metadata={"help": "split to score"})
-    sentences: str | None = field(
+    sentences: Literal["first", "all"] | None = field(
         default=None,
         metadata={"help": "expressions per reference: first or all; default: first for train and val, else all"},
     )
@@ -37,21 +42,35 @@ class EvaluationArguments:
     )
     batch_size: int = field(default=32, metadata={"help": "batch size per process"})
     num_workers: int = field(default=2, metadata={"help": "DataLoader workers per process"})
-    mixed_precision: str = field(default="no", metadata={"help": "no, bf16 or fp16"})
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = field(
+        default=None,
+        metadata={"help": "precision of the forward pass: no, bf16 or fp16; default: as accelerate launch, or no"},
+    )
     seed: int = field(default=0, metadata={"help": "random seed of --shuffle_expressions"})
     output: str | None = field(default=None, metadata={"help": "JSON file for the metrics"})
+    overwrite: bool = field(default=False, metadata={"help": "replace an existing --output"})
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("batch_size", 1, 100_000), ("num_workers", 0, 1000), ("seed", 0, 2**32 - 1)):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"--{name}: expected {low} to {high}, got {getattr(self, name)}; change it.")
+        if self.mixed_precision is None:
+            self.mixed_precision = launcher_settings().get("mixed_precision", "no")
+        if self.mixed_precision == "fp16" and not torch.cuda.is_available():
+            raise ValueError("--mixed_precision: expected bf16 or no on a machine without a GPU, got fp16; change it.")
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Run `detris evaluate` with these arguments; default: those of the command line."""
-    classes: Any = (EvaluationArguments, DataSource)
-    arguments, source = HfArgumentParser(classes, prog=prog, description=__doc__).parse_args_into_dataclasses(argv)
+    parser = CommandParser((CheckpointArguments, EvaluationArguments, DataSource), prog=prog, description=__doc__)
+    checkpoint, arguments, source = parser.parse_args_into_dataclasses(argv)
     if source.streaming:
         raise ValueError(
             "--streaming: expected in training only, got it in an evaluation, which reads its split once; omit it."
         )
-    if arguments.output:  # fail early
-        Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
+    if arguments.output:
+        inputs = (source.dataset, *Path(checkpoint.checkpoint, checkpoint.subfolder).glob("*.json"))
+        check_output_file(arguments.output, arguments.overwrite, inputs)
     bad_rows = BadRows() if arguments.skip_bad_rows else None
     rows = source.load(arguments.split, bad_rows)
     sentences = arguments.sentences or ("first" if arguments.split in ("train", "val") else "all")
@@ -63,9 +82,12 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         skip_bad_rows=arguments.skip_bad_rows,
     )
     accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=arguments.mixed_precision)
+    for line in describe_ignored_launcher_settings(mixed_precision=arguments.mixed_precision):
+        accelerator.print(line)
+    model, processor = load_checkpoint(checkpoint)
     metrics = evaluate(
-        DetrisForReferringSegmentation.from_pretrained(arguments.checkpoint),
-        DetrisProcessor.from_pretrained(arguments.checkpoint),
+        model,
+        processor,
         samples,
         accelerator=accelerator,
         batch_size=arguments.batch_size,
@@ -81,8 +103,14 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         accelerator.print(f"{len(bad_rows)} bad {'row was' if len(bad_rows) == 1 else 'rows were'} skipped:")
         for error in bad_rows:
             accelerator.print(f"  {error.kind}: {error}")
+    expressions = [text for texts in rows["sentences"] for text in (texts[:1] if sentences == "first" else texts)]
+    notice = truncation_notice(processor.tokenizer, expressions, processor.max_text_length)  # type: ignore[attr-defined]
+    if notice:
+        accelerator.print(notice)
     if arguments.output and accelerator.is_main_process:
         content = {**metrics, "samples": len(samples), "split": arguments.split, "sentences": sentences}
         content["shuffle_expressions"] = arguments.shuffle_expressions
         content["bad_rows"] = [str(error) for error in bad_rows or ()]
+        Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
         write_json(Path(arguments.output), content)
+        print(f"wrote {arguments.output}")

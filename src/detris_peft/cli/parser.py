@@ -2,35 +2,154 @@
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import difflib
+import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from transformers import HfArgumentParser
+from transformers.hf_argparser import string_to_bool
+
+_TYPE_NAMES: dict[Any, str] = {int: "a whole number", float: "a number", string_to_bool: "true or false"}
+_NEGATIVE_NUMBER = re.compile(r"-\d+|-\d*\.\d+")
+_REQUIRED = "the following arguments are required: "
 
 
 class CommandParser(HfArgumentParser):
-    """`HfArgumentParser` without abbreviations, whose errors are one line with exit code 2."""
+    """`HfArgumentParser` without abbreviations and option files, whose errors are one line with exit code 2.
 
-    def __init__(self, dataclass_types: Sequence[type] | type, **kwargs: Any) -> None:
-        super().__init__(dataclass_types, allow_abbrev=False, **kwargs)  # type: ignore[arg-type]
+    Every boolean option `--x` has the opposite `--no_x`.
+
+    Args:
+        dataclass_types: dataclasses whose fields are options.
+        kwargs: keyword arguments of `argparse.ArgumentParser`.
+    """
+
+    def __init__(self, dataclass_types: Iterable[type] | type = (), **kwargs: Any) -> None:
+        super().__init__(dataclass_types, allow_abbrev=False, exit_on_error=False, **kwargs)  # type: ignore[arg-type]
+        for dataclass_type in self.dataclass_types:
+            for field in dataclasses.fields(dataclass_type):  # type: ignore[arg-type]
+                if field.init and field.type is bool:
+                    self._add_opposite(field)
+
+    def _add_opposite(self, field: dataclasses.Field) -> None:
+        action = self._option_string_actions[f"--{field.name}"]
+        if field.default_factory is not dataclasses.MISSING:  # ignored by `HfArgumentParser` for booleans
+            action.default = field.default_factory()
+        name = f"--no_{field.name}"
+        if name not in self._option_string_actions:
+            help_text = f"opposite of --{field.name}" if action.default else argparse.SUPPRESS
+            names = dict.fromkeys([name, f"--no-{field.name.replace('_', '-')}"])
+            self.add_argument(*names, action="store_false", dest=field.name, default=action.default, help=help_text)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse all arguments; an unknown one is an error."""
-        parsed, unknown = self.parse_known_args(args, namespace)
+        words = [*(sys.argv[1:] if args is None else args)]
+        if "--" not in words:  # which ends the options
+            self._check_options(words)
+            self._check_values(words)
+        parsed, unknown = self.parse_known_args(words, namespace)
         if unknown:
-            self.error(self._unknown(unknown))
+            self.error(f"expected options, got {unknown[0]!r}; remove it, or put text with spaces in quotes")
         return parsed
 
-    def _unknown(self, words: list[str]) -> str:
-        name = words[0].split("=")[0]
-        if not name.startswith("-"):
-            return f"expected options, got {name!r}; put text with spaces in quotes"
-        nearest = difflib.get_close_matches(name, self._option_string_actions, n=1)
-        return f"expected a known option, got {name}" + (f"; use {nearest[0]}" if nearest else "")
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse the known arguments and return the namespace and the unknown arguments."""
+        try:
+            return super().parse_known_args(args, namespace)
+        except argparse.ArgumentError as error:
+            self.error(self._invalid(error))
+
+    def parse_args_into_dataclasses(self, args: Any = None, **kwargs: Any) -> tuple[Any, ...]:
+        """Parse all arguments into the dataclasses, followed by a namespace of other arguments, if there are any."""
+        words = [*(sys.argv[1:] if args is None else args)]
+        self.parse_args(words)  # usage errors come before those that the dataclasses raise
+        # By default, options are also read from a file next to the script.
+        return super().parse_args_into_dataclasses(words, look_for_args_file=False, **kwargs)
 
     def error(self, message: str) -> NoReturn:
-        """Print one line and exit with code 2."""
-        print(f"error: {' '.join(message.split())} (see {self.prog} --help)", file=sys.stderr)
+        """Print one line and exit with code 2. Only the first rank of a distributed launch prints."""
+        if message.startswith(_REQUIRED):
+            names = [name.split("/")[0] for name in message.removeprefix(_REQUIRED).split(", ")]
+            missing = [name if name.startswith("-") else name.upper() for name in names]
+            message = f"expected {' and '.join(missing)}, got none; add {'it' if len(missing) == 1 else 'them'}"
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {' '.join(message.split())} (see {self.prog} --help).", file=sys.stderr)
         sys.exit(2)
+
+    def _check_options(self, words: Sequence[str]) -> None:
+        """Report an unknown option before argparse reports what it leads to, such as a missing required option."""
+        for word in words:
+            name = word.split("=")[0]
+            is_option = len(word) > 1 and word.startswith("-") and not _NEGATIVE_NUMBER.fullmatch(word)
+            if is_option and " " not in word and name not in self._option_string_actions:
+                nearest = difflib.get_close_matches(name.lower(), self._option_string_actions, n=1)
+                fix = f"use {nearest[0]}" if nearest else "remove it"
+                self.error(f"expected a known option, got {name}; {fix}")
+
+    def _check_values(self, words: Sequence[str]) -> None:
+        """Report several words after an option with one value, such as a sentence without quotes."""
+        if any(not action.option_strings for action in self._actions):
+            return  # the second word may be a positional argument
+        groups: list[list[str]] = [[""]]  # an option and the words that follow it
+        for word in words:
+            is_option = word.split("=")[0] in self._option_string_actions
+            groups.append(word.split("=", 1)) if is_option else groups[-1].append(word)
+        for option, *values in groups[1:]:
+            if len(values) > 1 and self._option_string_actions[option].nargs is None:
+                text = " ".join(values)
+                self.error(f"{option}: expected one value, got {len(values)} words; put them in quotes: {text!r}")
+
+    def _invalid(self, error: argparse.ArgumentError) -> str:
+        """Describe an error of argparse as the option, what it expects, and what it got."""
+        if error.argument_name is None:
+            return error.message
+        name = error.argument_name.split("/")[0]
+        action = next((a for a in self._actions if name in (*a.option_strings, a.dest, a.metavar)), None)
+        if action is None:
+            return f"{name}: {error.message}"
+        got = re.match(r"invalid .*?: ('.*?'|\".*?\"|\S+)(?: \(choose from .*\))?$", error.message)
+        if action.choices is not None and got:
+            choices = [str(choice) for choice in action.choices]
+            nearest = difflib.get_close_matches(got[1].strip("'\"").lower(), choices, n=1)
+            fix = f"use {nearest[0]}" if nearest else "choose one of them"
+            return f"{name}: expected one of {', '.join(choices)}, got {got[1]}; {fix}"
+        if got:
+            return f"{name}: expected {_TYPE_NAMES.get(action.type, 'another value')}, got {got[1]}; change it"
+        if action.type is string_to_bool:
+            value = re.sub(r"^Truthy value expected: got (.*) but expected one of .*", r"\1", error.message)
+            return f"{name}: expected true or false, got {value!r}; change it"
+        if error.message.startswith("ignored explicit argument"):
+            return f"{name}: expected no value, got one; remove it"
+        if error.message.startswith("expected"):
+            return f"{name}: expected a value, got none; add one"
+        return f"{name}: {error.message}"
+
+
+def parse_command(arguments: Sequence[str], prog: str, commands: Mapping[str, str], version: str | None = None) -> str:
+    """Return the command that the first argument names.
+
+    Args:
+        arguments: the arguments of the program.
+        prog: the program's name.
+        commands: description of each command.
+        version: what `--version` prints; None: the program has no such option.
+    """
+    parser = CommandParser(
+        prog=prog,
+        description="\n".join(f"{name:10}{description}" for name, description in commands.items()),
+        epilog=f"{prog} COMMAND --help lists a command's options.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=commands)
+    if version is not None:
+        parser.add_argument("--version", action="version", version=version)
+    first = arguments[0] if arguments else None
+    if first is None or (first.startswith("-") and first not in parser._option_string_actions):
+        got = "none" if first is None else f"{first}, an option"
+        parser.error(f"expected a command ({', '.join(commands)}), got {got}; write the command first")
+    return parser.parse_args([first]).command

@@ -1,31 +1,42 @@
 """Train DETRIS on any dataset: RefCOCO, RefCOCO+, G-Ref, mixed, gRefCOCO, RefShapes, your own, or one from the Hub."""
 
+import copy
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_type_hints
 
 import datasets
-import yaml
 from accelerate import PartialState
 from torch import accelerator
-from transformers import AutoTokenizer, HfArgumentParser, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedTokenizerBase, set_seed
 
 from .. import DetrisConfig, DetrisForReferringSegmentation, DetrisProcessor, presets
 from ..data import BadRows
 from ..data.sources import DataSource
-from ..errors import one_line
+from ..data.tools.leaks import shared_images
 from ..modeling.hub import check_backbones_on_hub, check_hub_access
-from ..tokenization_detris import count_tokens, train_tokenizer
+from ..tokenization_detris import load_tokenizer, train_tokenizer
 from ..training import TrainingArguments, TrainingInterrupted, train
-from .backbone_options import BackboneArguments, load_backbone, name_backbones
+from ..training.arguments import launcher_settings
+from ..training.batching import GlobalBatches
+from ..training.output_dir import check_output_dir
+from ..training.trackers import check_trackers
+from .backbone_options import KINDS, Backbone, BackboneArguments, load_backbone, select_backbones
+from .checkpoint_options import truncation_notice
+from .config_options import add_config_options, apply_config_options, config_option_types, given_options
+from .options_file import read_options
+from .parser import CommandParser
 
 _TITLE = (
     "Train DETRIS on any dataset: the RefCOCO family, your own, or one from the Hub. Options that are not given are "
     "taken from the YAML file (--config), then from the preset's recipe, then from the defaults below."
 )
+
+_EARLIER_NAMES = {"overwrite_output_dir": "overwrite"}  # of options, still accepted in YAML files
 
 
 @dataclass
@@ -38,15 +49,13 @@ class RunArguments:
     )
     train_split: str = field(default="train", metadata={"help": "training split"})
     val_split: str = field(default="val", metadata={"help": "validation split"})
-    position_interpolation: Literal["backbone", "official"] = field(
-        default="backbone",
+    keep_aspect_ratio: bool = field(
+        default=False,
         metadata={
-            "help": "interpolation of DINOv2's position embeddings: backbone, or official as in the released weights"
+            "help": "pad a training batch, and each image in evaluation, to its smallest canvas, not to a square"
         },
     )
-    keep_aspect_ratio: bool = field(
-        default=False, metadata={"help": "pad each batch to its smallest bounding canvas instead of a square"}
-    )
+    config_fields: dict[str, Any] = field(init=False, default_factory=dict)  # the given fields of `DetrisConfig`
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
@@ -58,17 +67,30 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     _warn_if_not_distributed(state)
     state.print(describe_recipe(run.preset, training))
 
+    # Everything that can be refused is checked before the first file is written.
+    folder = Path(training.output_dir) / "backbones"
+    config, selected = create_config(run, backbones, folder)
     bad_rows = BadRows() if training.skip_bad_rows else None
     train_rows, val_rows = _load_rows(run, source, bad_rows, state)
-    set_seed(training.seed)  # initialization of adapters and head
-    config, tokenizer_name = _create_config(run, backbones, training, state)
-    tokenizer = _create_tokenizer(tokenizer_name, config, run, source, train_rows)
-    if training.push_to_hub:  # fail before training, not after it
+    tokenizer = _create_tokenizer(backbones, config, run, source, train_rows)
+    processor = DetrisProcessor.from_config(config, tokenizer)
+    processor.keep_aspect_ratio = run.keep_aspect_ratio
+    if training.push_to_hub:
         check_backbones_on_hub(config)
         check_hub_access(training.push_to_hub)
-    model, processor = _create_model(config, tokenizer, tokenizer_name, run)
     if not isinstance(train_rows, datasets.IterableDataset):
         _report_truncated(state, tokenizer, train_rows, config.max_text_length)
+
+    with state.main_process_first():
+        if state.is_main_process:
+            _check_run(training, train_rows, state)
+            for backbone in selected.values():
+                backbone.write()
+        presets.random_backbones(config, folder, training.seed)  # written by the first process, named by all
+    set_seed(training.seed)  # initialization of adapters and head
+    model = DetrisForReferringSegmentation.from_backbones(
+        load_backbone(config, "vision"), load_backbone(config, "text"), config, tokenizer
+    )
 
     options = {**asdict(run), **asdict(source), **asdict(backbones)}
     try:
@@ -92,32 +114,35 @@ def parse_arguments(
         FileNotFoundError: the YAML file does not exist.
     """
     classes: Any = (RunArguments, DataSource, BackboneArguments, TrainingArguments)
-    parser = HfArgumentParser(classes, prog=prog, description=_TITLE)
+    parser = CommandParser(classes, prog=prog, description=_TITLE)
+    add_config_options(parser)
     parser.add_argument("--config", help="YAML file of options")
-    argv = None if argv is None else list(argv)
-    file = parser.parse_known_args(argv)[0].config
-    options = _read_yaml(file, {action.dest for action in parser._actions}) if file else {}
+    words = [*(sys.argv[1:] if argv is None else argv)]
+    file = parser.parse_args(words).config
+    options = read_options(file, _option_types(classes)) if file else {}
+    options = {_EARLIER_NAMES.get(name, name): value for name, value in options.items()}
     parser.set_defaults(**options)
-    preset = parser.parse_known_args(argv)[0].preset
-    parser.set_defaults(**{**presets.recipe(preset), **options})
-    run, source, backbones, training, _ = parser.parse_args_into_dataclasses(argv)
+    preset = parser.parse_args(words).preset
+    parser.set_defaults(**{**presets.recipe(preset), **launcher_settings(), **options})
+    run, source, backbones, training, rest = parser.parse_args_into_dataclasses(words)
+    run.config_fields = given_options(rest)
+    for kind in KINDS:
+        name = run.config_fields.pop(f"{kind}_name_or_path", None)
+        given = getattr(backbones, f"{kind}_model")
+        if name and given and name != given:
+            raise ValueError(f"expected --{kind}_model or --{kind}_name_or_path, got both; remove one of them.")
+        setattr(backbones, f"{kind}_model", given or name)
     return run, source, backbones, training
 
 
-def _read_yaml(file: str, known: set[str]) -> dict[str, Any]:
-    """Read a YAML file of options, and check their names."""
-    try:
-        options = yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}
-    except FileNotFoundError:
-        raise FileNotFoundError(f"--config: expected a YAML file of options, got {file}: no such file.") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file}: expected YAML, got an error while parsing it: {one_line(error)}") from None
-    if not isinstance(options, dict):
-        raise ValueError(f"{file}: expected options such as `batch_size: 32`, got a {type(options).__name__}.")
-    unknown = [name for name in options if name not in known]
-    if unknown:
-        raise ValueError(f"{file}: expected names of options, got {', '.join(map(str, unknown))}; see --help.")
-    return options
+def _option_types(classes: Iterable[type]) -> dict[str, Any]:
+    """Return the types of all options that a YAML file may set."""
+    types = {}
+    for cls in classes:
+        hints = get_type_hints(cls)
+        types |= {option.name: hints[option.name] for option in fields(cls) if option.init}
+    types |= {earlier: types[name] for earlier, name in _EARLIER_NAMES.items()}
+    return {**types, "preset": Any, **config_option_types()}  # `presets` checks the preset's name
 
 
 def describe_recipe(preset: str, training: TrainingArguments) -> str:
@@ -135,6 +160,17 @@ def _warn_if_not_distributed(state: PartialState) -> None:
             "Warning: only one process was started, although a distributed launch was requested. `accelerate launch "
             "--cpu` starts several processes only with MPI; use --config_file examples/accelerate/cpu.yaml instead."
         )
+
+
+def _check_run(training: TrainingArguments, train_rows: Any, state: PartialState) -> None:
+    """Raise a ValueError for options that training would refuse, before backbones are written."""
+    check_trackers(training.report_to)
+    if training.resume not in (None, "latest") and not Path(training.resume or "").is_dir():
+        raise ValueError(f"resume: expected latest or a checkpoint folder, got {training.resume}; correct the path.")
+    if not isinstance(train_rows, datasets.IterableDataset):
+        count, accumulation = state.num_processes, training.gradient_accumulation_steps
+        GlobalBatches(len(train_rows), training.batch_size, count, 0, accumulation, training.drop_last)
+    check_output_dir(Path(training.output_dir), bool(training.resume), training.overwrite)
 
 
 # -- data -------------------------------------------------------------------------------------------------------------
@@ -155,12 +191,13 @@ def _load_rows(
 
 def check_leaks(train_rows: datasets.Dataset, val_rows: datasets.Dataset, source: DataSource) -> None:
     """Raise a ValueError if training images are validated on, unless the dataset or `--leak keep` allows it."""
-    shared = sorted(set(train_rows["file_name"]) & set(val_rows["file_name"]))
-    if shared and source.may_leak() is None:
+    shared = shared_images(train_rows, val_rows) if source.may_leak() is None else []
+    if shared:
+        name, copy_name = shared[0]
         raise ValueError(
             f"expected different images in the training and validation splits, got {len(shared)} shared images "
-            f"({shared[0]}, ...), which would inflate the scores; remove them from one split (`detris data check` "
-            "lists them), or set --leak keep."
+            f"({name} is also {copy_name} in validation), which would inflate the scores; remove them from one split "
+            "(`detris data check` lists them), or set --leak keep."
         )
 
 
@@ -172,59 +209,48 @@ def _report_truncated(
     state: PartialState, tokenizer: PreTrainedTokenizerBase, rows: datasets.Dataset, limit: int
 ) -> None:
     """Print how many expressions exceed max_text_length and are truncated."""
-    texts = _expressions(rows)
-    long = [text for text, count in zip(texts, count_tokens(tokenizer, texts), strict=True) if count > limit]
-    if long:
-        state.print(
-            f"{len(long)} of {len(texts)} expressions have more than {limit} tokens and are truncated, as in the "
-            f"paper: {long[0]!r}, ..."
-        )
+    notice = truncation_notice(tokenizer, _expressions(rows), limit)
+    if notice:
+        state.print(notice)
 
 
 # -- model ------------------------------------------------------------------------------------------------------------
 
 
-def _create_config(
-    run: RunArguments, backbones: BackboneArguments, training: TrainingArguments, state: PartialState
-) -> tuple[DetrisConfig, str | None]:
-    """Return the config with named backbones, and the tokenizer's name, or None if a tokenizer has to be trained."""
-    config = presets.get(run.preset)
-    config.position_interpolation = run.position_interpolation
-    tokenizer_name = backbones.tokenizer or backbones.text_model or config.text_name_or_path
-    folder = Path(training.output_dir) / "backbones"
-    with state.main_process_first():
-        name_backbones(config, backbones, folder)
-        presets.random_backbones(config, folder, training.seed)  # for presets without pretrained backbones
-    return config, tokenizer_name
+def create_config(
+    run: RunArguments, arguments: BackboneArguments, folder: Path
+) -> tuple[DetrisConfig, dict[str, Backbone]]:
+    """Return the config of the model and its backbones, which decide their classes and sizes. Nothing is written.
+
+    Args:
+        run: the preset, and the given fields of `DetrisConfig`.
+        arguments: options that select the backbones.
+        folder: folder for backbones that have to be written.
+
+    Raises:
+        ValueError: a backbone cannot be used, or a field does not fit the others.
+        OSError: a backbone cannot be read.
+    """
+    preset, given = presets.get(run.preset), run.config_fields
+    selected = select_backbones(preset, arguments, given, folder)
+    config = preset.scaled_to(*(copy.deepcopy(selected[kind].config) for kind in KINDS))
+    for kind, backbone in selected.items():
+        config.name_backbone(kind, backbone.name)
+    return apply_config_options(config, given), selected
 
 
 def _create_tokenizer(
-    name: str | None, config: DetrisConfig, run: RunArguments, source: DataSource, train_rows: Any
+    arguments: BackboneArguments, config: DetrisConfig, run: RunArguments, source: DataSource, train_rows: Any
 ) -> PreTrainedTokenizerBase:
-    """Load the named tokenizer, or train one on the expressions of the training rows."""
+    """Load the tokenizer of the text encoder, or train one on the expressions of the training rows."""
+    # Not the config's name, which is a folder below output_dir if the text encoder comes from an original file.
+    name = arguments.tokenizer or arguments.text_model or presets.get(run.preset).text_name_or_path
     if name:
-        return AutoTokenizer.from_pretrained(name)
+        revision = config.text_revision if name == config.text_name_or_path else None
+        return load_tokenizer(name, revision or "main")
     if source.streaming:
         raise ValueError(
             f"--preset {run.preset}: expected a dataset to train a tokenizer on, got a stream; remove --streaming, or "
             "set --tokenizer."
         )
     return train_tokenizer(_expressions(train_rows), config.text_config.vocab_size)
-
-
-def _create_model(
-    config: DetrisConfig, tokenizer: PreTrainedTokenizerBase, tokenizer_name: str | None, run: RunArguments
-) -> tuple[DetrisForReferringSegmentation, DetrisProcessor]:
-    """Return the model, with loaded backbones and a new head and adapters, and its processor."""
-    model = DetrisForReferringSegmentation.from_backbones(
-        load_backbone(config, "vision"), load_backbone(config, "text"), config
-    )
-    vocab_size = model.config.text_config.vocab_size
-    if len(tokenizer) > vocab_size:
-        raise ValueError(
-            f"tokenizer {tokenizer_name}: expected at most {vocab_size} tokens, the vocabulary of the text encoder, "
-            f"got {len(tokenizer)}; set --tokenizer to the text encoder's own."
-        )
-    processor = DetrisProcessor.from_config(config, tokenizer)
-    processor.keep_aspect_ratio = run.keep_aspect_ratio
-    return model, processor

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -18,6 +19,15 @@ from ..modeling.encoders import architecture
 
 BACKBONE_PREFIXES = {"vision": "dinov2.", "text": "txt_backbone."}
 LOGIT_SCALE = "txt_backbone.logit_scale"  # only used in CLIP's pretraining; the one weight that our model lacks
+
+
+def detect_kind(content: Mapping[str, Any]) -> str:
+    """Return what a checkpoint contains, judging by its keys; empty if unknown."""
+    if "state_dict" in content:
+        return "a training checkpoint"
+    if {"cls_token", "pos_embed"} <= content.keys():
+        return "a DINO backbone"
+    return "a CLIP" if {"token_embedding.weight", "text_projection"} <= content.keys() else ""
 
 
 @dataclass(frozen=True)

@@ -19,15 +19,17 @@ from accelerate import init_empty_weights
 from .. import presets
 from ..atomic import atomic_write_file
 from ..modeling import DetrisConfig, DetrisForReferringSegmentation
+from ..safe_loading import read_checkpoint
 from .key_mapping import (
     BACKBONE_PREFIXES,
     LOGIT_SCALE,
     backbone_layout,
     check_architecture,
+    detect_kind,
     mismatch,
     official_layout,
 )
-from .safe_loading import detect_kind, read_dict
+from .weights import check_weights
 
 CLIP_LOGIT_SCALE = math.log(100)  # OpenAI clipped it to this value in training; every released CLIP has it
 _BLOCK = 64  # weights that `compare_backbone` maps at a time
@@ -49,8 +51,8 @@ def load_official_checkpoint(
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the file is not a checkpoint of this layout, or keys are missing, unexpected or of a wrong shape;
-            the message lists them and names the preset that matches.
+        ValueError: the file is not a checkpoint of this layout, weights are not finite floats, or keys are missing,
+            unexpected or of a wrong shape; the message lists them and names the preset that matches.
     """
     is_preset = isinstance(config, str)
     config = presets.get(config) if isinstance(config, str) else copy.deepcopy(config)
@@ -73,6 +75,7 @@ def load_official_checkpoint(
         else:
             advice = "no preset matches either"
         raise ValueError(f"{path}: expected the weights of this config, got others ({problem}); {advice}.")
+    check_weights(official, path)
     # Stored for round-tripping, see `save_official_checkpoint`.
     config.text_config.logit_scale = official[LOGIT_SCALE].item()
     weights = {}
@@ -141,7 +144,7 @@ def compare_backbone(
     layout, differences = [*backbone_layout(config, kind)], {}
     for start in range(0, len(layout), _BLOCK):
         # Mapped again for each block, so that the memory of the previous one is released.
-        official = read_official(path, mmap=True)
+        official = read_official(path, mmap=True, checksums=start == 0)
         for mapping in layout[start : start + _BLOCK]:
             for name, part in mapping.split(official[BACKBONE_PREFIXES[kind] + mapping.official]).items():
                 other = weights.pop(name, torch.empty(0))
@@ -150,23 +153,26 @@ def compare_backbone(
     return differences
 
 
-def read_official(path: str | os.PathLike, *, mmap: bool = False) -> dict[str, torch.Tensor]:
+def read_official(path: str | os.PathLike, *, mmap: bool = False, checksums: bool = True) -> dict[str, torch.Tensor]:
     """Read the weights of a released `.pth`, keyed by their names without `module.`.
 
     Args:
         mmap: map the file instead of reading it, if its format allows.
+        checksums: compare the checksums in the file.
 
     Raises:
         FileNotFoundError: the file does not exist.
         ValueError: the file is not a released checkpoint; the message names what it contains.
     """
     expected = "a released DETRIS checkpoint"
-    content = read_dict(Path(path), expected, mmap=mmap)
+    content = read_checkpoint(path, expected, mmap=mmap, checksums=checksums)
     if "state_dict" not in content:
         got = f"{detect_kind(content)} alone" if detect_kind(content) else 'a dict without "state_dict"'
         raise ValueError(f"{path}: expected {expected}, got {got}; pass the complete checkpoint.")
     weights = content["state_dict"]
-    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+    if not isinstance(weights, dict) or not all(
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in weights.items()
+    ):
         raise ValueError(
             f'{path}: expected {expected}, got a "state_dict" that is not a dict of tensors; pass another file.'
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,10 +19,20 @@ from transformers import (
 
 from ..errors import one_line
 from ..modeling import DetrisConfig
-from .key_mapping import backbone_layout, mismatch
-from .safe_loading import detect_kind, read_dict
+from ..safe_loading import printable, read_checkpoint
+from .key_mapping import backbone_layout, detect_kind, mismatch
+from .weights import check_weights
 
 _HEAD_DIM = 64  # the same in every published DINOv2 and CLIP; not stored in the files
+# First parts of the keys of CLIP's text encoder.
+_CLIP_TEXT = (
+    "transformer.",
+    "token_embedding.",
+    "positional_embedding",
+    "text_projection",
+    "ln_final.",
+    "logit_scale",
+)
 
 
 def load_original_dinov2(path: str | os.PathLike) -> Dinov2WithRegistersModel:
@@ -42,18 +51,19 @@ def load_original_dinov2(path: str | os.PathLike) -> Dinov2WithRegistersModel:
         raise ValueError(f"{path}: expected {expected}, got DINOv2-g, whose MLP is gated; pass size S, B or L.")
     try:
         width, patch = weights["cls_token"].shape[-1], weights["patch_embed.proj.weight"].shape[-1]
+        image_size = patch * round((weights["pos_embed"].shape[1] - 1) ** 0.5)
         config = Dinov2WithRegistersConfig(
             hidden_size=width,
             num_hidden_layers=_depth(weights, "blocks."),
-            num_attention_heads=width // _HEAD_DIM,
+            num_attention_heads=_heads(width),
             mlp_ratio=weights["blocks.0.mlp.fc1.weight"].shape[0] // width,
-            image_size=patch * round((weights["pos_embed"].shape[1] - 1) ** 0.5),
+            image_size=image_size,
             patch_size=patch,
             num_register_tokens=weights["register_tokens"].shape[1],
         )
-    except (KeyError, IndexError, ValueError) as error:
+        detris = DetrisConfig(vision_config=copy.deepcopy(config), image_size=image_size)
+    except (LookupError, ArithmeticError, ValueError) as error:
         raise _unknown_size(path, expected, error) from None
-    detris = DetrisConfig(vision_config=copy.deepcopy(config))
     return _build_model(Dinov2WithRegistersModel, config, detris, "vision", weights, path)
 
 
@@ -69,14 +79,14 @@ def load_original_clip_text(path: str | os.PathLike) -> CLIPTextModelWithProject
         ValueError: the file has other content, which the message names, or a key is missing or of a wrong shape.
     """
     expected = "an original CLIP file of OpenAI"
-    weights = _read_backbone(path, expected, "CLIP")
+    weights = _read_backbone(path, expected, "CLIP", _CLIP_TEXT)
     try:
         vocabulary, width = weights["token_embedding.weight"].shape
         config = CLIPTextConfig(
             hidden_size=width,
             intermediate_size=weights["transformer.resblocks.0.mlp.c_fc.weight"].shape[0],
             num_hidden_layers=_depth(weights, "transformer.resblocks."),
-            num_attention_heads=width // _HEAD_DIM,
+            num_attention_heads=_heads(width),
             max_position_embeddings=weights["positional_embedding"].shape[0],
             vocab_size=vocabulary,
             projection_dim=weights["text_projection"].shape[1],
@@ -84,26 +94,34 @@ def load_original_clip_text(path: str | os.PathLike) -> CLIPTextModelWithProject
             eos_token_id=vocabulary - 1,
             pad_token_id=0,
         )
-    except (KeyError, IndexError, ValueError) as error:
+        detris = DetrisConfig(
+            text_config=copy.deepcopy(config),
+            vision_adapter=None,
+            decoder_heads=1,
+            hidden_dim=width,
+            max_text_length=config.max_position_embeddings,
+        )
+    except (LookupError, ArithmeticError, ValueError) as error:
         raise _unknown_size(path, expected, error) from None
-    text = ("transformer.", "token_embedding.", "positional_embedding", "text_projection", "ln_final.", "logit_scale")
-    weights = {key: value for key, value in weights.items() if key.startswith(text)}
-    detris = DetrisConfig(text_config=copy.deepcopy(config), vision_adapter=None, decoder_heads=1, hidden_dim=width)
     return _build_model(CLIPTextModelWithProjection, config, detris, "text", weights, path)
 
 
-def _read_backbone(path: str | os.PathLike, expected: str, kind: str) -> dict[str, torch.Tensor]:
-    """Read a backbone's `state_dict`. For other files, the error names the detected content."""
-    content = read_dict(Path(path), expected, scripted=kind == "CLIP")
+def _read_backbone(
+    path: str | os.PathLike, expected: str, kind: str, prefixes: tuple[str, ...] = ("",)
+) -> dict[str, torch.Tensor]:
+    """Read a backbone's `state_dict`: the keys with these prefixes. For other files, the error names the content."""
+    content = read_checkpoint(path, expected, scripted=kind == "CLIP")
     detected = detect_kind(content)
     if detected and kind not in detected:
         got = detected
     elif not content or not all(isinstance(value, torch.Tensor) for value in content.values()):
         got = "a dict of other values than tensors"
     elif not detected:
-        got = f"other weights, such as {next(iter(content))}"
+        got = f"other weights, such as {printable(str(next(iter(content))))}"
     else:
-        return content
+        weights = {str(key): value for key, value in content.items() if str(key).startswith(prefixes)}
+        check_weights(weights, path)
+        return weights
     raise ValueError(f"{path}: expected {expected}, got {got}; pass another file.")
 
 
@@ -115,7 +133,17 @@ def _unknown_size(path: str | os.PathLike, expected: str, error: Exception) -> V
 
 
 def _depth(weights: Mapping[str, torch.Tensor], prefix: str) -> int:
-    return 1 + max(int(key.removeprefix(prefix).split(".")[0]) for key in weights if key.startswith(prefix))
+    """Return the number of layers, which must be numbered from 0 without gaps."""
+    layers = {int(key.removeprefix(prefix).split(".")[0]) for key in weights if key.startswith(prefix)}
+    if layers != {*range(len(layers))}:
+        raise ValueError(f"{len(layers)} layers whose largest number is {max(layers)}")
+    return len(layers)
+
+
+def _heads(width: int) -> int:
+    if width < _HEAD_DIM or width % _HEAD_DIM:
+        raise ValueError(f"width {width}, expected a multiple of {_HEAD_DIM}, the size of an attention head")
+    return width // _HEAD_DIM
 
 
 def _build_model(

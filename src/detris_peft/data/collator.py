@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +21,20 @@ class Collator:
         model_inputs_only: return only the arguments of the model's forward, as `transformers.Trainer` expects.
     """
 
-    processor: Callable[..., Any]
+    processor: Any
     keep_masks: bool = True
     model_inputs_only: bool = False
 
     def __post_init__(self) -> None:
         # DataLoader workers already parallelize. Set before forking: OpenCV can deadlock in forked workers.
         cv2.setNumThreads(1)
+
+    def canvas_size(self, sample: Sample) -> tuple[int, int]:
+        """Return the (h, w) of the sample's `pixel_values` if it is not batched with others.
+
+        Samples are only comparable across batch sizes if each is batched with samples of its own canvas.
+        """
+        return self.processor.canvas_size([sample.mask.shape])
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """Collate samples into a batch.

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import reprlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
 
 # Rows with an error of one of these kinds are never used for training.
 BAD_KINDS = (
@@ -16,6 +20,10 @@ BAD_KINDS = (
 )
 
 KIND_NOTE = "kind of bad row: "
+
+_notices: ContextVar[list[tuple[str, str]] | None] = ContextVar("notices", default=None)
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxother = _repr.maxlong = 80
 
 
 class BadRowError(ValueError):
@@ -60,6 +68,36 @@ def reject(error: BadRowError, bad_rows: BadRows | None) -> None:
     if bad_rows is None:
         raise error
     bad_rows.append(error)
+
+
+@contextmanager
+def collect_notices() -> Iterator[list[tuple[str, str]]]:
+    """Collect what readers notice about valid rows, as (kind, message); without it, notices are discarded."""
+    notices: list[tuple[str, str]] = []
+    token = _notices.set(notices)
+    try:
+        yield notices
+    finally:
+        _notices.reset(token)
+
+
+def notice(kind: str, message: str) -> None:
+    """Report something unusual about a row that is valid; see `collect_notices`."""
+    notices = _notices.get()
+    if notices is not None:
+        notices.append((kind, message))
+
+
+def short(value: Any, limit: int = 60) -> str:
+    """Return the repr of a value of any size in at most `limit` characters; "nothing" for None."""
+    if value is None:
+        return "nothing"
+    try:
+        # A number is shown in full; the repr of a large container could take minutes.
+        text = repr(value) if isinstance(value, (float, str)) and len(str(value)) <= limit else _repr.repr(value)
+    except ValueError:  # Python does not convert integers of more than 4300 digits
+        text = f"a {type(value).__name__} with an integer of thousands of digits"
+    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def join_names(names: Iterable[str]) -> str:

@@ -1,20 +1,20 @@
 """Parse user-provided fields (expressions, masks, boxes, ids) into the columns of `FEATURES`."""
 
 import hashlib
-import io
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
-from .errors import BadRowError, MissingImageError
-from .masks import encode_mask, mask_area, outside_frame
+from .. import images
+from ..mask_images import is_lossy_webp, read_foreground
+from ..safe_loading import parse_json
+from ..text_cleaning import clean_text, has_surrogate
+from .errors import BadRowError, MissingImageError, notice, short
+from .masks import all_finite, as_integer, encode_mask, mask_area, outside_frame
 
-# EXIF orientations that swap width and height.
-QUARTER_TURNS = (5, 6, 7, 8)
 _NUMBER = (int, float)
 # An id times 1000 must fit into int64: see `sentence_ids`.
 _MAX_ID = 10**15
@@ -22,28 +22,26 @@ _MAX_ID = 10**15
 _BOX_TOLERANCE = 2
 
 
-def open_header(image: Mapping[str, Any], where: str) -> Image.Image:
+def open_header(image: Mapping[str, Any], where: str, any_depth: bool = False) -> Image.Image:
     """Open an image without decoding its pixels.
 
     Args:
         image: `{"path", "bytes"}`, as stored by `datasets`.
         where: prefix of the error message.
+        any_depth: accept floating-point and 32-bit values.
 
     Raises:
         MissingImageError: the file does not exist.
-        BadRowError: the file is not an image.
+        BadRowError: the file is not an image that can be used.
     """
     data, path = image.get("bytes"), image.get("path")
+    source = data if data and isinstance(data, bytes) else path or b""
     try:
-        return Image.open(io.BytesIO(data) if data else path or io.BytesIO())
+        return images.open_header(source, f"{where}: {path or images.default_name(source)}", any_depth)
     except FileNotFoundError:
         raise MissingImageError(f"{where}: {path} is missing; add the image") from None
-    except Exception as error:  # for damaged files Pillow raises OSError, SyntaxError, struct.error, ...
-        name = path or f"data of {len(data or b'')} bytes"
-        problem = str(error).split(" <_io")[0]
-        raise BadRowError(
-            f"{where}: expected an image, got {name} ({problem}); download it again", "image_damaged"
-        ) from None
+    except ValueError as error:
+        raise BadRowError(str(error).removesuffix("."), "image_damaged") from None
 
 
 def upright_size(image: Mapping[str, Any], where: str) -> tuple[int, int]:
@@ -53,42 +51,62 @@ def upright_size(image: Mapping[str, Any], where: str) -> tuple[int, int]:
         MissingImageError, BadRowError: see `open_header`.
     """
     with open_header(image, where) as header:
-        # If a PNG has no EXIF block in its header, Pillow would decode all pixels to look for one after them.
-        has_exif = header.format != "PNG" or "exif" in header.info or "Raw profile type exif" in header.info
-        turned = has_exif and header.getexif().get(ExifTags.Base.Orientation) in QUARTER_TURNS
-        return (header.width, header.height) if turned else (header.height, header.width)
+        return images.upright_size(header)
 
 
 def read_sentences(value: Any, where: str) -> list[str]:
     """Return a list of sentences from one sentence, a list of them, or a list of `{"sent": ...}` or `{"raw": ...}`.
 
     Raises:
-        BadRowError: no sentence is given, or one of them is blank or not text.
+        BadRowError: no sentence is given, or one of them is not text, or blank once it is cleaned for the tokenizer.
     """
     items = [value] if isinstance(value, (str, Mapping)) else value
     if not isinstance(items, Sequence) or isinstance(items, bytes) or not items:
-        raise BadRowError(f"{where}: expected a sentence or a list of sentences, got {_short(value)}; add a sentence")
+        raise BadRowError(f"{where}: expected a sentence or a list of sentences, got {short(value)}; add a sentence")
     sentences = [item.get("sent", item.get("raw")) if isinstance(item, Mapping) else item for item in items]
     for sentence in sentences:
-        if not isinstance(sentence, str) or not sentence.strip():
-            raise BadRowError(
-                f"{where}: expected sentences of non-blank text, got {_short(sentence)}; write or remove it"
-            )
+        check_sentence(sentence, where)
     return sentences
 
 
-def read_id(value: Any, default: int, where: str) -> int:
-    """Return an id as an integer: integers and digits are kept, other text is hashed, None gives the default.
+def check_sentence(sentence: Any, where: str) -> None:
+    """Check that a sentence is text of which something remains once it is cleaned for the tokenizer.
 
     Raises:
-        BadRowError: the value is neither an integer nor text.
+        BadRowError: it is not.
+    """
+    if not isinstance(sentence, str):
+        raise BadRowError(f"{where}: expected sentences of text, got {short(sentence)}; write or remove it")
+    check_text(sentence, where)
+    if not clean_text(sentence):
+        raise BadRowError(f"{where}: expected sentences of non-blank text, got {sentence!a:.60}; write or remove it")
+
+
+def check_text(text: str, where: str) -> None:
+    """Check that a text can be stored as UTF-8.
+
+    Raises:
+        BadRowError: it holds half of a surrogate pair.
+    """
+    if has_surrogate(text):
+        raise BadRowError(f"{where}: expected text, got half of a surrogate pair in {short(text)}; fix the text")
+
+
+def read_id(value: Any, default: int, where: str) -> int:
+    """Return an id as an integer: 7, 7.0 and "7" are 7, other text is hashed, None gives the default.
+
+    Raises:
+        BadRowError: the value is neither a whole number nor text.
     """
     if value is None:
         return default
-    if isinstance(value, (int, str)) and not isinstance(value, bool) and value != "":
-        numeric = isinstance(value, int) or (value.isascii() and value.isdecimal())
-        return int(value) if numeric and abs(int(value)) < _MAX_ID else text_id(str(value))
-    raise BadRowError(f"{where}: expected an integer or text as the id, got {_short(value)}; fix the id")
+    value = as_integer(value)
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() <= 1024:
+        return value if abs(value) < _MAX_ID else text_id(str(value))
+    if isinstance(value, str) and value != "":
+        check_text(value, where)
+        return text_id(value)
+    raise BadRowError(f"{where}: expected an integer or text as the id, got {short(value)}; fix the id")
 
 
 def read_flag(value: Any, where: str) -> bool:
@@ -99,13 +117,14 @@ def read_flag(value: Any, where: str) -> bool:
     """
     flag = value or False
     if flag is not True and flag is not False:
-        raise BadRowError(f"{where}: expected true or false, got {value!r}; fix the value")
+        raise BadRowError(f"{where}: expected true or false, got {short(value)}; fix the value")
     return flag
 
 
 def text_id(text: str) -> int:
     """Return a 48-bit hash of a text as its id; it depends on the text alone."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "big")
+    # File names may hold bytes that are not UTF-8, as surrogates.
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=6).digest(), "big")
 
 
 def sentence_ids(ref_id: int, count: int) -> list[int]:
@@ -127,7 +146,7 @@ def read_mask(
     Args:
         value: a polygon `[x1, y1, x2, y2, ...]` or `[[x1, y1], [x2, y2], ...]`, a list of polygons (their union), or
             an RLE `{"size", "counts"}`; each of these may also be JSON text. Also a mask image, its file name, or its
-            `{"path", "bytes"}`: non-zero pixels are foreground.
+            `{"path", "bytes"}`; see `read_foreground`.
         height, width: size of the upright image in pixels.
         where: prefix of the error message.
         find_file: returns the path of a mask file, given its name.
@@ -139,7 +158,7 @@ def read_mask(
     if isinstance(value, str):
         value = _from_text(value, find_file, where)
     if isinstance(value, Image.Image):
-        value = _foreground(value)
+        value = _foreground(value, where)
     elif isinstance(value, Mapping) and "counts" not in value and value.keys() & {"bytes", "path"}:
         value = _decode_mask_image(value, where)
     elif isinstance(value, Sequence) and not isinstance(value, bytes):
@@ -151,7 +170,7 @@ def read_mask(
     except BadRowError as error:
         hint = ""
         if isinstance(value, (np.ndarray, Mapping)) and _is_turned(value, height, width):
-            hint = " (the image has an EXIF orientation; draw the mask on the upright image)"
+            hint = " (if the image has an EXIF orientation, draw the mask on the upright image)"
         raise BadRowError(f"{where}: {error}{hint}", error.kind) from None
     if not mask_area(mask):
         raise _empty(value, height, width, where)
@@ -172,20 +191,20 @@ def read_box(
         BadRowError: of kind mask_malformed, mask_empty or mask_out_of_frame.
     """
     box = _from_text(value, str, where) if isinstance(value, str) else value
-    if not isinstance(box, Sequence) or len(box) != 4 or not all(isinstance(number, _NUMBER) for number in box):
-        raise BadRowError(f"{where}: expected a box of four numbers, got {_short(value)}; fix it", "mask_malformed")
+    if not isinstance(box, Sequence) or len(box) != 4 or not all_finite(box):
+        raise BadRowError(f"{where}: expected a box of four numbers, got {short(value)}; fix it", "mask_malformed")
     x1, y1, x2, y2 = _scaled(box, height, width) if fractions else box
     if not corners:
         x2, y2 = x1 + x2, y1 + y2
     box_format = "xyxy" if corners else "xywh"
     if x2 <= x1 or y2 <= y1:
         raise BadRowError(
-            f"{where}: expected a non-empty box, got {_short(value)}; fix it, or its format is not {box_format}",
+            f"{where}: expected a non-empty box, got {short(value)}; fix it, or its format is not {box_format}",
             "mask_empty",
         )
     if x1 < width and y1 < height and (x2 > width + _BOX_TOLERANCE or y2 > height + _BOX_TOLERANCE):
         raise BadRowError(
-            f"{where}: expected a box within the image of {width}x{height} pixels, got {_short(value)}; fix it, or "
+            f"{where}: expected a box within the image of {width}x{height} pixels, got {short(value)}; fix it, or "
             f"its format is not {box_format}",
             "mask_malformed",
         )
@@ -197,34 +216,52 @@ def _from_text(text: str, find_file: Callable[[str], str], where: str) -> Any:
     if text.lstrip()[:1] not in ("[", "{"):
         return {"path": find_file(text), "bytes": None}
     try:
-        return json.loads(text)
+        return parse_json(text, f"{where}: {short(text)}")
     except ValueError as error:
-        raise BadRowError(f"{where}: expected JSON, got {_short(text)} ({error}); fix it", "mask_malformed") from None
+        raise BadRowError(str(error).removesuffix("."), "mask_malformed") from None
 
 
 def _decode_mask_image(value: Mapping[str, Any], where: str) -> np.ndarray:
+    name = f"{where}: {value['path']}" if value.get("path") else where
     try:
-        with open_header(value, where) as header:
-            if header.format == "JPEG":
-                raise BadRowError(
-                    f"{where}: expected a lossless mask, got a JPEG, which blurs edges; save it as PNG",
-                    "mask_malformed",
-                )
-            return _foreground(header)
-    except MissingImageError as error:
-        raise BadRowError(str(error).replace("the image", "the mask"), "mask_malformed") from None
-    except BadRowError as error:
-        raise BadRowError(str(error), "mask_malformed") from None
-    except Exception as error:  # for damaged files Pillow raises OSError, SyntaxError, struct.error, ...
-        name = value.get("path") or "the mask image"
-        raise BadRowError(f"{where}: {name} cannot be decoded ({error}); save it again", "mask_malformed") from None
+        with open_header(value, where, any_depth=True) as header:
+            if header.format == "WEBP" and is_lossy_webp(_content(value)):
+                raise BadRowError(f"{name}: expected a lossless mask, got a lossy WebP; save it as PNG")
+            image = images.decode(header, name)
+    except MissingImageError:
+        raise BadRowError(f"{name}: the mask is missing; add the file", "mask_malformed") from None
+    except ValueError as error:
+        raise BadRowError(str(error).removesuffix("."), "mask_malformed") from None
+    return _foreground(image, name)
 
 
-def _foreground(image: Image.Image) -> np.ndarray:
-    """Return the non-zero pixels as a bool array (H, W); for a palette image, those whose index is not 0."""
-    single = image.mode in ("P", "1", "L", "I", "I;16", "F")
-    pixels = np.asarray(image if single else image.convert("RGB"))
-    return np.asarray(pixels != 0 if single else pixels.any(axis=-1))
+def _content(value: Mapping[str, Any]) -> bytes:
+    if value.get("bytes"):
+        return value["bytes"]
+    with open(value["path"], "rb") as file:
+        return file.read()
+
+
+def _foreground(image: Image.Image, where: str) -> np.ndarray:
+    """Return the foreground of a mask image as a bool array (H, W)."""
+    try:
+        foreground, values = read_foreground(image)
+    except ValueError as error:
+        raise BadRowError(f"{where}: {error}", "mask_malformed") from None
+    if values > 1:
+        notice(
+            "mask_of_several",
+            f"{where}: the mask has {values} different values, which are read as one target; if they are several "
+            "objects, write a mask for each",
+        )
+    corners = foreground[[0, 0, -1, -1], [0, -1, 0, -1]]
+    if corners.all() and 2 * np.count_nonzero(foreground) > foreground.size:
+        notice(
+            "mask_on_white",
+            f"{where}: the mask covers the corners and {100 * foreground.mean():.0f}% of the image; if its background "
+            "is white, invert it: black is background",
+        )
+    return foreground
 
 
 def _polygons(value: Sequence[Any]) -> list[Any]:
@@ -252,7 +289,7 @@ def _scaled(numbers: Any, height: int, width: int) -> Any:
 
 def _is_turned(value: np.ndarray | Mapping[str, Any], height: int, width: int) -> bool:
     size = value.shape if isinstance(value, np.ndarray) else value.get("size")
-    return height != width and isinstance(size, Sequence) and list(size) == [width, height]
+    return height != width and isinstance(size, Sequence) and [as_integer(side) for side in size] == [width, height]
 
 
 def _empty(value: Any, height: int, width: int, where: str) -> BadRowError:
@@ -261,17 +298,11 @@ def _empty(value: Any, height: int, width: int, where: str) -> BadRowError:
             f"{where}: the mask is entirely outside the image of {width}x{height} pixels; fix its coordinates",
             "mask_out_of_frame",
         )
-    if isinstance(value, list) and max(max(polygon, default=0) for polygon in value if polygon) <= 1:
+    polygons = value if isinstance(value, list) and all(isinstance(part, list) for part in value) else []
+    if polygons and max((max(polygon) for polygon in polygons if polygon), default=0) <= 1:
         return BadRowError(
             f"{where}: the mask is empty, expected coordinates in pixels, got none above 1; convert them, or declare "
             "them as fractions",
             "mask_empty",
         )
     return BadRowError(f"{where}: the mask is empty; fix it, or mark the row as no_target", "mask_empty")
-
-
-def _short(value: Any) -> str:
-    if value is None:
-        return "nothing"
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -13,10 +13,13 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco
 
-from .errors import BadRowError
+from ..images import max_pixels
+from .errors import BadRowError, short
 
 # Maximum distance of a vertex from the frame, in image sides: pycocotools traces every edge pixel by pixel.
 MAX_OVERHANG = 10
+# Maximum perimeter of one polygon in pixels: pycocotools needs about 100 bytes for each.
+MAX_PERIMETER = 4_000_000
 
 
 def encode_mask(segmentation: Any, height: int, width: int) -> dict[str, Any]:
@@ -48,7 +51,8 @@ def encode_mask(segmentation: Any, height: int, width: int) -> dict[str, Any]:
     else:
         kind = "mask_empty" if segmentation == [] else "mask_malformed"
         raise BadRowError(
-            f"expected polygons or an RLE as the segmentation, got {segmentation!r:.40}; annotate the target", kind
+            f"expected polygons or an RLE as the segmentation, got {short(segmentation, 40)}; annotate the target",
+            kind,
         )
     return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
 
@@ -59,7 +63,10 @@ def decode_mask(mask: Mapping[str, Any]) -> np.ndarray:
     Raises:
         BadRowError: the run lengths do not fill the image.
     """
-    height, width = mask["size"]
+    size = mask["size"]
+    if not isinstance(size, Sequence) or len(size) != 2 or not all(isinstance(side, int) for side in size):
+        raise _malformed(f"expected a mask with a size [height, width], got {short(size, 40)}; fix the size")
+    height, width = size
     runs = _checked_runs(mask, height, width)
     inside = np.zeros(len(runs), dtype=np.uint8)
     inside[1::2] = 1
@@ -142,7 +149,7 @@ def _checked_runs(rle: Mapping[str, Any], height: int, width: int) -> np.ndarray
         runs = np.array(counts if fits else [], dtype=np.int64)
     else:
         raise _malformed(
-            f"expected a string or a list of run lengths as the RLE's counts, got {counts!r:.40}; fix them"
+            f"expected a string or a list of run lengths as the RLE's counts, got {short(counts, 40)}; fix them"
         )
     if not fits or runs.sum() != area:
         raise _malformed(
@@ -152,29 +159,51 @@ def _checked_runs(rle: Mapping[str, Any], height: int, width: int) -> np.ndarray
     return runs
 
 
+def as_integer(value: Any) -> Any:
+    """Return an integer for whole numbers that were written as 3.0 or "3"; any other value is returned unchanged."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and len(value) < 20 and value.isascii() and value.isdecimal():
+        return int(value)
+    return value
+
+
 def _check_size(size: Any, height: int, width: int) -> None:
-    if not isinstance(size, Iterable) or list(size) != [height, width]:
+    found = [as_integer(side) for side in size] if isinstance(size, Iterable) and not isinstance(size, str) else size
+    if found != [height, width]:
+        swapped = " with height and width swapped" if found == [width, height] else ""
         raise _malformed(
-            f"expected a mask of the image's size [height, width] = {[height, width]}, got {size!s:.40}; fix one of "
-            "the two"
+            f"expected a mask of the image's size [height, width] = {[height, width]}, got {short(found, 40)}"
+            f"{swapped}; fix one of the two"
         )
-    if height < 1 or width < 1:
+    _check_pixels(height, width)
+
+
+def _check_pixels(height: int, width: int) -> None:
+    if height < 1 or width < 1 or height * width > max_pixels():
         raise _malformed(
-            f"expected a mask with pixels, got the size [height, width] = {[height, width]}; fix the size"
+            f"expected a mask of 1 to {max_pixels():,} pixels, got the size [height, width] = {[height, width]}; fix "
+            "the size"
         )
 
 
 def _rasterize(polygons: Sequence[Any], height: int, width: int) -> Any:
+    _check_pixels(height, width)
     limit = MAX_OVERHANG * max(height, width)
     outlines = []
     for polygon in polygons:
         if not isinstance(polygon, Sequence) or isinstance(polygon, (str, bytes)) or len(polygon) % 2:
             raise _malformed(
-                f"expected a polygon x1, y1, x2, y2, ... of an even number of coordinates, got {polygon!r:.40}; fix "
-                "the polygon"
+                "expected a polygon x1, y1, x2, y2, ... of an even number of coordinates, got "
+                f"{short(polygon, 40)}; fix the polygon"
             )
-        if not _all_numbers(polygon) or (polygon and not -limit <= min(polygon) <= max(polygon) <= limit):
-            raise _malformed(f"expected polygon coordinates within {limit} pixels, got {polygon!r:.40}; fix them")
+        if not all_finite(polygon) or (polygon and not -limit <= min(polygon) <= max(polygon) <= limit):
+            raise _malformed(f"expected polygon coordinates within {limit} pixels, got {short(polygon, 40)}; fix them")
+        if polygon and _perimeter(polygon) > MAX_PERIMETER:
+            raise _malformed(
+                f"expected a polygon with a perimeter of at most {MAX_PERIMETER:,} pixels, got {len(polygon) // 2:,} "
+                "points with a longer one; simplify it"
+            )
         # One or two points have no area, and pycocotools would read two points as a box.
         if len(polygon) >= 6:
             outlines.append(polygon)
@@ -183,10 +212,20 @@ def _rasterize(polygons: Sequence[Any], height: int, width: int) -> Any:
     return coco.merge(coco.frPyObjects(outlines, height, width))
 
 
-def _all_numbers(values: Sequence[Any]) -> bool:
+def _perimeter(polygon: Sequence[float]) -> float:
+    """Return the length of a closed polygon, as the sum of each edge's longer side; an upper bound if it is short."""
+    bound = len(polygon) * (max(polygon) - min(polygon))
+    if bound <= MAX_PERIMETER:
+        return bound
+    points = np.reshape(np.array(polygon, dtype=np.float64), (-1, 2))
+    return float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum())
+
+
+def all_finite(values: Sequence[Any]) -> bool:
+    """Return whether all values are finite numbers."""
     try:
         return all(map(math.isfinite, values))
-    except TypeError:  # text, None, a list, ...
+    except (TypeError, OverflowError):  # text, None, a list, ...; an integer that no float can hold
         return False
 
 

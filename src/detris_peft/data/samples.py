@@ -14,6 +14,7 @@ from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
 from .errors import KIND_NOTE, BadRowError
+from .fields import check_sentence
 from .schema import decode_row
 
 
@@ -99,7 +100,7 @@ class TrainingSamples(Dataset):
     def _load(self, position: int) -> Sample:
         row_index = int(self.order[position])
         row = self.rows[row_index]
-        sentences = row["sentences"]
+        sentences = row["sentences"] or [""]  # a row without sentences is refused when it is decoded
         sentence = sentences[int(self.sentence_draws[position] * len(sentences))]
         return self.decoder.decode(row, sentence, [self.seed, self.epoch, row_index])
 
@@ -136,7 +137,8 @@ class EvaluationSamples(Dataset):
         self.rows = _undecoded(rows)
         self.skip_bad_rows = skip_bad_rows
         self.decoder = _RowDecoder(image_size)
-        counts = np.array([len(row) for row in self.rows["sentences"]] if len(rows) else [], dtype=np.int64)
+        # A row without sentences gets one sample, and is refused when it is decoded.
+        counts = np.array([len(row or [""]) for row in self.rows["sentences"]] if len(rows) else [], dtype=np.int64)
         counts = counts if sentences == "all" else np.minimum(counts, 1)
         # Arrays, not lists: reading a list's items changes their reference counts, so each worker would copy the list.
         self.row_index = np.repeat(np.arange(len(counts)), counts)
@@ -151,7 +153,7 @@ class EvaluationSamples(Dataset):
     def __getitem__(self, index: int) -> Sample:
         row, source = self.rows[int(self.row_index[index])], int(self.sentence_source[index])
         sentences = row["sentences"] if source == index else self.rows[int(self.row_index[source])]["sentences"]
-        sentence = sentences[int(self.sentence_index[source])]
+        sentence = (sentences or [""])[int(self.sentence_index[source])]
         try:
             return self.decoder.decode(row, sentence)
         except BadRowError as error:
@@ -202,7 +204,8 @@ class StreamedSamples(IterableDataset):
         held: Sample | None = None  # held back so that trailing invalid rows can be reported with it
         for row in self.rows:  # `datasets` splits the stream among the workers of a loader
             identity = [self.seed, self.epoch, crc32(row["dataset"].encode()), row["ref_id"] % 2**63]
-            sentence = row["sentences"][int(np.random.default_rng(identity).integers(len(row["sentences"])))]
+            sentences = row["sentences"] or [""]  # a row without sentences is refused when it is decoded
+            sentence = sentences[int(np.random.default_rng(identity).integers(len(sentences)))]
             try:
                 sample = self.decoder.decode(row, sentence, [*identity, 1])
             except BadRowError as error:
@@ -230,6 +233,7 @@ class _RowDecoder:
 
     def decode(self, row: Mapping[str, Any], sentence: str, seed: Sequence[int] = ()) -> Sample:
         image, mask = decode_row(row, self.image_size)
+        check_sentence(sentence, f"{row['file_name']}: reference {row['ref_id']}")  # it may belong to another row
         sample = Sample(image, sentence, mask, row["ref_id"], row["no_target"])
         if not self._has_label(sample):
             raise BadRowError(

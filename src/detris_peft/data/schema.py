@@ -2,27 +2,28 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from io import BytesIO
+from numbers import Integral
 from typing import Any
 
 import datasets
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 
-from .errors import BadRowError, MissingImageError
-from .fields import QUARTER_TURNS, sentence_ids
+from .. import images
+from .errors import BadRowError, MissingImageError, short
+from .fields import check_sentence, check_text, sentence_ids
 from .masks import decode_mask
 
 
 class ImageFeature(datasets.Image):
-    """`datasets.Image` whose decoding errors name the image.
+    """`datasets.Image` that decodes known image formats only, opens no URLs, and names the image in its errors.
 
     It is saved and reloaded as a plain `datasets.Image`, and compares equal to one.
     """
 
     def decode_example(self, value: Any, token_per_repo_id: dict | None = None) -> Image.Image:
-        with _errors_name_image(value):
-            return super().decode_example(value, token_per_repo_id)
+        image = open_image(value)
+        return image.convert(self.mode) if self.mode and self.mode != image.mode else image
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, datasets.Image) and (self.mode, self.decode) == (other.mode, other.decode)
@@ -80,8 +81,11 @@ def make_row(
         mask: union of the targets' masks as compressed RLE, without foreground if there is no target.
         ann_ids: annotation ids of all targets; empty if the expression refers to nothing in the image.
         sent_ids: one id per sentence; by default derived from `ref_id`.
+
+    Raises:
+        BadRowError: a sentence is blank, or a field cannot be stored in its column.
     """
-    return {
+    row = {
         "image": image,
         "sentences": list(sentences),
         "mask": mask,
@@ -96,6 +100,8 @@ def make_row(
         "dataset": dataset,
         "file_name": file_name,
     }
+    check_fields(row)
+    return row
 
 
 def to_dataset(rows: Sequence[Mapping[str, Any]]) -> datasets.Dataset:
@@ -113,7 +119,7 @@ def open_image(image: Image.Image | Mapping[str, Any]) -> Image.Image:
         MissingImageError: the file does not exist; also a FileNotFoundError.
         BadRowError: the file cannot be decoded; the message names it.
     """
-    return image if isinstance(image, Image.Image) else ImageFeature().decode_example(dict(image))
+    return _decode(image, None)[0]
 
 
 def decode_row(row: Mapping[str, Any], image_size: int | None = None) -> tuple[Image.Image, np.ndarray]:
@@ -128,44 +134,93 @@ def decode_row(row: Mapping[str, Any], image_size: int | None = None) -> tuple[I
             faster. None decodes at full size.
 
     Raises:
-        BadRowError: the image or the mask is missing or damaged, their sizes differ, or the mask is empty although
-            the row has a target.
+        BadRowError: a sentence is blank, the image or the mask is missing or damaged, their sizes differ, or the mask
+            is empty although the row has a target.
     """
-    try:
-        image, (height, width) = _decode(row["image"], image_size)
-    except BadRowError as error:
-        raise type(error)(f"{error} (reference {row['ref_id']})", error.kind) from error
+    check_fields(row)
+    with _errors_name_reference(row):
+        image, size = _decode(row["image"], image_size)
+    return image, check_mask(row, size)
+
+
+def check_row(row: Mapping[str, Any]) -> None:
+    """Check a row as `decode_row` does, but read only the header of the image.
+
+    Raises:
+        BadRowError: see `decode_row`.
+    """
+    check_fields(row)
+    with _errors_name_reference(row), _open_header(row["image"]) as header:
+        size = images.upright_size(header)
+    check_mask(row, size)
+
+
+def check_mask(row: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
+    """Return the mask of a row, a uint8 array (H, W) of 0 and 1, given the size (H, W) of its upright image.
+
+    Raises:
+        BadRowError: the mask is damaged, has another size, or is empty although the row has a target.
+    """
     where = f"{row['file_name']}: reference {row['ref_id']}"
+    if not isinstance(row["mask"], Mapping):
+        raise BadRowError(f"{where}: expected a mask, got {short(row['mask'])}; add it", "mask_malformed")
+    found = tuple(row["mask"]["size"] or ())
+    if len(found) == 2 and found != size:
+        swapped = ", with height and width swapped" if found == size[::-1] else ""
+        raise BadRowError(
+            f"{row['file_name']}: expected a mask of {size[1]}x{size[0]} pixels, the size of the image, got "
+            f"{found[1]}x{found[0]}{swapped} for reference {row['ref_id']}; use the images that were annotated",
+            "mask_malformed",
+        )
     try:
         mask = decode_mask(row["mask"])
     except ValueError as error:
         raise BadRowError(f"{where}: {error}", "mask_malformed") from error
-    if mask.shape != (height, width):
-        raise BadRowError(
-            f"{row['file_name']}: expected a mask of {width}x{height} pixels, the size of the image, got "
-            f"{mask.shape[1]}x{mask.shape[0]} for reference {row['ref_id']}; use the images that were annotated",
-            "mask_malformed",
-        )
     if not row["no_target"] and not mask.any():
         raise BadRowError(f"{where}: the mask is empty; fix it, or mark the row as no_target", "mask_empty")
-    return image, mask
+    return mask
 
 
-def _decode(image: Image.Image | Mapping[str, Any], image_size: int | None) -> tuple[Image.Image, tuple[int, int]]:
+def check_fields(row: Mapping[str, Any]) -> None:
+    """Check the sentences, texts and ids of a row.
+
+    Raises:
+        BadRowError: one of them is invalid; the message names the row.
+    """
+    where = f"{row['file_name']}: reference {short(row['ref_id'])}"
+    if not row["sentences"]:
+        raise BadRowError(f"{where}: expected a sentence, got none; add one")
+    for sentence in row["sentences"]:
+        check_sentence(sentence, where)
+    for name in ("split", "dataset", "file_name"):
+        check_text(str(row[name]), f"{where}: '{name}'")
+    numbers = (row["ref_id"], row["image_id"], row["category_id"], *row["ann_ids"], *row["sent_ids"])
+    for number in numbers:
+        if not isinstance(number, Integral) or not -(2**63) <= number < 2**63:
+            raise BadRowError(f"{where}: expected ids that are 64-bit integers, got {short(number)}; change the id")
+
+
+def _open_header(image: Any) -> Image.Image:
+    """Open the `{"path", "bytes"}` of a row without decoding the pixels."""
+    if not isinstance(image, Mapping) or not (image.get("bytes") or image.get("path")):
+        raise BadRowError(f"expected an image, got {short(image)}; add it", "image_missing")
+    with _bad_rows(image):
+        return images.open_header(image["bytes"] or image["path"], _name(image))
+
+
+def _name(image: Mapping[str, Any]) -> str:
+    return image["path"] or images.default_name(image["bytes"])
+
+
+def _decode(image: Any, image_size: int | None) -> tuple[Image.Image, tuple[int, int]]:
     """Return the upright image and its full size (H, W)."""
-    if isinstance(image, Image.Image) or image_size is None or (image["bytes"] is None and "://" in image["path"]):
-        decoded = open_image(image)
-        return decoded, (decoded.height, decoded.width)
-    with (
-        _errors_name_image(image),
-        Image.open(image["path"] if image["bytes"] is None else BytesIO(image["bytes"])) as file,
-    ):
-        width, height = file.size
-        orientation = file.getexif().get(ExifTags.Base.Orientation, 1)
-        if file.format in ("JPEG", "MPO"):
-            _reduce(file, image_size, orientation)
-        ImageOps.exif_transpose(file, in_place=True)
-        return file, (width, height) if orientation in QUARTER_TURNS else (height, width)
+    if isinstance(image, Image.Image):
+        return image, (image.height, image.width)
+    with _open_header(image) as file, _bad_rows(image):
+        size = images.upright_size(file)
+        if image_size is not None and file.format in ("JPEG", "MPO"):
+            _reduce(file, image_size, images.orientation(file))
+        return images.decode(file, _name(image)), size
 
 
 def _reduce(file: Image.Image, image_size: int, orientation: int) -> None:
@@ -179,14 +234,19 @@ def _reduce(file: Image.Image, image_size: int, orientation: int) -> None:
 
 
 @contextmanager
-def _errors_name_image(value: Mapping[str, Any]) -> Iterator[None]:
-    """Convert decoding errors into a BadRowError that names the image."""
+def _bad_rows(image: Mapping[str, Any]) -> Iterator[None]:
+    """Convert errors about an image into bad rows."""
     try:
         yield
     except FileNotFoundError as error:
-        raise MissingImageError(f"{value['path']}: the image is missing; restore the file") from error
-    except Exception as error:  # for damaged files Pillow raises OSError, SyntaxError, struct.error, ...
-        name = value["path"] or f"an image of {len(value['bytes'] or b'')} bytes"
-        raise BadRowError(
-            f"{name}: the image cannot be decoded ({error}); download it again", "image_damaged"
-        ) from error
+        raise MissingImageError(f"{image['path']}: the image is missing; restore the file") from error
+    except ValueError as error:
+        raise BadRowError(str(error).removesuffix("."), "image_damaged") from error
+
+
+@contextmanager
+def _errors_name_reference(row: Mapping[str, Any]) -> Iterator[None]:
+    try:
+        yield
+    except BadRowError as error:
+        raise type(error)(f"{error} (reference {row['ref_id']})", error.kind) from error

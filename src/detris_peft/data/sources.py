@@ -6,8 +6,9 @@ from pathlib import Path
 
 import datasets
 
+from ..atomic import recover
 from .errors import BadRows
-from .readers import DatasetReader, dataset_path, find_reader, registered_readers
+from .readers import DatasetReader, candidate_paths, dataset_path, find_reader, registered_readers
 from .readers.refer_files import DEFAULT_IMAGE_FOLDER
 
 _ORDER = ("train", "validation", "val", "test", "testA", "testB")
@@ -30,8 +31,8 @@ class DataSource:
     image_folder: str | None = field(
         default=None,
         metadata={
-            "help": f"folder of the images, below data_root; by default {DEFAULT_IMAGE_FOLDER}, or the folder of a "
-            "COCO file"
+            "help": f"folder of the images, below data_root or from the working directory; by default "
+            f"{DEFAULT_IMAGE_FOLDER}, or the folder of a COCO file"
         },
     )
     leak: str | None = field(
@@ -53,6 +54,10 @@ class DataSource:
     )
     streaming: bool = field(default=False, metadata={"help": "Hub or parquet only: read rows on demand"})
 
+    def __post_init__(self) -> None:
+        # Shells complete folder names with a slash.
+        self.dataset = self.dataset.rstrip("/") or self.dataset
+
     def load(self, split: str, bad_rows: BadRows | None = None) -> datasets.Dataset | datasets.IterableDataset:
         """Load one split with the columns `FEATURES`; an `IterableDataset` if `streaming` is set.
 
@@ -72,17 +77,23 @@ class DataSource:
         """Return the dataset's splits: train, val and test first, others in alphabetical order.
 
         Raises:
-            FileNotFoundError, ValueError: the dataset does not exist, or its files cannot be read.
+            FileNotFoundError, ValueError: the dataset does not exist, it has no rows, or its files cannot be read.
         """
         reader = self._reader()
         self._check_options(reader)
-        return _sorted(reader.splits(self))
+        found = _sorted(reader.splits(self))
+        if not found:
+            raise ValueError(f"{self.dataset}: expected at least one row, got an empty dataset; add rows")
+        return found
 
     def may_leak(self) -> str | None:
         """Return the reason why splits may share images, or None if they must not."""
         return "leak=keep" if self.leak == "keep" else self._reader().shared_images(self)
 
     def _reader(self) -> DatasetReader:
+        for path in candidate_paths(self):
+            if not path.exists():
+                recover(path)  # `detris data convert` may have been killed while it replaced the folder
         reader = find_reader(self)
         if reader is not None:
             return reader
@@ -92,13 +103,20 @@ class DataSource:
             found = _shortened(entry.name for entry in path.iterdir())
             raise FileNotFoundError(f"{path}: no dataset in this folder, only {found}; accepted are: {accepted}")
         if path is not None:
-            raise ValueError(f"{path}: expected a dataset, got a file; accepted are: {accepted}")
+            raise ValueError(
+                f"{path}: expected a dataset, got a file; accepted are: {accepted}; pass its folder, {path.parent}"
+            )
+        if Path(self.dataset).is_absolute():
+            raise FileNotFoundError(f"{self.dataset}: no such file or folder; fix --dataset")
         if not root.is_dir():
             raise FileNotFoundError(
-                f"{root}: the data root is missing; pass the folder that holds '{self.dataset}' and 'images'"
+                f"{root}: the data root is missing; pass the folder that holds '{self.dataset}' and 'images' as "
+                "--data_root, or the dataset's path as --dataset"
             )
         found = _shortened(entry.name for entry in root.iterdir() if entry.is_dir() and entry.name != "images")
-        raise FileNotFoundError(f"{root / self.dataset}: the dataset's folder is missing; {root} has {found}")
+        raise FileNotFoundError(
+            f"{root / self.dataset}: the dataset's folder is missing; {root} has {found}; fix --dataset or --data_root"
+        )
 
     def _check_options(self, reader: DatasetReader) -> None:
         if self.leak not in (None, "keep", "drop"):

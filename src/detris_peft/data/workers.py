@@ -1,6 +1,11 @@
-"""DataLoader worker initialization."""
+"""DataLoader workers: initialization, and messages for workers that were killed."""
 
+from __future__ import annotations
+
+import re
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def ignore_signals(worker: int) -> None:
@@ -11,3 +16,38 @@ def ignore_signals(worker: int) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def explained_worker_errors() -> Iterator[None]:
+    """Re-raise the error about a DataLoader worker that was killed, with the cause and what to do, in one line.
+
+    PyTorch raises it wherever the main process is when the worker ends, so the block must contain all work that is
+    done while workers run.
+
+    Raises:
+        ChildProcessError: a worker was killed; the message names its pid and the signal.
+        MemoryError: a worker ran out of memory.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        text = f"{error} {error.__cause__ or ''}"
+        killed = re.search(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.+?)(?:\.|$)", text, re.DOTALL)
+        if killed is None:
+            raise
+        # If a worker is found dead instead of signaling its end, the first error names only its pid.
+        cause = re.search(r"killed by signal: ([\w ]+)", text)
+        how = f"was killed by the signal {cause[1].strip()!r}" if cause else " ".join(killed[2].split())
+        raise ChildProcessError(
+            f"DataLoader worker (pid {killed[1]}) {how}; the usual cause is too little memory, or with 'Bus error' "
+            "too little shared memory (/dev/shm, in Docker --shm-size): free some, or lower --num_workers (0: no "
+            "workers) or the batch size."
+        ) from None
+    except MemoryError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise MemoryError(
+            "a DataLoader worker ran out of memory; free some, or lower --num_workers (0: no workers) or the batch "
+            "size."
+        ) from None

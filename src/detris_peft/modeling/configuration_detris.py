@@ -1,16 +1,22 @@
 """Configuration of DETRIS: two frozen backbones, their adapters, and the mask head."""
 
 import copy
+import difflib
 from dataclasses import field, fields
-from typing import Any, ClassVar, Literal, get_args, get_origin
+from typing import Any, ClassVar, Literal
 
-from huggingface_hub.dataclasses import type_validator
-from peft import PeftConfig, PeftType
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 
 from ..adapters import DenseAlignerConfig, TextAdapterConfig
 from ..defaults import IMAGE_SIZE, MASK_THRESHOLD, MAX_TEXT_LENGTH
+from ..errors import one_line
+from ..field_types import describe_type, has_type
+from .adapter_configs import adapter_config, adapter_dict, scale_adapter
+from .config_limits import check_limits
 from .encoders import architecture, sentence_dim, text_encoder
+from .layers import scale_layers
+from .tokenizer_checks import check_tokenizer
 
 # The default backbones, as on the Hub: DINOv2-B/14 with 4 registers, and the text encoder of CLIP ViT-B/16.
 _VISION_DEFAULT = {
@@ -21,6 +27,20 @@ _VISION_DEFAULT = {
 }
 _TEXT_DEFAULT = {"model_type": "clip_text_model"}
 _ADAPTERS = {"vision_adapter": DenseAlignerConfig, "text_adapter": TextAdapterConfig}
+_DEFAULT_EXTRACT_LAYERS, _DEFAULT_DEPTH = (4, 8), 12
+# Fields that transformers reads or writes in addition to those that a config declares.
+_OTHER_FIELDS = {
+    "attn_implementation",
+    "auto_map",
+    "experts_implementation",
+    "model_type",
+    "name_or_path",
+    "num_labels",
+    "output_attentions",
+    "tie_word_embeddings",
+    "torch_dtype",
+    "use_cache",
+}
 
 
 class DetrisConfig(PreTrainedConfig):
@@ -34,7 +54,7 @@ class DetrisConfig(PreTrainedConfig):
         vision_adapter: the Dense Aligners, or None to train without them (Table 3 of the paper).
         text_adapter: the text adapters, or None to train without them.
         extract_layers: blocks (counted from 0) whose output feeds the neck, in addition to the last block's; default:
-            those at one and two thirds of the depth (4 and 8 of 12, 8 and 16 of 24).
+            4 and 8 of 12, and those at the same relative depth of other encoders (see `scale_layers`).
         hidden_dim: width d of the head, a multiple of 4 and of the numbers of heads.
         neck_heads: number of attention heads in the neck.
         decoder_layers: number of decoder layers.
@@ -88,13 +108,14 @@ class DetrisConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         if "tap_layers" in kwargs:  # the name of this field in config files written before 0.1.0
             self.extract_layers = kwargs.pop("tap_layers")
-        self.vision_config = _backbone_config("vision_config", self.vision_config, _VISION_DEFAULT)
-        self.text_config = _backbone_config("text_config", self.text_config, _TEXT_DEFAULT)
+        self._refuse_unknown_fields(kwargs)
+        self.vision_config = backbone_config("vision_config", self.vision_config)
+        self.text_config = backbone_config("text_config", self.text_config)
         for name in _ADAPTERS:
-            setattr(self, name, _adapter_config(name, getattr(self, name)))
+            setattr(self, name, adapter_config(name, getattr(self, name), _ADAPTERS[name]))
         if self.extract_layers is None:
             depth = self.vision_config.num_hidden_layers
-            self.extract_layers = [depth // 3, 2 * depth // 3]
+            self.extract_layers = scale_layers(_DEFAULT_EXTRACT_LAYERS, depth, _DEFAULT_DEPTH)
         elif isinstance(self.extract_layers, tuple):
             self.extract_layers = list(self.extract_layers)
         if self.pad_token_id is None:
@@ -111,6 +132,31 @@ class DetrisConfig(PreTrainedConfig):
         new.validate_architecture()
         return new
 
+    def scaled_to(self, vision_config: PreTrainedConfig, text_config: PreTrainedConfig) -> "DetrisConfig":
+        """Return a copy for backbones of other sizes, from which the values that depend on them are derived.
+
+        `extract_layers` and the blocks with adapters move to the same relative depth (see `scale_layers`). The text
+        width and the padding token are those of the text encoder. `image_size` is rounded to a multiple of the patch
+        size, and `max_text_length` limited to the positions of the text encoder.
+        """
+        new = copy.deepcopy(self)
+        new.vision_config, new.text_config = vision_config, text_config
+        depth, own_depth = vision_config.num_hidden_layers, self.vision_config.num_hidden_layers
+        new.extract_layers = scale_layers(self.extract_layers, depth, own_depth)
+        if self.vision_adapter is not None:
+            new.vision_adapter = scale_adapter(self.vision_adapter, depth, own_depth, text_dim=text_config.hidden_size)
+        if self.text_adapter is not None:
+            new.text_adapter = scale_adapter(
+                self.text_adapter, text_config.num_hidden_layers, self.text_config.num_hidden_layers
+            )
+        patch_size = vision_config.patch_size
+        if self.image_size % patch_size:
+            new.image_size = patch_size * max(1, round(self.image_size / patch_size))
+        new.max_text_length = min(self.max_text_length, max_positions(text_config))
+        new.pad_token_id = text_encoder(text_config).pad_token_id
+        new.validate_architecture()
+        return new
+
     def name_backbone(self, kind: str, name: str | None) -> None:
         """Set the name of the `"vision"` or `"text"` backbone. A changed name resets the revision."""
         if name and name != getattr(self, f"{kind}_name_or_path"):
@@ -122,10 +168,31 @@ class DetrisConfig(PreTrainedConfig):
         """Width S of `sentence_state`."""
         return sentence_dim(self.text_config)
 
+    def check_inputs(self) -> None:
+        """Raise a ValueError if images of `image_size` or sentences of `max_text_length` do not fit the backbones."""
+        patch_size = self.vision_config.patch_size
+        if isinstance(patch_size, int) and self.image_size % patch_size:
+            raise ValueError(
+                f"image_size={self.image_size}: expected a multiple of the patch size, {patch_size}; set it to "
+                f"{patch_size * max(1, round(self.image_size / patch_size))}."
+            )
+        if self.max_text_length > max_positions(self.text_config):
+            raise ValueError(
+                f"max_text_length={self.max_text_length}: expected at most {max_positions(self.text_config)}, the "
+                "positions of the text encoder; lower it."
+            )
+
+    def check_tokenizer(self, tokenizer: Any) -> None:
+        """Raise a ValueError if a tokenizer does not belong to the text encoder."""
+        check_tokenizer(self.text_config, tokenizer, self.pad_token_id)
+
     def validate_architecture(self) -> None:
         """Raise a ValueError if a field has the wrong type, or two fields contradict each other."""
         self._validate_types()
         super().validate_architecture()
+        for name in ("vision_config", "text_config", *_ADAPTERS):
+            check_limits(name, getattr(self, name))
+        check_limits("config", self)
         depth, text_dim = self.vision_config.num_hidden_layers, self.text_config.hidden_size
         if any(not 0 <= i < depth for i in self.extract_layers):
             raise ValueError(
@@ -145,6 +212,17 @@ class DetrisConfig(PreTrainedConfig):
                 f"vision_adapter.text_dim={self.vision_adapter.text_dim}: expected the width of the text encoder's "
                 f"hidden states, {text_dim}; set DenseAlignerConfig(text_dim={text_dim})."
             )
+        if not 0 <= self.pad_token_id < self.text_config.vocab_size:
+            raise ValueError(
+                f"pad_token_id={self.pad_token_id}: expected a token of the text encoder, 0 to "
+                f"{self.text_config.vocab_size - 1}; correct it."
+            )
+        for name, is_valid, expected in (
+            ("dropout", 0 <= self.dropout < 1, "at least 0 and below 1"),
+            ("mask_threshold", 0 < self.mask_threshold < 1, "above 0 and below 1"),
+        ):
+            if not is_valid:
+                raise ValueError(f"{name}={getattr(self, name)}: expected a value {expected}; correct it.")
         if self.position_interpolation == "official" and not self.vision_config.model_type.startswith("dinov2"):
             raise ValueError(
                 'position_interpolation="official": expected a DINOv2 image encoder, got '
@@ -152,56 +230,67 @@ class DetrisConfig(PreTrainedConfig):
             )
 
     def _validate_types(self) -> None:
-        # transformers' own configs are decorated with `@strict`, which uses this validator but raises no ValueError.
+        # transformers' own configs are decorated with `@strict`, whose errors are no ValueErrors.
         own = DetrisConfig.__annotations__
         for name, expected in ((f.name, f.type) for f in fields(self) if f.name in own):
             value = getattr(self, name)
-            try:
-                type_validator(name, value, expected)
-            except (TypeError, ValueError):
-                choices = get_args(expected)
-                shown = " or ".join(map(repr, choices)) if get_origin(expected) is Literal else _type_name(expected)
-                raise ValueError(f"{name}={value!r}: expected {shown}.") from None
+            if not has_type(value, expected):
+                raise ValueError(f"{name}={value!r}: expected {describe_type(expected)}; correct it.")
+
+    def _refuse_unknown_fields(self, names: dict[str, Any]) -> None:
+        known = {f.name for f in fields(self)}
+        for name in names:
+            if name not in known | _OTHER_FIELDS and not name.startswith("_"):
+                nearest = difflib.get_close_matches(name, known, n=1)
+                fix = f"use {nearest[0]}" if nearest else "remove it"
+                raise ValueError(f"{name}: expected a field of DetrisConfig, got an unknown name; {fix}.")
 
     def to_dict(self) -> dict[str, Any]:
         output = super().to_dict()
         for name in _ADAPTERS:
             adapter = getattr(self, name)
-            output[name] = None if adapter is None else _adapter_dict(adapter)
+            output[name] = None if adapter is None else adapter_dict(adapter)
         return output
 
 
-def _backbone_config(name: str, config: Any, default: dict) -> PreTrainedConfig:
+def backbone_config(name: str, config: Any) -> PreTrainedConfig:
+    """Return the config of a backbone.
+
+    Args:
+        name: `"vision_config"` or `"text_config"`.
+        config: a config, a dict with its `model_type` and fields, or None for the default backbone's.
+
+    Raises:
+        ValueError: the value is something else, or the config of another kind of model.
+    """
     if not isinstance(config, PreTrainedConfig):
+        default = _VISION_DEFAULT if name == "vision_config" else _TEXT_DEFAULT
         values = dict(default) if config is None else config
         if not isinstance(values, dict) or "model_type" not in values:
             raise ValueError(
                 f"{name}: expected a config, or a dict with a model_type such as 'dinov2_with_registers', got "
                 f"{values}."
             )
-        config = AutoConfig.for_model(**values)
+        try:
+            config = AutoConfig.for_model(**values)
+        except (ValueError, TypeError, StrictDataclassError) as error:
+            raise ValueError(
+                f"{name}: expected a config of transformers, got {one_line(error)}; correct it."
+            ) from None
     config.architectures = [architecture(config)]
+    for required in ("num_hidden_layers", "hidden_size", "patch_size" if name == "vision_config" else "vocab_size"):
+        if not hasattr(config, required):
+            raise ValueError(
+                f"{name}: expected the config of {'an image' if name == 'vision_config' else 'a text'} encoder, got "
+                f"{config.model_type!r}, which has no {required}; set another model_type."
+            )
     return config
 
 
-def _type_name(kind: Any) -> str:
-    return kind.__name__ if isinstance(kind, type) else str(kind)
-
-
-def _adapter_config(name: str, value: Any) -> PeftConfig | None:
-    cls = _ADAPTERS[name]
-    if value is None or isinstance(value, cls):
-        return value
-    if isinstance(value, dict):
-        return cls(**{k: v for k, v in value.items() if k != "peft_type"})
-    got = f"a {type(value).__name__}" if isinstance(value, PeftConfig) else repr(value)
-    raise ValueError(f"{name}: expected a {cls.__name__} or None, got {got}.")
-
-
-def _adapter_dict(adapter: PeftConfig) -> dict[str, Any]:
-    """Return an adapter's fields as JSON values, without those that peft sets itself."""
-    values = {
-        k: v for k, v in adapter.to_dict().items() if k not in ("auto_mapping", "peft_version", "inference_mode")
-    }
-    values["peft_type"] = PeftType(adapter.peft_type).value
-    return {k: sorted(v) if isinstance(v, set) else v for k, v in values.items()}
+def max_positions(text_config: Any) -> int:
+    """Return the maximum number of tokens of a text encoder."""
+    positions = getattr(text_config, "max_position_embeddings", None)
+    if positions is None:  # relative positions
+        return text_config.vocab_size
+    # RoBERTa counts positions from the padding id on.
+    return positions - text_config.pad_token_id - 1 if "roberta" in text_config.model_type else positions

@@ -6,13 +6,11 @@ To add a backbone, add a row here and one in `adapters/block_layouts.py`, which 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from types import MethodType
-from typing import Any
+from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 import transformers
-from torch import nn
+from peft import PeftModel
 from transformers import MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
 
 
@@ -23,27 +21,28 @@ class TextEncoder:
     Attributes:
         pad_token_id: id of the padding token.
         masks_padding: whether the encoder was trained with an attention mask over padding.
-        pools: whether its pooled output is the sentence state; otherwise the first token's state is used.
+        sentence_from: what the sentence state is: the (projected) state of the end-of-text token, the pooled output,
+            or the state of the first token.
     """
 
     pad_token_id: int
     masks_padding: bool
-    pools: bool
+    sentence_from: Literal["end token", "pooler", "first token"]
 
 
 TEXT_ENCODERS = {
-    "clip_text_model": TextEncoder(pad_token_id=0, masks_padding=False, pools=True),
-    "siglip_text_model": TextEncoder(pad_token_id=1, masks_padding=False, pools=True),
+    "clip_text_model": TextEncoder(pad_token_id=0, masks_padding=False, sentence_from="end token"),
+    "siglip_text_model": TextEncoder(pad_token_id=1, masks_padding=False, sentence_from="pooler"),
     # Not pooled: many checkpoints do not contain the pooler (masked language modeling does not train it), so loading
     # would initialize it randomly.
-    "bert": TextEncoder(pad_token_id=0, masks_padding=True, pools=False),
-    "xlm-roberta": TextEncoder(pad_token_id=1, masks_padding=True, pools=False),
+    "bert": TextEncoder(pad_token_id=0, masks_padding=True, sentence_from="first token"),
+    "xlm-roberta": TextEncoder(pad_token_id=1, masks_padding=True, sentence_from="first token"),
 }
 
 
 def text_encoder(config: PreTrainedConfig) -> TextEncoder:
     """Return the settings of a text encoder. An unlisted one is treated like BERT, with its own padding token."""
-    unlisted = TextEncoder(getattr(config, "pad_token_id", None) or 0, masks_padding=True, pools=False)
+    unlisted = TextEncoder(getattr(config, "pad_token_id", None) or 0, masks_padding=True, sentence_from="first token")
     return TEXT_ENCODERS.get(config.model_type, unlisted)
 
 
@@ -110,31 +109,32 @@ def sentence_dim(config: PreTrainedConfig) -> int:
     return getattr(config, _SENTENCE_DIM.get(architecture(config), "hidden_size"))
 
 
-def sentence_state(config: PreTrainedConfig, outputs: Any) -> torch.Tensor:
-    """Return the sentence state (B, S): the projected or pooled output, or the first token's state."""
-    if not text_encoder(config).pools:
-        return outputs.last_hidden_state[:, 0]
-    return outputs.text_embeds if "text_embeds" in outputs else outputs.pooler_output
+def sentence_state(text_model: Any, config: PreTrainedConfig, outputs: Any, ends: torch.Tensor) -> torch.Tensor:
+    """Return the sentence state (B, S).
 
-
-def use_official_position_table(vision_model: PreTrainedModel) -> None:
-    """Make a DINOv2 model interpolate its position embeddings as in the training of the released DETRIS weights."""
-    embeddings: Any = vision_model.embeddings
-    embeddings.interpolate_pos_encoding = MethodType(_official_positions, embeddings)
-
-
-def _official_positions(self: Any, embeddings: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Interpolate the position embeddings: (B, 1 + h·w, C) → (1, 1 + h·w, C) for height × width pixels.
-
-    Bicubic without antialiasing, with scale factor (h + 0.1) / n for an n×n table. DINOv2's code adds 0.1 to avoid a
-    rounding error; it shifts every position slightly.
+    Args:
+        text_model: the text encoder, with or without adapters.
+        config: its config.
+        outputs: its outputs.
+        ends: (B,), positions of the end tokens; see `end_positions`.
     """
-    table: nn.Parameter = self.position_embeddings
-    patch_height, patch_width = self.patch_embeddings.patch_size
-    h, w = height // patch_height, width // patch_width
-    side = round((table.shape[1] - 1) ** 0.5)
-    if h == w == side:
-        return table
-    grid = table[:, 1:].float().unflatten(1, (side, side)).permute(0, 3, 1, 2)
-    grid = F.interpolate(grid, scale_factor=((h + 0.1) / side, (w + 0.1) / side), mode="bicubic")
-    return torch.cat([table[:, :1], grid.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
+    sentence_from = text_encoder(config).sentence_from
+    if sentence_from == "pooler":
+        return outputs.pooler_output
+    if sentence_from == "first token":
+        return outputs.last_hidden_state[:, 0]
+    # transformers looks for `config.eos_token_id`, or for the highest id if that is 2, which may be an added token.
+    rows = torch.arange(len(ends), device=ends.device)
+    state = outputs.last_hidden_state[rows, ends]
+    plain: Any = text_model.get_base_model() if isinstance(text_model, PeftModel) else text_model
+    return plain.text_projection(state) if "text_embeds" in outputs else state
+
+
+def end_positions(config: PreTrainedConfig, input_ids: torch.Tensor, pad_token_id: int) -> torch.Tensor:
+    """Return the position (B,) of the end token in tokens (B, L): the last token before the padding."""
+    end: Any = config.eos_token_id
+    if pad_token_id != end:  # otherwise the first padding token is the end token
+        last = (input_ids != pad_token_id).cumsum(-1).argmax(-1, keepdim=True)
+        end = input_ids.gather(-1, last)
+    # The first one: Hugging Face's CLIP tokenizer pads with the end token.
+    return (input_ids == end).int().argmax(-1)

@@ -12,36 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    LocalTokenNotFoundError,
-    OfflineModeIsEnabled,
-)
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from ..atomic import MANIFEST, recover
 from ..errors import one_line
-from .checkpoint import ADAPTER_FILE, ADAPTERS, HEAD_FILE, check_complete, read_config, save_checkpoint
+from .checkpoint import ADAPTERS, CHECKPOINT_FILES, PROCESSOR_FILES, check_complete, read_config, save_checkpoint
 from .configuration_detris import DetrisConfig
+from .hub_download import WRITE_ACCESS, explain
 from .model_card import CARD_FILE, REPO_ID_PLACEHOLDER, is_hub_name
 
 # The files that are pushed; others in the folder are ignored.
-_FILES = (
-    CARD_FILE,
-    "config.json",
-    HEAD_FILE,
-    *(f"{folder}/{name}" for folder in ADAPTERS.values() for name in ("adapter_config.json", ADAPTER_FILE)),
-    # Processor files
-    "processor_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-)
-_LOG_IN = "log in with a token that has write access (hf auth login, or HF_TOKEN)"
+_FILES = (*CHECKPOINT_FILES, *PROCESSOR_FILES)
 
 
 def check_hub_access(repo_id: str, token: str | bool | None = None) -> None:
@@ -68,7 +50,7 @@ def check_hub_access(repo_id: str, token: str | bool | None = None) -> None:
     elif organizations.get(owner.lower(), {}).get("roleInOrg") == "read":
         problem = f"{user} has read access only to {owner}"
     if problem:
-        raise PermissionError(f"Cannot push to {repo_id}: {problem}; {_LOG_IN}.")
+        raise PermissionError(f"Cannot push to {repo_id}: {problem}; {WRITE_ACCESS}.")
 
 
 def check_backbones_on_hub(config: DetrisConfig) -> None:
@@ -119,6 +101,7 @@ def push_folder(
             with the weights and the command that pushes them again.
     """
     folder = Path(folder)
+    recover(folder)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
             f"{folder}: expected a folder written by save_pretrained, got one without config.json."
@@ -146,13 +129,13 @@ def push_folder(
         )
 
 
-def push_model(model: Any, repo_id: str, **commit: Any) -> CommitInfo:
+def push_model(model: Any, repo_id: str, adapter_name: str | None = None, **commit: Any) -> CommitInfo:
     """Upload a model; see `DetrisForReferringSegmentation.push_to_hub`."""
     check_backbones_on_hub(model.config)
     _check_name(repo_id)
     folder = tempfile.mkdtemp(prefix="detris-")
     try:
-        save_checkpoint(model, folder)
+        save_checkpoint(model, folder, adapter_name=adapter_name)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -165,8 +148,11 @@ def _operations(
     folder: Path, config: DetrisConfig, repo_id: str, present: list[str]
 ) -> list[CommitOperationAdd | CommitOperationDelete]:
     absent = tuple(f"{name}/" for name in ADAPTERS.values() if getattr(config, name) is None)
+    stale = [name for name in present if absent and name.startswith(absent)]
+    if MANIFEST in present and not (folder / MANIFEST).is_file():  # that of another checkpoint
+        stale.append(MANIFEST)
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
-        CommitOperationDelete(name, is_folder=False) for name in present if absent and name.startswith(absent)
+        CommitOperationDelete(name, is_folder=False) for name in stale
     ]
     for name in _FILES:
         file = folder / name
@@ -192,27 +178,5 @@ def _one_line_errors(what: str, kept: str = "") -> Iterator[None]:
     try:
         yield
     except Exception as error:  # httpx, hf_xet and huggingface_hub raise exceptions with no other common base
-        kind, reason = _reason(error)
+        kind, reason = explain(error, WRITE_ACCESS)
         raise kind(f"{what}: {reason}{'; ' if kept else ''}{kept}.") from error
-
-
-def _reason(error: Exception) -> tuple[type[OSError], str]:
-    chain: list[BaseException] = [error]
-    while chain[-1].__cause__ is not None:
-        chain.append(chain[-1].__cause__)
-    for link in chain:
-        if isinstance(link, OfflineModeIsEnabled):
-            return ConnectionError, "HF_HUB_OFFLINE is set; unset it"
-        if isinstance(link, LocalTokenNotFoundError):
-            return PermissionError, f"no token found; {_LOG_IN}"
-        if isinstance(link, HfHubHTTPError):
-            status = link.response.status_code
-            answer = " ".join((link.server_message or link.response.reason_phrase).split())
-            if status in (401, 403):
-                return PermissionError, f"the Hub rejects the token ({status}, {answer}); {_LOG_IN}"
-            return OSError, f"the Hub responds with {status} ({answer})"
-    root = chain[-1]
-    return (
-        ConnectionError,
-        f"the Hub cannot be reached, or the upload was interrupted ({type(root).__name__}: {one_line(root)})",
-    )

@@ -36,11 +36,14 @@ class DetrisHubMixin:
             pretrained_model_name_or_path: folder or Hub repository written by `save_pretrained`.
             vision_model, text_model: loaded backbones to use instead of those that the checkpoint names.
             kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download` and `subfolder` locate the
-                checkpoint; `dtype`, `device_map` and `attn_implementation` are passed to the backbones.
+                checkpoint; `dtype`, `device_map`, `max_memory`, `quantization_config`, `attn_implementation` and
+                `use_safetensors` are passed to the backbones.
 
         Raises:
-            FileNotFoundError: the folder or one of its files is missing.
-            ValueError: the weights do not fit the backbones.
+            FileNotFoundError: the folder or one of its files is missing, or the Hub has no such repository.
+            PermissionError: the repository is gated, or the Hub rejects the token.
+            ConnectionError: the Hub cannot be reached, and the cache does not contain the checkpoint.
+            ValueError: the files are damaged or do not belong together, or the weights do not fit the backbones.
         """
         return load_checkpoint(cls, pretrained_model_name_or_path, vision_model, text_model, **kwargs)
 
@@ -50,9 +53,13 @@ class DetrisHubMixin:
         is_main_process: bool = True,
         state_dict: dict[str, torch.Tensor] | None = None,
         push_to_hub: bool = False,
+        adapter_name: str | None = None,
         **kwargs: Any,
     ) -> None:
-        """Save `config.json`, `vision_adapter/`, `text_adapter/`, `head.safetensors` and a model card.
+        """Save `config.json`, `vision_adapter/`, `text_adapter/`, `head.safetensors`, a model card and a manifest.
+
+        Other files in the folder stay, also a `README.md` that this method did not write. If the process is killed
+        meanwhile, the folder holds the earlier checkpoint or the new one when it is loaded.
 
         Args:
             save_directory: the folder, created if missing. Files appear in it only after all of them are written.
@@ -60,9 +67,17 @@ class DetrisHubMixin:
             state_dict: gathered weights to save instead of the module's own (FSDP, DeepSpeed).
             push_to_hub: also upload the folder, with the processor's files if it contains them. `repo_id` (default:
                 the folder's name) and the keyword arguments of `push_to_hub` are accepted.
+            adapter_name: the adapter to save, for every encoder that has one of this name; default: the active one.
+                It is loaded again as "default".
+            kwargs: other keyword arguments of transformers' `save_pretrained`, ignored.
+
+        Raises:
+            ValueError: training changes weights that the checkpoint would not contain, a weight is not finite or on
+                the meta device, not exactly one adapter is active, or the folder holds files of another origin with
+                the same names. Nothing is written then.
         """
         if is_main_process:
-            save_checkpoint(self, save_directory, state_dict)
+            save_checkpoint(self, save_directory, state_dict, adapter_name)
         if push_to_hub and is_main_process:
             repo_id = kwargs.get("repo_id") or os.path.basename(os.path.normpath(save_directory))
             push_folder(save_directory, repo_id, **{k: kwargs[k] for k in _COMMIT_KEYWORDS if k in kwargs})
@@ -77,6 +92,7 @@ class DetrisHubMixin:
         token: str | bool | None = None,
         revision: str | None = None,
         create_pr: bool = False,
+        adapter_name: str | None = None,
         **kwargs: Any,
     ) -> Any:
         """Upload the files that `save_pretrained` writes, in one commit. The repository is created if missing.
@@ -88,6 +104,7 @@ class DetrisHubMixin:
             token: Hub token; default: that of `hf auth login` or HF_TOKEN.
             revision: branch, created if missing; default: main.
             create_pr: open a pull request instead of committing to the branch.
+            adapter_name: the adapter to upload; default: the active one.
             kwargs: other keyword arguments of transformers' `push_to_hub`, ignored.
 
         Raises:
@@ -99,6 +116,7 @@ class DetrisHubMixin:
         return push_model(
             self,
             repo_id,
+            adapter_name=adapter_name,
             token=token,
             private=private,
             commit_message=commit_message,

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..adapters.attention import MultiheadAttention
 from .neck import conv_block
 
 
@@ -40,10 +41,10 @@ class DecoderLayer(nn.Module):
     def __init__(self, dim: int, text_dim: int, num_heads: int, ffn_dim: int, dropout: float) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim)
-        self.self_attention = nn.MultiheadAttention(dim, num_heads, dropout=dropout, batch_first=True)
+        self.self_attention = MultiheadAttention(dim, num_heads, dropout=dropout, batch_first=True)
         self.self_attention_norm = nn.LayerNorm(dim)
         self.norm2 = nn.LayerNorm(dim)
-        self.cross_attention = nn.MultiheadAttention(
+        self.cross_attention = MultiheadAttention(
             dim, num_heads, dropout=dropout, batch_first=True, kdim=text_dim, vdim=text_dim
         )
         self.cross_attention_norm = nn.LayerNorm(dim)

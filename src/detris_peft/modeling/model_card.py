@@ -11,10 +11,12 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from ..atomic import update_manifest, write_text
 from .configuration_detris import DetrisConfig
 from .encoders import backbone_class
 
 CARD_FILE = "README.md"
+CARD_HEADING = "# DETRIS: adapters and mask head"
 # Placeholder for the repository id, filled in on push.
 REPO_ID_PLACEHOLDER = "path/or/repository"
 
@@ -61,8 +63,9 @@ class TrainingResults:
 
 def write_model_card(folder: str | os.PathLike, results: TrainingResults | None = None) -> None:
     """Replace the model card of a folder written by `save_pretrained` with one that shows results."""
-    card = model_card(DetrisConfig.from_pretrained(folder), results)
-    (Path(folder) / CARD_FILE).write_text(card, encoding="utf-8")
+    folder = Path(folder)
+    write_text(folder / CARD_FILE, model_card(DetrisConfig.from_pretrained(folder), results))
+    update_manifest(folder, CARD_FILE)
 
 
 def model_card(config: DetrisConfig, results: TrainingResults | None = None, *, license: str = "apache-2.0") -> str:
@@ -131,8 +134,8 @@ def _identifier(dataset: str) -> str:
     return re.sub(r"[^\w./-]+", "-", _plain(dataset).replace("+", "plus"))
 
 
-_INTRODUCTION = """
-# DETRIS: adapters and mask head
+_INTRODUCTION = f"""
+{CARD_HEADING}
 
 Adapters and mask head that let a frozen image encoder and a frozen text encoder segment the object that a referring
 expression describes ([DETRIS](https://arxiv.org/abs/2501.08580)). Trained with `detris_peft`.

@@ -16,20 +16,24 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.generic import ModelOutput
 
-from ..adapters import DenseAlignerConfig, ParallelAdapterLayer
+from ..adapters import ParallelAdapterLayer
+from ..adapters.portable import PortableModule
+from .checkpoint.trainer_index import LoadsCheckpointFiles
+from .checkpoint.weights import backbone_buffers
 from .configuration_detris import DetrisConfig
 from .encoders import (
     IMAGE_ENCODERS,
     ImageEncoder,
     build_backbone,
+    end_positions,
     sentence_state,
     text_encoder,
-    use_official_position_table,
 )
 from .hub_mixin import DetrisHubMixin
 from .losses import segmentation_loss
 from .mask_decoder import Projector, VisionLanguageDecoder
 from .neck import CrossModalNeck
+from .official_positions import use_official_position_table
 
 
 @dataclass
@@ -53,7 +57,7 @@ class DetrisOutput(ModelOutput):
     vision_features: tuple[torch.Tensor, ...] | None = None
 
 
-class DetrisForReferringSegmentation(DetrisHubMixin, PreTrainedModel):
+class DetrisForReferringSegmentation(DetrisHubMixin, LoadsCheckpointFiles, PortableModule, PreTrainedModel):
     """Frozen image encoder, frozen text encoder, adapters in both, and a mask head.
 
     `DetrisForReferringSegmentation(config)` has random weights; `from_backbones` takes loaded encoders and adds new
@@ -98,7 +102,11 @@ class DetrisForReferringSegmentation(DetrisHubMixin, PreTrainedModel):
             dim, text_dim, config.decoder_layers, config.decoder_heads, config.decoder_ffn_dim, config.dropout
         )
         self.projector = Projector(dim, config.sentence_dim)
+        self.initial_buffers = backbone_buffers(self)  # to find out when saving whether training changed one
         self.post_init()
+        # Otherwise transformers' Trainer warns that frozen weights are not in its checkpoints.
+        frozen = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
+        self._keys_to_ignore_on_save = frozen | set(self.initial_buffers)
         self.train()
 
     def init_weights(self) -> None:
@@ -106,7 +114,11 @@ class DetrisForReferringSegmentation(DetrisHubMixin, PreTrainedModel):
 
     @classmethod
     def from_backbones(
-        cls, vision_model: PreTrainedModel, text_model: PreTrainedModel, config: DetrisConfig | None = None
+        cls,
+        vision_model: PreTrainedModel,
+        text_model: PreTrainedModel,
+        config: DetrisConfig | None = None,
+        tokenizer: Any = None,
     ) -> DetrisForReferringSegmentation:
         """Create a model from loaded backbones, which are frozen, with new adapters and a new head.
 
@@ -114,20 +126,20 @@ class DetrisForReferringSegmentation(DetrisHubMixin, PreTrainedModel):
             vision_model: image encoder, as loaded by transformers.
             text_model: text encoder; for CLIP a `CLIPTextModelWithProjection`.
             config: adapters and head; its backbone configs are replaced by those of the two models. Default:
-                DETRIS-B's, with the width of the text encoder.
+                DETRIS-B's, scaled to the backbones (`DetrisConfig.scaled_to`).
+            tokenizer: if given, checked to be the tokenizer of the text encoder.
 
         Raises:
-            ValueError: the config does not fit the backbones.
+            ValueError: the config or the tokenizer does not fit the backbones.
         """
         for model in (vision_model, text_model):
             model.config.architectures = [type(model).__name__]  # so that loading creates the same class
         if config is None:
-            aligner = DenseAlignerConfig(text_dim=text_model.config.hidden_size)
-            config = DetrisConfig(
-                vision_config=vision_model.config, text_config=text_model.config, vision_adapter=aligner
-            )
+            config = DetrisConfig().scaled_to(vision_model.config, text_model.config)
         else:
             config = config.with_backbones(vision_model.config, text_model.config)
+        if tokenizer is not None:
+            config.check_tokenizer(tokenizer)
         config.name_backbone("vision", vision_model.name_or_path)
         config.name_backbone("text", text_model.name_or_path)
         return cls(config, vision_model, text_model)
@@ -181,11 +193,25 @@ class DetrisForReferringSegmentation(DetrisHubMixin, PreTrainedModel):
 
     def encode_text(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode tokens (B, L) to text states (B, L, T) and sentence state (B, S)."""
+        self._check_ids(input_ids)
         kwargs = {}
         if text_encoder(self.config.text_config).masks_padding:
             kwargs["attention_mask"] = (input_ids != self.config.pad_token_id).long()
         outputs = self.text_model(input_ids=input_ids, **kwargs)
-        return outputs.last_hidden_state, sentence_state(self.config.text_config, outputs)
+        ends = end_positions(self.config.text_config, input_ids, self.config.pad_token_id)
+        return outputs.last_hidden_state, sentence_state(self.text_model, self.config.text_config, outputs, ends)
+
+    def _check_ids(self, input_ids: torch.Tensor) -> None:
+        """Raise a ValueError for tokens beyond the vocabulary. On a GPU, reading them would wait for the device."""
+        if input_ids.device.type != "cpu" or torch.compiler.is_compiling() or not input_ids.numel():
+            return
+        lowest, highest = (int(value) for value in input_ids.aminmax())
+        vocab_size = self.config.text_config.vocab_size
+        if lowest < 0 or highest >= vocab_size:
+            raise ValueError(
+                f"input_ids: expected tokens from 0 to {vocab_size - 1}, the vocabulary of the text encoder, got "
+                f"{lowest if lowest < 0 else highest}; use the tokenizer of the text encoder."
+            )
 
     def encode_image(self, pixel_values: torch.Tensor, text_states: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Encode images (B, 3, H, W), given text states (B, L, T), to feature maps of (B, C, h, w) each."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ..adapters.attention import MultiheadAttention
+
 
 def conv_block(in_channels: int, out_channels: int, kernel_size: int) -> nn.Sequential:
     """Return convolution without bias → BatchNorm → ReLU; the spatial size stays the same."""
@@ -28,7 +30,7 @@ class SentenceGate(nn.Module):
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
-        self.attention = nn.MultiheadAttention(dim, num_heads, batch_first=True)
+        self.attention = MultiheadAttention(dim, num_heads, batch_first=True)
 
     def forward(self, features: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
         """Features (B, d, h, w) and sentence (B, 1, d) → (B, d, h, w)."""

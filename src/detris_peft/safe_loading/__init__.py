@@ -1,5 +1,18 @@
 """Readers for files that other people wrote: no code is executed, and memory, depth and counts are bounded."""
 
-from .text_files import read_json, read_yaml
+from .checkpoints import read_checkpoint
+from .pickle_reader import printable
+from .pickles import load_plain_pickle
+from .safetensors_files import check_safetensors, read_safetensors
+from .text_files import parse_json, read_json, read_yaml
 
-__all__ = ["read_json", "read_yaml"]
+__all__ = [
+    "check_safetensors",
+    "load_plain_pickle",
+    "parse_json",
+    "printable",
+    "read_checkpoint",
+    "read_json",
+    "read_safetensors",
+    "read_yaml",
+]

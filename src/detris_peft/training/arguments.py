@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+import os
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, field, fields
@@ -35,24 +37,43 @@ def _one_of(choices: Sequence[str]) -> Range:
     return Range(f"one of {', '.join(choices)}", lambda value: value in choices)
 
 
-_POSITIVE = Range("above 0", lambda value: value > 0)
+_POSITIVE = Range("above 0 and finite", lambda value: 0 < value < math.inf)
+_NOT_EMPTY = Range("a text that is not empty", lambda value: bool(value.strip()) and "\0" not in value)
+_SEED = Range("at least 0 and below 2^31", lambda value: 0 <= value < 1 << 31)
+_PRECISIONS = ("no", "bf16", "fp16")
+# Options that `accelerate launch` sets as well, with its environment variables and the defaults without it.
+_LAUNCHER_VARIABLES = {
+    "mixed_precision": "ACCELERATE_MIXED_PRECISION",
+    "gradient_accumulation_steps": "ACCELERATE_GRADIENT_ACCUMULATION_STEPS",
+}
+_LAUNCHER_DEFAULTS = {"mixed_precision": "no", "gradient_accumulation_steps": 1}
 _FRACTION = Range("at least 0 and below 1", lambda value: 0 <= value < 1)
 
 
 class _StoreOption(argparse.Action):
     """Action `store` that accepts the metadata of a field.
 
-    `HfArgumentParser` passes all metadata to `add_argument`, which rejects what argparse does not know.
+    `HfArgumentParser` passes all metadata to `add_argument`, which rejects what argparse does not know. It also takes
+    False as the default of a bool field with a default factory.
     """
 
-    def __init__(self, *args: Any, range: Range | None, may_change_on_resume: bool, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self, *args: Any, range: Range | None, may_change_on_resume: bool, initial: Any, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **{**kwargs, "default": copy(initial)})
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         setattr(namespace, self.dest, values)
 
 
-def _argument(default: Any, help: str, range: Range | None = None, *, may_change_on_resume: bool = False) -> Any:
+def _argument(
+    default: Any,
+    help: str,
+    range: Range | None = None,
+    *,
+    may_change_on_resume: bool = False,
+    aliases: Sequence[str] = (),
+) -> Any:
     """Declare an option.
 
     Args:
@@ -61,11 +82,14 @@ def _argument(default: Any, help: str, range: Range | None = None, *, may_change
         range: the accepted values; None accepts every value of the field's type.
         may_change_on_resume: whether a resumed run may use another value, because it does not change what a training
             step computes or which evaluation is the best.
+        aliases: further names of the option on the command line.
     """
     metadata = {
         "help": f"{help} [{range.description}]" if range else help,
         "range": range,
         "may_change_on_resume": may_change_on_resume,
+        "initial": default,
+        "aliases": list(aliases),
         "action": _StoreOption,
     }
     return field(default_factory=lambda: copy(default), metadata=metadata)
@@ -76,35 +100,56 @@ class TrainingArguments:
     """Training arguments. The defaults are the paper's recipe for DETRIS-B in float32; see also `presets.recipe`.
 
     Each field is an option of `detris train`, and its metadata is the only declaration of its help, its range and
-    whether it may change on resume.
+    whether it may change on resume. `mixed_precision` and `gradient_accumulation_steps` are by default what
+    `accelerate launch` sets, else "no" and 1.
 
     Raises:
         ValueError: a value is outside its range; the message names the field.
     """
 
-    output_dir: str = _argument("runs/detris", "folder for checkpoints, metrics and images", may_change_on_resume=True)
+    output_dir: str = _argument(
+        "runs/detris", "folder for checkpoints, metrics and images", _NOT_EMPTY, may_change_on_resume=True
+    )
     epochs: int = _argument(
-        50, "number of epochs; each visits every reference once", _at_least(1), may_change_on_resume=True
+        50,
+        "number of epochs; each visits every reference once (but see drop_last)",
+        _at_least(1),
+        may_change_on_resume=True,
     )
     batch_size: int = _argument(32, "training batch size per process", _at_least(1))
+    drop_last: bool = _argument(
+        True, "drop the last, incomplete batch of an epoch, as published; false: train on it as well"
+    )
     eval_batch_size: int = _argument(32, "evaluation batch size per process", _at_least(1), may_change_on_resume=True)
     learning_rate: float = _argument(1e-4, "learning rate of Adam", _POSITIVE)
     warmup_steps: int = _argument(0, "optimizer steps of linear learning-rate warm-up", _at_least(0))
     milestones: list[int] = _argument([35], "epochs after which the learning rate is multiplied by gamma")
     gamma: float = _argument(0.1, "factor of the learning rate at each milestone", _POSITIVE)
-    gradient_accumulation_steps: int = _argument(1, "batches per optimizer step", _at_least(1))
+    gradient_accumulation_steps: int = _argument(
+        None, "batches per optimizer step; if not set, the value of accelerate launch, or 1", _at_least(1)
+    )
     max_grad_norm: float = _argument(0.0, "clip the gradient to this norm; 0 disables clipping", _at_least(0))
-    mixed_precision: str = _argument("no", "precision of the forward pass", _one_of(("no", "bf16", "fp16")))
+    mixed_precision: str = _argument(
+        None,
+        "precision of the forward pass; if not set, the value of accelerate launch, or no",
+        _one_of(_PRECISIONS),
+    )
     gradient_checkpointing: bool = _argument(
         False, "recompute the backbones' blocks in the backward pass to save memory", may_change_on_resume=True
     )
     ema_decay: float = _argument(
-        0.0, "evaluate and save an exponential moving average of the trained weights; 0 disables it", _FRACTION
+        0.0,
+        "evaluate and save an exponential moving average of the trained weights, whose decay after step n is "
+        "min(this value, (1 + n) / (10 + n)); 0 disables it",
+        _FRACTION,
     )
     num_workers: int = _argument(2, "DataLoader workers per process", _at_least(0), may_change_on_resume=True)
-    seed: int = _argument(0, "random seed (weights, data order, expressions, dropout, augmentation)")
-    augment: bool = _argument(
-        False, "flip (and swap left and right in the expression), scale and recolor images at random"
+    seed: int = _argument(0, "random seed (weights, data order, expressions, dropout, augmentation)", _SEED)
+    augment: bool = _argument(False, "mirror (see augment_mirror), scale and recolor images at random")
+    augment_mirror: bool = _argument(
+        True,
+        "with augment: mirror images, and swap left and right in the expression, where the expression is English and "
+        "known to be true of the mirrored image; false: never mirror",
     )
     skip_bad_rows: bool = _argument(
         False, "skip and list rows that cannot be read; otherwise stop at the first one", may_change_on_resume=True
@@ -125,10 +170,13 @@ class TrainingArguments:
         2, "number of checkpoints to keep, in addition to best/ and last/", _at_least(1), may_change_on_resume=True
     )
     resume: str | None = _argument(
-        None, "checkpoint folder to resume from, or latest for the newest one", may_change_on_resume=True
+        None, "checkpoint folder to resume from, or latest for the newest one", _NOT_EMPTY, may_change_on_resume=True
     )
-    overwrite_output_dir: bool = _argument(
-        False, "start again in a folder that holds a run; its checkpoints are deleted", may_change_on_resume=True
+    overwrite: bool = _argument(
+        False,
+        "start again in an output_dir that holds a run; its checkpoints, best and last are deleted",
+        may_change_on_resume=True,
+        aliases=("--overwrite_output_dir",),
     )
     selection_metric: str = _argument(
         "mIoU", "validation metric that selects the best checkpoint", _one_of(METRIC_NAMES)
@@ -141,13 +189,21 @@ class TrainingArguments:
         10, "log the loss to the trackers every N optimizer steps", _at_least(1), may_change_on_resume=True
     )
     push_to_hub: str | None = _argument(
-        None, "Hub repository (user/name) to upload the best checkpoint to after training", may_change_on_resume=True
+        None,
+        "Hub repository (user/name) to upload the best checkpoint to after training",
+        _NOT_EMPTY,
+        may_change_on_resume=True,
     )
     hub_private: bool = _argument(
         False, "create the Hub repository as private, if it does not exist", may_change_on_resume=True
     )
 
     def __post_init__(self) -> None:
+        if isinstance(self.output_dir, os.PathLike):
+            self.output_dir = os.fspath(self.output_dir)
+        for name, value in {**_LAUNCHER_DEFAULTS, **launcher_settings()}.items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
         types = get_type_hints(type(self))
         for option in fields(self):
             value = getattr(self, option.name)
@@ -155,10 +211,49 @@ class TrainingArguments:
             _check_range(option.name, value, option.metadata["range"])
         if self.mixed_precision == "fp16" and not torch.cuda.is_available():
             raise ValueError("mixed_precision: expected bf16 or no on a machine without a GPU, got 'fp16'.")
-        if self.resume and self.overwrite_output_dir:
+        if self.resume and self.overwrite:
+            raise ValueError(f"expected resume or overwrite, got both (resume={self.resume!r}); remove one of them.")
+
+
+def launcher_settings() -> dict[str, Any]:
+    """Return the options set by `accelerate launch`, keyed by name.
+
+    Its mixed_precision "no" is omitted: the launcher also sends it if the user asked for nothing.
+
+    Raises:
+        ValueError: the launcher's value is not supported.
+    """
+    settings: dict[str, Any] = {}
+    for name, variable in _LAUNCHER_VARIABLES.items():
+        value: Any = os.environ.get(variable)
+        if not value or value == "no":
+            continue
+        if name == "gradient_accumulation_steps":
+            value = int(value) if value.isdecimal() else value
+            is_valid, expected = isinstance(value, int) and value > 0, "at least 1"
+        else:
+            is_valid, expected = value in _PRECISIONS, f"one of {', '.join(_PRECISIONS)}"
+        if not is_valid:
             raise ValueError(
-                f"expected resume or overwrite_output_dir, got both (resume={self.resume!r}); remove one of them."
+                f"{name}: expected {expected}, got {value!r} of accelerate launch ({variable}); change it there."
             )
+        settings[name] = value
+    return settings
+
+
+def describe_ignored_launcher_settings(**used: Any) -> list[str]:
+    """Return one line for each option that differs from what `accelerate launch` set: the option takes precedence.
+
+    Args:
+        used: values in use, keyed by the option's name.
+    """
+    set_by_launcher = {name: os.environ.get(_LAUNCHER_VARIABLES[name]) for name in used}
+    return [
+        f"{name}: {value} is used, as set by the option or the preset; {set_by_launcher[name]} of accelerate launch "
+        "is ignored."
+        for name, value in used.items()
+        if set_by_launcher[name] not in (None, "", str(value))
+    ]
 
 
 def _check_type(name: str, value: Any, expected: Any) -> None:
@@ -182,6 +277,8 @@ def _is_instance(value: Any, expected: type) -> bool:
 
 
 def _check_range(name: str, value: Any, accepted: Range | None) -> None:
+    if value is None:  # an option that is not set
+        return
     for item in value if isinstance(value, list) else [value]:
         if accepted is not None and not accepted.contains(item):
             raise ValueError(f"{name}: expected {accepted.description}, got {item!r}.")

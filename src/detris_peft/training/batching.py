@@ -14,8 +14,8 @@ from accelerate import skip_first_batches
 class GlobalBatches:
     """Batch sampler of one rank: its part of each global batch of batch_size × num_processes consecutive samples.
 
-    Each sample is visited exactly once for any number of ranks: nothing is padded, and the last global batch is split
-    as evenly as possible. If it holds fewer samples than there are ranks, it is merged with the batch before it.
+    The last, incomplete global batch is dropped, or with `drop_last=False` split as evenly as possible. If it then
+    holds fewer samples than there are ranks, it is merged with the batch before it. No sample is visited twice.
 
     Args:
         num_samples: size of the dataset.
@@ -23,14 +23,29 @@ class GlobalBatches:
         num_processes: number of ranks.
         process_index: this rank.
         accumulation: batches per optimizer step.
+        drop_last: whether the last, incomplete global batch is dropped.
 
     Raises:
-        ValueError: the dataset has fewer samples than ranks.
+        ValueError: the dataset has fewer samples than a global batch, or without `drop_last` than ranks.
     """
 
     def __init__(
-        self, num_samples: int, batch_size: int, num_processes: int = 1, process_index: int = 0, accumulation: int = 1
+        self,
+        num_samples: int,
+        batch_size: int,
+        num_processes: int = 1,
+        process_index: int = 0,
+        accumulation: int = 1,
+        drop_last: bool = True,
     ) -> None:
+        global_size = batch_size * num_processes
+        if drop_last and num_samples < global_size:
+            processes = f" for each of {num_processes} processes" if num_processes > 1 else ""
+            raise ValueError(
+                f"batch_size: expected at most the {num_samples} rows of the training split, got {batch_size}"
+                f"{processes}, so that every epoch would be dropped as one incomplete batch; use a smaller "
+                "--batch_size, or train on incomplete batches with --drop_last false."
+            )
         if num_samples < num_processes:
             raise ValueError(
                 f"expected at least one row per process, got {num_samples} rows for {num_processes} processes; start "
@@ -38,7 +53,9 @@ class GlobalBatches:
             )
         self.num_processes, self.process_index, self.accumulation = num_processes, process_index, accumulation
         self.batch_size = batch_size
-        starts = list(range(0, num_samples, batch_size * num_processes))
+        if drop_last:
+            num_samples -= num_samples % global_size
+        starts = list(range(0, num_samples, global_size))
         if len(starts) > 1 and num_samples - starts[-1] < num_processes:
             starts.pop()
         self.bounds = list(zip(starts, [*starts[1:], num_samples], strict=True))

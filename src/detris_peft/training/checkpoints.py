@@ -34,12 +34,16 @@ from ..atomic import (
     write_json,
     write_manifest,
 )
+from ..errors import one_line
+from ..safe_loading import read_json
 from .distributed import run_on_all_ranks
 from .ema import ExponentialMovingAverage
 from .progress import Progress
 
 WEIGHTS_FILE, EMA_FILE = "trainable.safetensors", "ema.safetensors"
 PROGRESS_FILE, FINGERPRINT_FILE = "progress.json", "fingerprint.json"
+# What the first versions did, whose fingerprints lack these options.
+_EARLIER_VALUES = {"drop_last": False, "augment_mirror": True}
 
 
 class Checkpoints:
@@ -138,7 +142,12 @@ class Checkpoints:
             ValueError: the checkpoint is damaged, is missing, or has a different fingerprint; the message names the
                 fields that differ.
         """
-        chosen = [self._choose(resume)] if self.accelerator.is_main_process else [None]
+        chosen: list[Any] = [None]
+        if self.accelerator.is_main_process:
+            try:
+                chosen = [self._choose(resume)]
+            except (OSError, ValueError) as error:  # raised below, on all ranks
+                chosen = [(None, one_line(error))]
         broadcast_object_list(chosen)
         folder, problem = chosen[0] or (None, None)
         if problem:
@@ -148,7 +157,7 @@ class Checkpoints:
             return None
         self.accelerator.load_state(str(folder))
         self._rename_newer(folder)
-        progress = Progress(**json.loads((folder / PROGRESS_FILE).read_text(encoding="utf-8")))
+        progress = Progress.read(folder / PROGRESS_FILE)
         self.accelerator.print(f"Resuming from {folder} (epoch {progress.epoch}, step {progress.step}).")
         return progress
 
@@ -175,12 +184,23 @@ class Checkpoints:
 
     def _refusal(self, folder: Path) -> str | None:
         """Return why an intact checkpoint does not belong to this run, or None if it does."""
+        if not (folder / PROGRESS_FILE).exists():
+            return (
+                f"{folder}: expected a checkpoint to resume from, got a folder without {PROGRESS_FILE}; pass a folder "
+                f"step-... in {self.folder}, or latest."
+            )
         if not (folder / FINGERPRINT_FILE).exists():  # not in the manifest, so it was never written
             return (
                 f"{folder}: expected {FINGERPRINT_FILE}, got none: a version of detris_peft before 0.1.0 wrote this "
-                "checkpoint; finish the run with that version, or start again with --overwrite_output_dir."
+                "checkpoint; finish the run with that version, or start again with --overwrite."
             )
-        saved = _flat(json.loads((folder / FINGERPRINT_FILE).read_text(encoding="utf-8")))
+        content = read_json(folder / FINGERPRINT_FILE)
+        if not isinstance(content, dict):
+            return (
+                f"{folder / FINGERPRINT_FILE}: expected an object of options, got {type(content).__name__}; resume "
+                "from another checkpoint."
+            )
+        saved = {**_EARLIER_VALUES, **_flat(content)}
         current = _flat(self.fingerprint)
         names = [name for name in {**current, **saved} if current.get(name) != saved.get(name)]
         if not names:
@@ -188,8 +208,8 @@ class Checkpoints:
         differences = [f"{name}: expected {current.get(name)}, got {saved.get(name)}" for name in names[:5]]
         differences += [f"and {len(names) - 5} more"] if len(names) > 5 else []
         return (
-            f"{folder} belongs to a different run ({'; '.join(differences)}); use the same options, or start a new "
-            "run in another output_dir."
+            f"{folder} belongs to a different run ({'; '.join(differences)}); set the options as it has them, or "
+            "start a new run in another output_dir."
         )
 
     def _rename_newer(self, folder: Path) -> None:

@@ -11,23 +11,35 @@ from accelerate.data_loader import DataLoaderShard, prepare_data_loader
 from torch.utils.data import DataLoader
 
 from ..data import Collator, StreamedSamples, TrainingSamples
-from ..data.augmentation import RandomAugmentation
+from ..data.augmentation import RandomAugmentation, can_be_flipped
 from ..data.workers import ignore_signals
 from ..processing_detris import DetrisProcessor
 from .arguments import TrainingArguments
 from .batching import GlobalBatches, StreamedBatches
 
 
-def check_rows(train_rows: datasets.Dataset | datasets.IterableDataset, val_rows: datasets.Dataset) -> None:
-    """Raise a ValueError if a split is empty, or if the validation rows are a stream."""
-    if isinstance(val_rows, datasets.IterableDataset):
-        raise ValueError("val_rows: expected a Dataset, got a stream; load the validation split without streaming.")
-    number = "streamed" if isinstance(train_rows, datasets.IterableDataset) else len(train_rows)
-    if number == 0 or not len(val_rows):
-        raise ValueError(
-            f"expected training and validation rows, got {number} training rows and {len(val_rows)} validation rows; "
-            "check the dataset and its splits."
-        )
+def create_augmentation(processor: DetrisProcessor, arguments: TrainingArguments) -> RandomAugmentation | None:
+    """Return the augmentation that the arguments ask for, or None."""
+    if not arguments.augment:
+        return None
+    return RandomAugmentation(flip=0.5 if arguments.augment_mirror else 0.0, image_mean=processor.image_mean)
+
+
+def describe_mirroring(rows: datasets.Dataset | datasets.IterableDataset, arguments: TrainingArguments) -> str | None:
+    """Return one line that says which images the augmentation mirrors; None without augmentation."""
+    if not arguments.augment:
+        return None
+    if not arguments.augment_mirror:
+        return "augment: images are not mirrored (augment_mirror is false)."
+    which = "images whose expression is English and known to be true of the mirrored image"
+    if isinstance(rows, datasets.IterableDataset):
+        return f"augment: only {which} are mirrored; set --augment_mirror false to mirror none."
+    sentences = [sentence for row in rows["sentences"] for sentence in row]
+    count = sum(map(can_be_flipped, sentences))
+    return (
+        f"augment: only {which} are mirrored, {count} of {len(sentences)} expressions; set --augment_mirror false to "
+        "mirror none."
+    )
 
 
 def create_loader(
@@ -40,7 +52,7 @@ def create_loader(
     sampling: dict[str, Any] = {
         "seed": arguments.seed,
         "skip_bad_rows": arguments.skip_bad_rows,
-        "augment": RandomAugmentation(image_mean=processor.image_mean) if arguments.augment else None,
+        "augment": create_augmentation(processor, arguments),
         "is_visible": processor.is_visible,
         "image_size": processor.image_size,  # large JPEGs are decoded at reduced size
     }
@@ -52,7 +64,10 @@ def create_loader(
         "generator": torch.Generator().manual_seed(arguments.seed),
     }
     if isinstance(rows, datasets.IterableDataset):
-        loader = DataLoader(StreamedSamples(rows, **sampling), arguments.batch_size, **loading)
+        # With several workers, each of them drops its own last batch, because it reads its own part of the stream.
+        loader = DataLoader(
+            StreamedSamples(rows, **sampling), arguments.batch_size, drop_last=arguments.drop_last, **loading
+        )
         # Expressions and other strings cannot be broadcast, so every rank reads the stream itself.
         loader = prepare_data_loader(
             loader,
@@ -69,6 +84,7 @@ def create_loader(
         accelerator.num_processes,
         accelerator.process_index,
         arguments.gradient_accumulation_steps,
+        arguments.drop_last,
     )
     # accelerate's own sharding would pad the last batches with samples that were already visited.
     loader = DataLoaderShard(TrainingSamples(rows, **sampling), accelerator.device, batch_sampler=batches, **loading)

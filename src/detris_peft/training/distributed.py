@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, gather_object
+from accelerate.utils import DistributedType, gather_object, patch_environment
 from safetensors import SafetensorError
 from torch.distributed.checkpoint.api import CheckpointException
 
 from ..errors import one_line
-from .arguments import TrainingArguments
+from .arguments import TrainingArguments, describe_ignored_launcher_settings
 
 
 def create_accelerator(arguments: TrainingArguments) -> Accelerator:
-    """Return an accelerator configured by the training arguments."""
-    # The launcher's environment variable would override the argument and break the loss weights.
-    os.environ["ACCELERATE_GRADIENT_ACCUMULATION_STEPS"] = str(arguments.gradient_accumulation_steps)
-    accelerator = Accelerator(
-        # Without cpu=True, accelerate treats CPU processes as independent runs.
-        cpu=not torch.accelerator.is_available(),
-        mixed_precision=arguments.mixed_precision,
-        gradient_accumulation_steps=arguments.gradient_accumulation_steps,
-        step_scheduler_with_optimizer=False,
-        log_with=cast(Any, arguments.report_to or None),
-        project_dir=arguments.output_dir,
+    """Return an accelerator configured by the training arguments.
+
+    Prints one line for each setting of `accelerate launch` that an argument replaces.
+    """
+    ignored = describe_ignored_launcher_settings(
+        mixed_precision=arguments.mixed_precision, gradient_accumulation_steps=arguments.gradient_accumulation_steps
     )
+    # The launcher's environment variable would override the argument and break the loss weights.
+    with patch_environment(ACCELERATE_GRADIENT_ACCUMULATION_STEPS=arguments.gradient_accumulation_steps):
+        accelerator = Accelerator(
+            # Without cpu=True, accelerate treats CPU processes as independent runs.
+            cpu=not torch.accelerator.is_available(),
+            mixed_precision=arguments.mixed_precision,
+            gradient_accumulation_steps=arguments.gradient_accumulation_steps,
+            step_scheduler_with_optimizer=False,
+            log_with=cast(Any, arguments.report_to or None),
+            project_dir=arguments.output_dir,
+        )
+    for line in ignored:
+        accelerator.print(line)
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         plugin: Any = accelerator.state.deepspeed_plugin
         plugin.deepspeed_config.update(

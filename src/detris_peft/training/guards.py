@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..errors import is_out_of_memory
 from .arguments import TrainingArguments
 
 
@@ -35,11 +36,9 @@ def memory_advice(arguments: TrainingArguments, evaluating: bool = False) -> Ite
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        text = str(error)
-        # On CPU, PyTorch raises a plain RuntimeError: "can't allocate memory", "not enough memory".
-        is_known_type = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-        if not is_known_type and not ("memory" in text and ("allocate" in text or "not enough" in text)):
+        if not is_out_of_memory(error):
             raise
+        text = str(error)
         if evaluating:
             advice = [f"an eval_batch_size below {arguments.eval_batch_size}"]
         else:

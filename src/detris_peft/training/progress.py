@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ..data import BadRowError
+from ..errors import one_line
+from ..safe_loading import read_json
 
 
 @dataclass
@@ -20,6 +23,22 @@ class Progress:
     skipped_batches: int = 0  # because of a non-finite loss
     history: list[dict[str, float]] = field(default_factory=list)  # one record per evaluation
     bad_rows: dict[str, str] = field(default_factory=dict)  # message → kind
+
+    @classmethod
+    def read(cls, file: Path) -> Progress:
+        """Read `progress.json`.
+
+        Raises:
+            ValueError: the file is not JSON, or its fields are not those of this class.
+        """
+        content = read_json(file)
+        try:
+            return cls(**content)
+        except TypeError as error:
+            raise ValueError(
+                f"{file}: expected the position of a run, got other fields ({one_line(error)}); resume from another "
+                "checkpoint."
+            ) from None
 
     @property
     def mean_loss(self) -> float:

@@ -13,25 +13,30 @@ from typing import Any
 import datasets
 import psutil
 import torch
+from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from tqdm.auto import tqdm
 
 from ..data import BadRows, EvaluationSamples, iterate_batches
+from ..data.workers import explained_worker_errors
 from ..evaluation import evaluate
 from ..metrics import METRIC_NAMES, NO_TARGET_METRIC_NAMES, format_metrics
 from ..modeling import DetrisForReferringSegmentation
 from ..processing_detris import DetrisProcessor
 from .arguments import TrainingArguments
+from .batching import GlobalBatches, StreamedBatches
 from .checkpoints import Checkpoints
-from .data_loading import check_rows, create_loader
+from .checks import check_inputs
+from .data_loading import create_loader, describe_mirroring
 from .distributed import create_accelerator, is_sharded, run_on_all_ranks, sum_over_ranks
 from .ema import ExponentialMovingAverage
 from .fingerprint import run_fingerprint
 from .guards import memory_advice
 from .optimizer import create_optimizer
-from .output_dir import claim_output_dir, write_run_json
+from .output_dir import claimed_output_dir
 from .progress import Progress
 from .results import PREDICTIONS_FILE, ResultsWriter
+from .run_json import write_run_json
 from .signals import StopSignals, TrainingInterrupted
 from .step import TrainingStep
 from .sync_batch_norm import convert_sync_batch_norm
@@ -65,16 +70,22 @@ def train(
         `predictions.png`.
 
     Raises:
-        ValueError: the dataset is empty, output_dir holds another run, the loss is not finite, or the checkpoint to
-            resume from does not fit.
-        OSError: a file could not be written.
+        TypeError: an argument has another type; the message names it.
+        ValueError: the dataset is empty or smaller than a batch, output_dir holds another run or another process
+            trains in it, the loss is not finite, or the checkpoint to resume from does not fit.
+        OSError: a file could not be written, or a DataLoader worker was killed.
         MemoryError: a step does not fit in memory; the message suggests options to change.
         TrainingInterrupted: after SIGINT or SIGTERM, once the run is saved.
     """
-    run = _Run(model, processor, train_rows, val_rows, arguments, options or {}, bad_rows)
-    with run.signals:
-        run.train()
-    run.finish()
+    check_inputs(model, processor, train_rows, val_rows, arguments)
+    check_trackers(arguments.report_to)
+    accelerator = create_accelerator(arguments)
+    loading = create_loader(train_rows, processor, arguments, accelerator)
+    with claimed_output_dir(accelerator, arguments), explained_worker_errors():
+        run = _Run(accelerator, loading, model, processor, train_rows, val_rows, arguments, options or {}, bad_rows)
+        with run.signals:
+            run.train()
+        run.finish()
     return run.progress.history
 
 
@@ -83,6 +94,8 @@ class _Run:
 
     def __init__(
         self,
+        accelerator: Accelerator,
+        loading: tuple[Any, GlobalBatches | StreamedBatches],
         model: DetrisForReferringSegmentation,
         processor: DetrisProcessor,
         train_rows: datasets.Dataset | datasets.IterableDataset,
@@ -91,15 +104,13 @@ class _Run:
         options: Mapping[str, Any],
         bad_rows: BadRows | None,
     ) -> None:
-        check_rows(train_rows, val_rows)
-        check_trackers(arguments.report_to)
-        self.arguments, self.model, self.processor = arguments, model, processor
+        self.accelerator, self.arguments, self.model, self.processor = accelerator, arguments, model, processor
         self.options = {**options, **asdict(arguments)}
-        self.accelerator = accelerator = create_accelerator(arguments)
-        self._claim_output_dir()
         # Seeds dropout, per rank. Data order and expressions are drawn from the samples' own generator.
         set_seed(arguments.seed, device_specific=True)
-        self.loader, self.batches = create_loader(train_rows, processor, arguments, accelerator)
+        self.loader, self.batches = loading
+        if mirroring := describe_mirroring(train_rows, arguments):
+            accelerator.print(mirroring)
         self.validation = EvaluationSamples(val_rows, skip_bad_rows=arguments.skip_bad_rows)
         # Computed before FSDP or DeepSpeed shard the weights.
         fingerprint = run_fingerprint(model, processor, train_rows, val_rows, arguments, accelerator)
@@ -120,16 +131,6 @@ class _Run:
         self.progress = Progress()
         self.reader_bad_rows = bad_rows if bad_rows is not None else BadRows()  # grows while a stream is read
         self.progress.add_bad_rows(self.reader_bad_rows)
-
-    def _claim_output_dir(self) -> None:
-        folder, resume = Path(self.arguments.output_dir), bool(self.arguments.resume)
-        failure = run_on_all_ranks(
-            self.accelerator,
-            lambda: claim_output_dir(folder, resume, self.arguments.overwrite_output_dir),
-            main_only=True,
-        )
-        if failure:
-            raise ValueError(failure)
 
     def _prepare_model(self) -> None:
         """Set `prepared`, `optimizer` and `ema`."""
@@ -156,10 +157,7 @@ class _Run:
         arguments = self.arguments
         if arguments.resume:
             self._resume(arguments.resume)
-        if self.accelerator.is_main_process:
-            write_run_json(
-                Path(arguments.output_dir), self.options, self.accelerator.num_processes, bool(arguments.resume)
-            )
+        self._write_run_json()
         self.trackers.start(self.options)
         try:
             if self.progress.evaluation_is_due(arguments.eval_steps):  # the run was interrupted while evaluating
@@ -172,6 +170,15 @@ class _Run:
             self._save_and_interrupt()
         finally:
             self.trackers.end()
+
+    def _write_run_json(self) -> None:
+        folder, resumed = Path(self.arguments.output_dir), bool(self.arguments.resume)
+
+        def write() -> None:
+            write_run_json(folder, self.options, self.accelerator.num_processes, resumed)
+
+        if failure := run_on_all_ranks(self.accelerator, write, main_only=True):
+            raise OSError(f"{folder}: run.json could not be written ({failure}); fix the error and start again.")
 
     def finish(self) -> None:
         """Report skipped data and push to the Hub, after everything is saved. Signal handlers are the default ones."""
@@ -193,10 +200,10 @@ class _Run:
 
     def _train_epoch(self) -> None:
         """Train the current epoch from the current batch on."""
-        progress, first_batch = self.progress, self.progress.batch
+        progress, first_batch, number = self.progress, self.progress.batch, 0
         for batch, is_last in self._remaining_batches():
             loss, stop = self.step.run(batch, progress)
-            progress.batch += 1
+            progress.batch, number = progress.batch + 1, number + 1
             if loss is not None:
                 progress.add_loss(loss)
             progress.bad_rows.update({message: kind for kind, message in batch.get("bad_rows", ())})
@@ -213,10 +220,11 @@ class _Run:
                 self._evaluate_or_save_if_due()
                 if self._stops_early():
                     return
-        if progress.batch == first_batch > 0 or (progress.batch == first_batch and not progress.step):
+        if not number:
             raise ValueError(
-                f"train_rows: expected a batch after batch {first_batch} of the stream, got none; check that it has "
-                "rows, and the same ones when resuming."
+                f"train_rows: expected a batch after batch {first_batch} of epoch {progress.epoch} of the stream, got "
+                "none; check that it can be read more than once, has the same rows when resuming, and enough rows for "
+                "a batch per worker (smaller --batch_size or --num_workers, or --drop_last false)."
             )
         self._evaluate_or_save_if_due()
 

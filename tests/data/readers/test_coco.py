@@ -9,6 +9,7 @@ from PIL import Image
 from detris_peft.data import FEATURES, decode_row
 from detris_peft.data.errors import BadRowError, BadRows
 from detris_peft.data.readers.coco import coco_splits, load_coco
+from detris_peft.data.sources import DataSource
 
 OUTLINE = [2, 1, 6, 1, 6, 4, 2, 4]
 
@@ -161,3 +162,59 @@ def test_the_size_of_an_image_follows_its_exif_orientation(tmp_path):
     file.write_text(json.dumps(content))
     image, mask = decode_row(load_coco(file)[0])
     assert (image.height, image.width) == mask.shape == (8, 6)
+
+
+def test_two_images_of_one_id_are_named(tmp_path):
+    images = [image_entry(), image_entry(file_name="b.png")]
+    file = write(tmp_path / "f.json", annotation(), images=images)
+    with pytest.raises(BadRowError, match=r"one image with the id 1 in 'images', got 'a\.png' and 'b\.png'") as caught:
+        load_coco(file)
+    assert caught.value.kind == "duplicate_id"
+    bad_rows = BadRows()
+    assert len(load_coco(file, bad_rows=bad_rows)) == 0
+    assert bad_rows.counts() == {"duplicate_id": 1}
+
+
+def test_an_image_that_is_listed_twice_is_no_error(tmp_path):
+    file = write(tmp_path / "f.json", annotation(), images=[image_entry(), image_entry()])
+    assert len(load_coco(file)) == 1
+
+
+def test_two_annotations_of_one_id_are_named(tmp_path):
+    file = write(tmp_path / "f.json", annotation(sentences=["one"]), annotation(sentences=["two"]))
+    with pytest.raises(BadRowError, match=r"two annotations have \('one' and 'two'\)"):
+        load_coco(file)
+
+
+@pytest.mark.parametrize(("image_id", "reference"), [("1", 1), (1, "1"), (1.0, 1), (1, 1.0), ("1", 1.0)])
+def test_ids_as_text_and_as_floats_match(tmp_path, image_id, reference):
+    content = annotation(image_id=reference, id=float(annotation()["id"]))
+    file = write(tmp_path / "f.json", content, images=[image_entry(id=image_id)])
+    row = load_coco(file)[0]
+    assert (row["image_id"], row["ref_id"]) == (1, annotation()["id"])
+
+
+def test_sizes_are_numbers_or_missing(tmp_path):
+    file = write(tmp_path / "f.json", annotation(), images=[image_entry(height=None, width=None)])
+    assert len(load_coco(file)) == 1
+    file = write(tmp_path / "g.json", annotation(), images=[image_entry(height="6")])
+    with pytest.raises(BadRowError, match="expected a number as 'height' of image 1, got '6'"):
+        load_coco(file)
+
+
+def test_backslashes_separate_folders(tmp_path):
+    file = write(tmp_path / "f.json", annotation(), images=[image_entry(file_name="photos\\a.png")])
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "a.png").rename(tmp_path / "photos" / "a.png")
+    assert load_coco(file)[0]["image"].size == (8, 6)
+
+
+def test_the_image_folder_is_found_from_the_working_directory(tmp_path, monkeypatch):
+    file = write(tmp_path / "set" / "f.json", annotation())
+    (tmp_path / "set" / "photos").mkdir()
+    (tmp_path / "set" / "a.png").rename(tmp_path / "set" / "photos" / "a.png")
+    monkeypatch.chdir(tmp_path)
+    for data_root, name in (("elsewhere", "set/photos"), ("set", "photos"), ("set", "set/photos")):
+        assert len(DataSource(str(file), data_root, image_folder=name).load("train")) == 1
+    with pytest.raises(FileNotFoundError, match=r"data/none: the image folder is missing, and so is none; fix"):
+        DataSource(str(file), image_folder="none").load("train")

@@ -8,11 +8,12 @@ import pytest
 from PIL import Image
 
 from detris_peft.data import FEATURES, decode_row
-from detris_peft.data.errors import BadRowError, BadRows, MissingImageError
+from detris_peft.data.errors import BadRowError, BadRows, MissingImageError, collect_notices
 from detris_peft.data.masks import decode_mask
 from detris_peft.data.readers.column_mapping import ColumnMapping
 from detris_peft.data.readers.folder import folder_splits, load_folder
 from detris_peft.data.readers.hub import load_mapped
+from detris_peft.data.sources import DataSource
 
 SQUARE = np.zeros((6, 8), np.uint8)
 SQUARE[1:4, 2:6] = 1
@@ -67,7 +68,7 @@ def test_every_mask_format_gives_the_same_mask(folder, mask):
 def test_non_zero_pixels_of_a_png_of_any_mode_are_foreground(folder, mode):
     image = Image.fromarray(SQUARE * 3) if mode in ("L", "P") else Image.fromarray(SQUARE * 255).convert(mode)
     if mode == "P":
-        image.putpalette([0, 0, 0] * 256)  # the palette index is read, not the color
+        image.putpalette([0, 0, 0] + [0, 0, 9] * 255)
     image.save(folder / "m.png")
     write_lines(folder, line(mask="m.png"))
     np.testing.assert_array_equal(decode_mask(load_folder(folder)[0]["mask"]), SQUARE)
@@ -170,15 +171,15 @@ BAD = {
         "row_malformed",
         r"'sentences': expected a sentence .*, got \[\]",
     ),
-    "no text": (line(sentences=["x", 3]), "row_malformed", "'sentences': expected sentences of non-blank text, got 3"),
+    "no text": (line(sentences=["x", 3]), "row_malformed", "'sentences': expected sentences of text, got 3"),
     "no mask": (line(mask=None), "row_malformed", "expected 'mask', got"),
     "id": (line(ref_id=1.5), "row_malformed", "'ref_id': expected an integer or text as the id, got 1.5"),
     "flag": (line(no_target="yes"), "row_malformed", "'no_target': expected true or false, got 'yes'"),
     "no image": (line(file_name="b.png"), "image_missing", "b.png is missing"),
     "text as image": (line(file_name="metadata.jsonl"), "image_damaged", "expected an image"),
-    "no mask file": (line(mask="m.png"), "mask_malformed", "m.png is missing"),
+    "no mask file": (line(mask="m.png"), "mask_malformed", "m.png: the mask is missing"),
     "text as mask": (line(mask="metadata.jsonl"), "mask_malformed", "expected an image"),
-    "broken json": (line(mask="[1, 2"), "mask_malformed", "'mask': expected JSON"),
+    "broken json": (line(mask="[1, 2"), "mask_malformed", "'mask': .*expected JSON"),
     "two points": (line(mask=[1, 1, 2, 2]), "mask_empty", "expected a polygon of three points"),
     "odd": (line(mask=[1, 1, 2, 2, 3]), "mask_malformed", "even number"),
     "short RLE": (line(mask={"size": [6, 8], "counts": [1, 2]}), "mask_malformed", "expected run lengths that add up"),
@@ -222,3 +223,61 @@ def test_errors_of_the_folder_are_raised_even_with_bad_rows(folder):
     (folder / "metadata.jsonl").write_bytes(b"\xff\xfe{}")
     with pytest.raises(ValueError, match="expected UTF-8 text"):
         load_folder(folder, bad_rows=BadRows())
+
+
+def test_a_null_split_is_the_default(folder):
+    write_lines(folder, line(split=None), line(split="val"))
+    assert folder_splits(folder) == ["train", "val"]
+    assert len(load_folder(folder, "train")) == 1
+
+
+def test_a_split_that_is_no_text_is_rejected(folder):
+    write_lines(folder, line(split=3), line())
+    with pytest.raises(BadRowError, match="line 1: expected text as 'split', got 3"):
+        load_folder(folder, "train")
+    assert folder_splits(folder) == ["train"]
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.json"])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_json_array_is_read(folder, name, indent):
+    (folder / name).write_text(json.dumps([line(), line(sentence="it")], indent=indent))
+    assert load_folder(folder)["sentences"] == [["the square"], ["it"]]
+    assert DataSource(str(folder)).splits() == ["train"]
+
+
+def test_a_table_is_refused_unless_its_columns_are_named(folder, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
+    (folder / "train").mkdir()
+    (folder / "a.png").rename(folder / "train" / "a.png")
+    (folder / "train" / "metadata.csv").write_text('file_name,text,polygon\na.png,it,"[2,1,6,1,6,4,2,4]"\n')
+    with pytest.raises(ValueError, match=r"metadata\.csv: expected metadata\.jsonl, got CSV; write one JSON object"):
+        DataSource(str(folder)).load("train")
+    rows = DataSource(str(folder), columns="sentences=text,mask=polygon").load("train")
+    assert rows["sentences"] == [["it"]]
+
+
+def test_backslashes_separate_folders(folder):
+    write_images(folder / "photos", "b.png")
+    Image.fromarray(SQUARE * 255).save(folder / "photos" / "m.png")
+    write_lines(folder, line(file_name="photos\\b.png", mask="photos\\m.png"))
+    np.testing.assert_array_equal(decode_row(load_folder(folder)[0])[1], SQUARE)
+
+
+def test_files_outside_of_the_folder_are_noticed(tmp_path):
+    folder = tmp_path / "set"
+    write_images(folder / "train", "a.png")
+    write_images(tmp_path, "b.png")
+    Image.fromarray(SQUARE * 255).save(tmp_path / "m.png")
+    (folder / "train" / "link.png").symlink_to(tmp_path / "b.png")
+    (folder / "linked").symlink_to(tmp_path)
+    outside = ["../../b.png", str(tmp_path / "b.png"), "link.png", "../linked/b.png"]
+    write_lines(folder / "train", *(line(file_name=name) for name in outside), line(mask="../../m.png"), line())
+    with collect_notices() as notices:
+        assert len(load_folder(folder)) == 6
+    assert [kind for kind, _ in notices] == ["file_outside"] * 5
+    (tmp_path / "link to set").symlink_to(folder)
+    write_lines(folder / "train", line())
+    with collect_notices() as notices:
+        load_folder(tmp_path / "link to set")
+    assert not notices

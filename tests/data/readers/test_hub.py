@@ -8,6 +8,7 @@ import random
 import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image as Pillow
 
@@ -170,7 +171,7 @@ def test_bad_rows_are_named_or_skipped(tmp_path):
     rows[7]["image"] = None
     path = parquet(tmp_path / "set", rows, {"image": Image(), "sentences": TEXT, "box": List(NUMBER)})
     columns = ColumnMapping(box="box")
-    with pytest.raises(BadRowError, match=r"set train row 1: 'image': expected an image, got b\.png") as caught:
+    with pytest.raises(BadRowError, match=r"set train row 1: 'image': b\.png: expected an image, got") as caught:
         load_mapped(path, "train", columns)
     assert caught.value.kind == "image_damaged"
     with pytest.raises(BadRowError, match="set train row 1: "):
@@ -498,3 +499,69 @@ def test_shipped_mappings_fit_the_documented_columns(tmp_path, name, case):
     np.testing.assert_array_equal(decode_row(rows[0])[1], SQUARE)
     ref_id = 5 if ColumnMapping.parse(name).ref_id else 0
     assert (rows[0]["sentences"], rows[0]["ref_id"], rows[0]["split"]) == (["the square"], ref_id, ours)
+
+
+def test_validation_in_a_column_is_val(tmp_path):
+    features = {"image": Image(), "sentences": TEXT, "box": List(NUMBER), "set": TEXT}
+    names = ("train", "validation", "validation", None)
+    rows = [{"image": png(), "sentences": str(name), "box": [0, 0, 3, 3], "set": name} for name in names]
+    path = parquet(tmp_path / "set", rows, features)
+    columns = ColumnMapping(box="box", split="set")
+    assert mapped_splits(path, columns) == ["train", "val"]
+    bad_rows = BadRows()
+    assert len(load_mapped(path, "val", columns, bad_rows=bad_rows)) == 2
+    assert "row 3: expected a split in 'set', got nothing" in str(bad_rows[0])
+    with pytest.raises(ValueError, match="no split 'test', expected one of train, val, the values of 'set'"):
+        load_mapped(path, "test", columns, bad_rows=BadRows())
+
+
+EMPTY = {
+    "image": (None, "'image': expected an image, got none"),
+    "mask": (None, "expected a value in every column, got none in 'mask'"),
+    "ref_id": (None, "got none in 'ref_id'"),
+    "sentences": (None, "got none in 'sentences'"),
+    "size": ({"size": [6], "counts": "0"}, r"'mask': expected a size \[height, width\], got \[6\]"),
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_missing_values_of_converted_rows_are_named(tmp_path, converted, name):
+    value, message = EMPTY[name]
+    converted[1][{"size": "mask"}.get(name, name)] = value
+    path = parquet(tmp_path / "set", converted, plain_features())
+    with pytest.raises(BadRowError, match=message):
+        load_mapped(path, "train")
+    for streaming in (False, True):
+        bad_rows = BadRows()
+        rows = load_mapped(path, "train", streaming=streaming, bad_rows=bad_rows)
+        assert [row["sentences"] for row in rows] == [["s0"], ["s2"]]
+        assert len(bad_rows) == 1
+
+
+@pytest.mark.parametrize("converted_rows", [True, False])
+def test_a_url_is_not_fetched(tmp_path, converted, converted_rows):
+    image = {"path": "https://host.invalid/a.png", "bytes": None}
+    features, row = plain_features(), {**converted[0], "image": image}
+    if not converted_rows:
+        features = datasets.Features({name: features[name] for name in ("image", "sentences", "mask")})
+        row = {name: row[name] for name in features}
+    (tmp_path / "set").mkdir()
+    pq.write_table(pa.Table.from_pylist([row], features.arrow_schema), tmp_path / "set" / "train.parquet")
+    with pytest.raises(BadRowError, match=r"'image': expected an image or its file name, got the URL 'https://host"):
+        load_mapped(str(tmp_path / "set"), "train")
+
+
+def test_an_unwritable_cache_is_named(tmp_path, monkeypatch):
+    path = simple(tmp_path / "set")
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "file" / "cache")
+    with pytest.raises(OSError, match=r"cache: the cache of `datasets` cannot be written \(.*set HF_HOME to a folder"):
+        load_mapped(path, "train", ColumnMapping(box="box"))
+
+
+def test_repeated_ids_name_both_rows(tmp_path):
+    rows = [{"image": png(), "sentences": "s", "box": [0, 0, 3, 3], "id": number} for number in (4, 5, 4)]
+    features = {"image": Image(), "sentences": TEXT, "box": List(NUMBER), "id": Value("int64")}
+    path = parquet(tmp_path / "set", rows, features)
+    with pytest.raises(BadRowError, match="row 2: expected a unique 'id', got 4, used by row 0"):
+        load_mapped(path, "train", ColumnMapping(box="box", ref_id="id"))

@@ -13,8 +13,10 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from detris_peft.data import FEATURES, decode_mask, decode_row, encode_mask, load_refer, open_image
-from detris_peft.data.errors import BadRowError, BadRows, MissingImageError
+from detris_peft.data.errors import BadRowError, BadRows, MissingImageError, collect_notices
 from detris_peft.data.readers.refer import PUBLISHED_REFERENCES
+from detris_peft.data.sources import DataSource
+from detris_peft.text_cleaning import clean_text
 
 HEIGHT, WIDTH = 30, 40
 POLYGON = [5.0, 5.0, 20.0, 5.0, 20.0, 15.0, 5.0, 15.0]
@@ -270,7 +272,7 @@ def _other_image(toys):
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (_blank, "sentence 3 is blank"),
+        (_blank, "sentence 3: expected sentences of non-blank text"),
         (_no_sentences, "expected at least one sentence in 'sentences'"),
         (_no_ann_id, "expected 'ann_id' of type int, got nothing"),
         (_text_as_id, "expected 'image_id' of type int, got 'eleven'"),
@@ -534,7 +536,7 @@ def _expected(segmentation, height, width):
 
 
 _NAMES = st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="/"), min_size=1, max_size=20)
-_SENTENCES = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=30).filter(str.strip)
+_SENTENCES = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=30).filter(clean_text)
 
 
 @st.composite
@@ -600,3 +602,90 @@ def test_any_dataset_is_read_as_it_was_written(tmp_path_factory, made):
             assert (row["ann_id"], row["ann_ids"]) == (reference["ann_id"], [reference["ann_id"]])
             assert row["file_name"] == images[reference["image_id"]]["file_name"]
             assert (row["split"], row["dataset"], row["no_target"]) == (split, "toys", False)
+
+
+def test_two_images_of_one_id_are_named(toys):
+    toys.images.append({**toys.images[0], "file_name": toys.images[1]["file_name"]})
+    toys.write()
+    name, other = (toys.images[index]["file_name"] for index in (0, 1))
+    with pytest.raises(BadRowError, match=f"one image with the id 10, got two .*'{name}' and '{other}'") as caught:
+        load_refer(toys.root, "toys", "unc", "train")
+    assert caught.value.kind == "duplicate_id"
+
+
+def test_two_annotations_of_one_id_are_named(toys):
+    toys.annotations.append({**toys.annotations[0], "segmentation": [SECOND]})
+    toys.write()
+    bad_rows = BadRows()
+    rows = load_refer(toys.root, "toys", "unc", "train", bad_rows=bad_rows)
+    assert bad_rows.counts() == {"duplicate_id": 1}
+    assert "one annotation with the id 100, got two that differ" in str(bad_rows[0])
+    assert 0 not in rows["ref_id"][:]
+
+
+def test_ids_that_are_text_are_named(toys):
+    toys.images[0]["id"] = "10"
+    toys.write()
+    with pytest.raises(BadRowError, match="expected integers as ids, got image '10' as text; remove the quotes"):
+        load_refer(toys.root, "toys", "unc", "train")
+
+
+def test_entries_that_are_repeated_unchanged_are_no_errors(toys):
+    toys.annotations.append(dict(toys.annotations[0]))
+    toys.images.append(dict(toys.images[0]))
+    toys.write()
+    assert len(load_refer(toys.root, "toys", "unc", "train")) == 5
+
+
+@pytest.mark.parametrize("split", [None, 3])
+def test_a_reference_without_a_split_is_a_bad_row_of_every_split(toys, split):
+    toys.references[0]["split"] = split
+    toys.write()
+    source = DataSource("toys", str(toys.root))
+    assert source.splits() == ["train", "val"]
+    for name, count in (("train", 4), ("val", 1)):
+        bad_rows = BadRows()
+        assert len(source.load(name, bad_rows)) == count
+        assert "reference 0: expected 'split' of type str" in str(bad_rows[0])
+
+
+def test_backslashes_separate_folders(toys):
+    toys.write()
+    file_name = toys.images[0]["file_name"]
+    (toys.image_dir / "deep").mkdir()
+    (toys.image_dir / file_name).rename(toys.image_dir / "deep" / file_name)
+    toys.images[0]["file_name"] = f"deep\\{file_name}"
+    toys.instances_file.write_text(json.dumps({"images": toys.images, "annotations": toys.annotations}))
+    assert load_refer(toys.root, "toys", "unc", "train")[0]["image"].size == (WIDTH, HEIGHT)
+
+
+def test_images_outside_of_the_image_folder_are_noticed(toys):
+    toys.write()
+    names = [image["file_name"] for image in toys.images]
+    (toys.image_dir / names[0]).rename(toys.root / "x.jpg")
+    (toys.image_dir / names[0]).symlink_to(toys.root / "x.jpg")
+    (toys.image_dir / names[1]).rename(toys.root / "y.jpg")
+    toys.images[1]["file_name"] = "../../y.jpg"
+    toys.instances_file.write_text(json.dumps({"images": toys.images, "annotations": toys.annotations}))
+    with collect_notices() as notices:
+        load_refer(toys.root, "toys", "unc", "train")
+    assert sorted(message.split(":")[0] for kind, message in notices if kind == "file_outside") == [
+        "../../y.jpg",
+        names[0],
+    ]
+
+
+def test_the_image_folder_may_be_a_link(toys):
+    toys.write()
+    toys.image_dir.rename(toys.root / "elsewhere")
+    toys.image_dir.symlink_to(toys.root / "elsewhere")
+    with collect_notices() as notices:
+        load_refer(toys.root, "toys", "unc", "train")
+    assert not notices
+
+
+def test_a_dataset_is_named_by_its_folder(toys, monkeypatch):
+    toys.write()
+    monkeypatch.chdir(toys.root)
+    for name, root in (("toys/", "."), ("./toys/", "."), (str(toys.root / "toys") + "/", "x"), (".", "toys")):
+        assert DataSource(name, root).load("val")[0]["dataset"] == "toys"

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from detris_peft.data.masks import mask_area
+from detris_peft.data.schema import FEATURES
 from detris_peft.data.sources import DataSource
 from detris_peft.data.tools import check
 from detris_peft.data.tools.check import check_data
@@ -250,3 +251,74 @@ def test_a_stream_raises(toys):
     source.streaming = True
     with pytest.raises(ValueError, match="--streaming: expected a dataset with random access"):
         check_data(source)
+
+
+def test_splits_that_training_needs_are_named(toys):
+    for reference in toys.references:
+        reference["split"] = {"val": "dev"}.get(reference["split"], reference["split"])
+    reports = toys.write().check()
+    assert list(reports) == ["train", "testA", "testB", "dev", "val"]
+    assert not any(report.errors for report in reports.values())
+    (notice,) = reports["val"].notices
+    assert notice.kind == "split_missing"
+    assert "no split 'val', which `detris train` needs: add it, or pass --val_split with one of" in notice.message
+    assert list(toys.check(["train"])) == ["train"]
+
+
+def test_an_empty_dataset_is_an_error(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "metadata.jsonl").touch()
+    with pytest.raises(ValueError, match="empty: expected at least one row, got an empty dataset"):
+        check_data(DataSource(str(tmp_path / "empty")), progress=False)
+
+
+def test_an_empty_split_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    empty = datasets.Dataset.from_dict({name: [] for name in FEATURES}, features=FEATURES)
+    empty.to_parquet(tmp_path / "parquet" / "train-00000-of-00001.parquet")
+    datasets.DatasetDict({"train": empty}).save_to_disk(tmp_path / "saved")
+    lists = {"image": ["a.png"], "refs": [[]]}
+    features = {"image": datasets.Value("string"), "refs": [{"t": datasets.Value("string")}]}
+    nested = datasets.Dataset.from_dict(lists, features=datasets.Features(features))
+    nested.to_parquet(tmp_path / "nested" / "train-00000-of-00001.parquet")
+    columns = "rows=refs,sentences=refs.t,box=refs.t"
+    for name, kind, options in (
+        ("parquet", "split_unreadable", {}),
+        ("saved", "split_unreadable", {}),
+        ("nested", "split_empty", {"columns": columns}),
+    ):
+        source = DataSource(str(tmp_path / name), **options)
+        (report,) = check_data(source, ["train"], progress=False)
+        assert [finding.kind for finding in report.errors] == [kind]
+        assert "rows" in report.errors[0].message
+        assert not as_json(source, [report])["ok"]
+
+
+def test_unusual_files_are_noticed(tmp_path):
+    """Several values in one mask, and a file outside the dataset."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "a.png")
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[3:9, 3:9], mask[12:19, 3:9] = 1, 2
+    Image.fromarray(mask).save(folder / "m.png")
+    line = {"file_name": "../a.png", "sentence": "the apple", "mask": "m.png"}
+    (folder / "metadata.jsonl").write_text(json.dumps(line))
+    report = check_data(DataSource(str(folder)), progress=False)[0]
+    assert not report.errors
+    assert sorted(notice.kind for notice in report.notices) == ["file_outside", "mask_of_several"]
+
+
+def test_a_trailing_slash_of_a_dataset_that_shares_images_by_design(tmp_path, monkeypatch):
+    toys = Toys(tmp_path, "refcocog", "google")
+    toys.references[6]["image_id"] = toys.annotations[6]["image_id"] = 0
+    toys.write()
+    monkeypatch.chdir(tmp_path)
+    for name, root in (
+        ("refcocog/", "."),
+        ("./refcocog", "."),
+        (f"{tmp_path}/refcocog", "elsewhere"),
+        (".", "refcocog"),
+    ):
+        reports = check_data(DataSource(name, root, "google"), progress=False)
+        assert not any(report.errors for report in reports), name

@@ -13,11 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import ExifTags, Image
 
+from detris_peft.atomic import recover
 from detris_peft.data import FEATURES, decode_row
 from detris_peft.data.errors import BadRowError, BadRows, MissingImageError
 from detris_peft.data.sources import DataSource
 from detris_peft.data.tools import convert
 from detris_peft.data.tools.convert import shard_bytes, write_parquet
+from tests.helpers.kills import run_killed
 
 HEIGHT, WIDTH = 30, 40
 UPRIGHT = [5.0, 5.0, 20.0, 5.0, 20.0, 15.0, 5.0, 15.0]
@@ -77,7 +79,7 @@ def test_rows_masks_and_image_bytes_are_kept(toys, tmp_path):
     out = tmp_path / "out" / "toys-parquet"
     assert write_parquet(toys, out, progress=False) == {"train": 5, "val": 1}
     assert _names(out.parent) == ["toys-parquet"]
-    assert _names(out) == ["README.md", "data"]
+    assert _names(out) == [".detris_peft", "README.md", "data"]
     assert _names(out / "data") == ["train-00000-of-00001.parquet", "val-00000-of-00001.parquet"]
     source = DataSource("toys-parquet", str(out.parent))
     assert source.splits() == ["train", "val"]
@@ -153,7 +155,7 @@ def test_invalid_rows_raise_or_are_skipped(toys, tmp_path):
     images = tmp_path / "images" / "train2014"
     (images / "b.png").write_bytes(b"no image")
     Image.new("RGB", (8, 9)).save(images / "a é.jpg")
-    with pytest.raises(BadRowError, match=r"reference 0: .*a é.jpg: expected an image .* size 40x30, got 8x9"):
+    with pytest.raises(BadRowError, match=r"a é.jpg: expected a mask of 8x9 pixels, .* got 40x30 for reference 0"):
         write_parquet(toys, tmp_path / "out", ["train"], progress=False)
     assert not (tmp_path / "out").exists()
     bad_rows = BadRows()
@@ -167,7 +169,7 @@ def test_invalid_rows_raise_or_are_skipped(toys, tmp_path):
 def test_an_image_that_disappears_during_the_conversion_is_named(toys, tmp_path):
     rows = toys.load("train")
     (tmp_path / "images" / "train2014" / "c.jpg").unlink()
-    with pytest.raises(MissingImageError, match=r"reference 4: .*c.jpg: the image is missing"):
+    with pytest.raises(MissingImageError, match=r"c.jpg: the image is missing; .*reference 4"):
         list(convert._embed_images(rows, None))
 
 
@@ -222,20 +224,55 @@ def test_a_failed_replacement_restores_the_old_output(toys, tmp_path, monkeypatc
 
 
 def test_only_the_output_of_a_conversion_is_replaced(toys, tmp_path):
-    with pytest.raises(FileExistsError, match=r"toys: expected only converted files, got instances.json"):
-        write_parquet(toys, tmp_path / "toys", overwrite=True, progress=False)
+    with pytest.raises(ValueError, match=r"--output .*images: expected an empty folder or one that detris wrote"):
+        write_parquet(toys, tmp_path / "images", overwrite=True, progress=False)
     out = tmp_path / "out"
     out.mkdir()
     write_parquet(toys, out, ["val"], progress=False)  # an empty folder may be used
-    with pytest.raises(FileExistsError, match=r"out: expected an empty folder, got .*--overwrite"):
+    with pytest.raises(ValueError, match=r"--output .*out: expected a new folder, got an existing one.*--overwrite"):
         write_parquet(toys, out, ["val"], progress=False)
-    with pytest.raises(FileExistsError, match="expected a folder, got a file"):
+    with pytest.raises(ValueError, match="expected a folder to write, got a file"):
         write_parquet(toys, out / "README.md", progress=False)
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"expected only converted files, got notes\.txt; move it"):
+        write_parquet(toys, out, ["val"], overwrite=True, progress=False)
+
+
+def test_a_readme_of_the_user_is_not_replaced(toys, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "README.md").write_text("# My project\n")
+    with pytest.raises(ValueError, match="expected an empty folder or one that detris wrote"):
+        write_parquet(toys, out, ["val"], overwrite=True, progress=False)
+    assert _names(out) == ["README.md"]
+
+
+def test_the_output_of_an_earlier_version_is_replaced(toys, tmp_path):
+    out = tmp_path / "out"
+    write_parquet(toys, out, ["val"], progress=False)
+    (out / ".detris_peft").unlink()
+    assert write_parquet(toys, out, ["train"], overwrite=True, progress=False) == {"train": 5}
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (".", "expected a new folder, got the working directory"),
+        ("..", "expected a new folder, got the working directory"),
+        ("toys", "expected another folder than the dataset's own"),
+    ],
+)
+def test_folders_that_must_not_be_replaced(toys, tmp_path, monkeypatch, output, message):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty" if output.startswith(".") else tmp_path)
+    with pytest.raises(ValueError, match=f"--output .*: {message}"):
+        write_parquet(toys, output, overwrite=True, progress=False)
+    assert _names(tmp_path) == ["empty", "images", "toys"]
 
 
 def test_a_folder_that_cannot_be_created(toys, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=r"file/out: cannot be written \(.*File exists: .*file\); choose another folder"):
+    with pytest.raises(ValueError, match=r"expected a path in a folder, got .*file, which is a file"):
         write_parquet(toys, tmp_path / "file" / "out", progress=False)
 
 
@@ -262,3 +299,102 @@ def test_invalid_shard_sizes_raise(text):
 def test_a_split_name_that_datasets_cannot_load_raises(toys, tmp_path):
     with pytest.raises(ValueError, match=r"expected a split name of letters, .*got 'a-b'"):
         write_parquet(toys, tmp_path / "out", ["a-b"], progress=False)
+
+
+@pytest.mark.parametrize("name", ["set[1]", "set*", "set?", "exp[2]/set", "a]b"])
+def test_wildcards_in_a_path_are_names(toys, tmp_path, monkeypatch, name):
+    """`datasets` reads folders whose names match the path as a pattern."""
+    write_parquet(toys, tmp_path / name, ["train"], progress=False)
+    for other in ("set1", "set2", "exp2/set"):
+        write_parquet(toys, tmp_path / other, ["val"], progress=False)
+    path = tmp_path / name
+    assert DataSource(str(path)).splits() == ["train"]
+    monkeypatch.chdir(path.parent)
+    for streaming in (False, True):
+        rows = DataSource(path.name, streaming=streaming).load("train")
+        assert [row["ref_id"] for row in rows] == [0, 1, 2, 4, 5]
+    (path / "README.md").unlink()  # the splits are then known from the names of the files
+    assert list(DataSource(path.name).load("train")["ref_id"]) == [0, 1, 2, 4, 5]
+
+
+def test_a_replaced_file_with_the_same_modification_time_is_read(toys, tmp_path):
+    out = tmp_path / "out"
+    write_parquet(toys, out, ["train"], progress=False)
+    (file,) = (out / "data").iterdir()
+    times = (file.stat().st_atime_ns, file.stat().st_mtime_ns)
+    assert list(DataSource(str(out)).load("train")["ref_id"]) == [0, 1, 2, 4, 5]
+    rows = pq.read_table(file)
+    pq.write_table(rows.take([4, 3, 2, 1, 0]), tmp_path / "new.parquet")
+    (tmp_path / "new.parquet").replace(file)
+    os.utime(file, ns=times)
+    assert list(DataSource(str(out)).load("train")["ref_id"]) == [5, 4, 2, 1, 0]
+
+
+def test_a_linked_data_folder_is_read(toys, tmp_path):
+    write_parquet(toys, tmp_path / "out", ["train"], progress=False)
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link" / "data").symlink_to(tmp_path / "out" / "data")
+    (tmp_path / "link" / "loop").symlink_to(tmp_path / "link")
+    assert list(DataSource(str(tmp_path / "link")).load("train")["ref_id"]) == [0, 1, 2, 4, 5]
+
+
+@pytest.mark.parametrize("name", ["../b.png", "{root}/b.png", "link.png", "linked/b.png"])
+def test_files_outside_of_the_dataset_are_copied_only_on_request(tmp_path, name):
+    """A downloaded dataset could otherwise publish any image of the machine."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "b.png")
+    (folder / "link.png").symlink_to(tmp_path / "b.png")
+    (folder / "linked").symlink_to(tmp_path)
+    line = {"file_name": name.format(root=tmp_path), "sentence": "it", "mask": UPRIGHT}
+    (folder / "metadata.jsonl").write_text(json.dumps(line))
+    source = DataSource(str(folder))
+    for bad_rows in (None, BadRows()):
+        with pytest.raises(ValueError, match=r"is not in the folder .*set; move it there, or pass --allow_outside"):
+            write_parquet(source, tmp_path / "out", bad_rows=bad_rows, progress=False)
+    assert not (tmp_path / "out").exists()
+    assert write_parquet(source, tmp_path / "out", allow_outside=True, progress=False) == {"train": 1}
+
+
+def test_a_damaged_image_is_not_converted(toys, tmp_path):
+    """Its header is intact, so only decoding finds the damage."""
+    file = tmp_path / "images" / "train2014" / "c.jpg"
+    file.write_bytes(file.read_bytes()[:-200])
+    with pytest.raises(BadRowError, match=r"c\.jpg"):
+        write_parquet(toys, tmp_path / "out", ["train"], progress=False)
+
+
+def test_an_empty_dataset_is_not_converted(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "metadata.jsonl").touch()
+    with pytest.raises(ValueError, match="empty: expected at least one row, got an empty dataset"):
+        write_parquet(DataSource(str(tmp_path / "empty")), tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def _references(folder):
+    """Return the reference ids of each split, read as users do."""
+    source = DataSource(str(folder))
+    return {split: source.load(split)["ref_id"][:] for split in source.splits()}
+
+
+@pytest.mark.slow
+def test_a_killed_conversion_leaves_the_old_or_the_new_dataset(toys, tmp_path):
+    """The process is killed at every change of a folder; the next command reads a complete dataset."""
+    out = tmp_path / "out"
+    old, new = {"val": [3]}, {"train": [0, 1, 2, 4, 5], "val": [3]}
+    write_parquet(toys, out, ["val"], progress=False)
+    kills, seen = 0, []
+    while run_killed(lambda: write_parquet(toys, out, overwrite=True, max_shard_size=9000, progress=False), kills + 1):
+        kills += 1
+        seen.append(_references(out))
+        assert seen[-1] in (old, new)
+        if seen[-1] == new:
+            write_parquet(toys, out, ["val"], overwrite=True, progress=False)
+        recover(out)  # so that every process starts with the same operations
+        assert _names(tmp_path) == ["cache", "images", "out", "toys"]
+    assert kills >= 20
+    assert old in seen
+    assert new in seen
+    assert _references(out) == new
+    assert _names(tmp_path) == ["cache", "images", "out", "toys"]

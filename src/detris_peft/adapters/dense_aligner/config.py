@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from peft import PeftType
-
-from ..config import ParallelAdapterConfig
+from ..config import MAX_DIM, MAX_TEXT_DIM, ParallelAdapterConfig, check_size
 
 
 @dataclass
@@ -39,11 +37,12 @@ class DenseAlignerConfig(ParallelAdapterConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.peft_type = PeftType["DENSE_ALIGNER"]
         if self.text_dim < 1:
             raise ValueError(
                 f"text_dim={self.text_dim}: expected the width of the text encoder's hidden states, at least 1."
             )
+        check_size("text_dim", self.text_dim, MAX_TEXT_DIM)
+        check_size("cross_attention_dim", self.cross_attention_dim, MAX_DIM)
         if self.cross_attention_heads < 1 or self.cross_attention_dim % self.cross_attention_heads:
             raise ValueError(
                 f"cross_attention_heads={self.cross_attention_heads}: expected a divisor of "

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..attention import MultiheadAttention
 from ..dmoc import DenseMixtureOfConvolutions
 from ..layer import ParallelAdapterLayer
 from .config import DenseAlignerConfig
@@ -24,7 +25,7 @@ class CrossAligner(nn.Module):
         self.query = nn.Linear(dim, attention_dim)
         self.key_value = nn.Linear(text_dim, attention_dim)
         # MultiheadAttention adds its own in-projections on top of these two, as in the released weights.
-        self.attention = nn.MultiheadAttention(attention_dim, num_heads, dropout=dropout, batch_first=True)
+        self.attention = MultiheadAttention(attention_dim, num_heads, dropout=dropout, batch_first=True)
         self.output = nn.Linear(attention_dim, dim)
 
     def forward(self, patches: torch.Tensor, text_states: torch.Tensor) -> torch.Tensor:

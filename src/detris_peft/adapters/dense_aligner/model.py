@@ -25,11 +25,11 @@ class DenseAlignerModel(ParallelAdapterModel):
     config_cls = DenseAlignerConfig
     layouts = IMAGE_BLOCKS
     second_input = "the keyword arguments (text_states)"
+    patch_grid_hook: torch.utils.hooks.RemovableHandle | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         patch_size = self.get_model_config(self.model).get("patch_size")
-        self.patch_grid_hook = None
         if patch_size is not None:
             self.patch_grid_hook = self.model.register_forward_pre_hook(_AddPatchGrid(patch_size), with_kwargs=True)
 

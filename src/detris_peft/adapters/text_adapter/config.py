@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from peft import PeftType
-
 from ..config import ParallelAdapterConfig
 
 
@@ -27,7 +25,3 @@ class TextAdapterConfig(ParallelAdapterConfig):
     """
 
     dim: int = 64
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.peft_type = PeftType["TEXT_ADAPTER"]

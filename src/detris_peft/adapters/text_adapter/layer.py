@@ -33,7 +33,9 @@ class TextAdapter(nn.Module):
     def forward(self, residual: torch.Tensor) -> torch.Tensor:
         z = self.down(residual).relu()  # (B, L, D)
         # The start token skips the convolutions, which are not causal and include padding.
-        words = self.dmoc(z[:, 1:].transpose(1, 2)).transpose(1, 2)  # (B, L-1, D)
+        words = z[:, 1:]
+        if words.shape[1]:  # convolutions do not accept a sentence of the start token only
+            words = self.dmoc(words.transpose(1, 2)).transpose(1, 2)  # (B, L-1, D)
         return self.up(torch.cat([z[:, :1], words], dim=1) + z)
 
 

@@ -5,7 +5,6 @@
 """
 
 import glob
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -14,13 +13,16 @@ from typing import Any
 
 import datasets
 
+from ...safe_loading import read_json
 from ..errors import BadRowError, BadRows, join_names, reject
 from ..fields import read_flag, read_id, read_mask, read_sentences, text_id, upright_size
-from ..masks import unite_masks
+from ..masks import as_integer, unite_masks
 from ..schema import make_row, to_dataset
+from .paths import find_image_folder, named_file, note_outside
 from .registry import DatasetReader, Source, candidate_paths
 
 PLACEHOLDER = "{split}"
+_LISTS = ("images", "annotations")
 
 
 class CocoReader(DatasetReader):
@@ -28,6 +30,7 @@ class CocoReader(DatasetReader):
 
     name = "coco"
     accepts = "a COCO .json file"
+    options = ("image_folder",)
 
     def detect(self, source: Source) -> bool:
         return source.dataset.endswith(".json")
@@ -36,7 +39,9 @@ class CocoReader(DatasetReader):
         return coco_splits(self._file(source))
 
     def load(self, source: Source, split: str, bad_rows: BadRows | None) -> datasets.Dataset:
-        folder = None if source.image_folder is None else Path(source.data_root, source.image_folder)
+        folder = None
+        if source.image_folder is not None:
+            folder = find_image_folder(Path(source.data_root), source.image_folder)
         return load_coco(self._file(source), image_folder=folder, split=split, bad_rows=bad_rows)
 
     def _file(self, source: Source) -> Path:
@@ -101,19 +106,24 @@ def load_coco(
     # Image ids may collide across files: with one file per split they are derived from the file name.
     base = _base(str(file)) if templated else None
     dataset = base.name if base else path.stem
-    rows, seen, sizes = [], set(), {}
+    root = folder if image_folder or base is None else base
+    rows, seen, sizes = [], {}, {}
     for name, annotation in referred:
         if not templated and split is not None and name != split:
             continue
-        where = f"{path}: annotation {annotation.get('id')}"
+        where = f"{path}: annotation {annotation.get('id')!r:.60}"
         try:
-            row = _row(annotation, images, folder, name, dataset, where, sizes, base)
+            row = _row(annotation, images, folder, name, dataset, where, sizes, base, root)
             if row["ref_id"] in seen:
-                raise BadRowError(f"{where}: expected a unique 'id', got a repeated one; change it", "duplicate_id")
+                raise BadRowError(
+                    f"{where}: expected a unique 'id', got one that two annotations have ({seen[row['ref_id']]!r:.60} "
+                    f"and {row['sentences'][0]!r:.60}); renumber one of the two",
+                    "duplicate_id",
+                )
         except BadRowError as error:
             reject(error, bad_rows)
             continue
-        seen.add(row["ref_id"])
+        seen[row["ref_id"]] = row["sentences"][0]
         rows.append(row)
     return to_dataset(rows)
 
@@ -131,60 +141,82 @@ def coco_splits(file: str | os.PathLike[str]) -> list[str]:
     return sorted({_split(annotation, images, "train") for annotation in annotations})
 
 
-def _read(file: Path) -> tuple[dict[Any, dict], list[dict]]:
-    """Return images, keyed by id, and annotations."""
+def _read(file: Path) -> tuple[dict[Any, list[dict]], list[dict]]:
+    """Return images, keyed by id (several of one id if they differ), and annotations."""
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file; pass a COCO .json file")
-    try:
-        content = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{file}: expected JSON, got unreadable data ({error}); write the file again") from None
-    try:
-        images, annotations = content["images"], content["annotations"]
-        return {image["id"]: dict(image) for image in images}, [dict(annotation) for annotation in annotations]
-    except (KeyError, TypeError, ValueError) as error:
+    content = read_json(file)
+    if not isinstance(content, dict) or not all(_is_list_of_objects(content.get(name)) for name in _LISTS):
+        found = f"the fields {join_names(map(str, content))}" if isinstance(content, dict) else _json_type(content)
         raise ValueError(
-            f"{file}: expected COCO JSON with 'images', each with an 'id', and 'annotations', got other content "
-            f"({error!r}); pass another file"
-        ) from None
+            f"{file}: expected COCO JSON with the lists 'images' and 'annotations' of objects, got {found}; pass "
+            "another file"
+        )
+    images: dict[Any, list[dict]] = {}
+    for number, image in enumerate(content["images"]):
+        if "id" not in image:
+            raise ValueError(
+                f"{file}: expected COCO JSON whose 'images' each have an 'id', got entry {number} without"
+            )
+        entries = images.setdefault(_key(image["id"]), [])
+        if image not in entries:
+            entries.append(image)
+    return images, content["annotations"]
 
 
-def _split(annotation: Mapping[str, Any], images: Mapping[Any, dict], default: str) -> str:
-    image = images.get(_hashable(annotation.get("image_id")), {})
+def _is_list_of_objects(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
+
+
+def _json_type(value: Any) -> str:
+    return "a list" if isinstance(value, list) else f"a {type(value).__name__}"
+
+
+def _split(annotation: Mapping[str, Any], images: Mapping[Any, list[dict]], default: str) -> str:
+    image = images.get(_key(annotation.get("image_id")), [{}])[0]
     return str(annotation.get("split") or image.get("split") or default)
+
+
+def _image(annotation: Mapping[str, Any], images: Mapping[Any, list[dict]], where: str) -> dict:
+    """Return the image of an annotation."""
+    image_id = annotation.get("image_id")
+    key = _key(image_id)
+    entries = images.get(key, [])
+    if key is None or not entries:
+        raise BadRowError(
+            f"{where}: expected an 'image_id' among 'images', got {image_id!r:.60}; add the image or fix the id"
+        )
+    if len(entries) > 1:
+        names = " and ".join(repr(entry.get("file_name")) for entry in entries[:2])
+        raise BadRowError(
+            f"{where}: expected one image with the id {image_id!r:.60} in 'images', got {names}; renumber one of "
+            "them, with its annotations",
+            "duplicate_id",
+        )
+    return entries[0]
 
 
 def _row(
     annotation: Mapping[str, Any],
-    images: Mapping[Any, dict],
+    images: Mapping[Any, list[dict]],
     folder: Path,
     split: str,
     dataset: str,
     where: str,
     sizes: dict[Path, tuple[int, int]],
     base: Path | None,
+    root: Path,
 ) -> dict[str, Any]:
-    image_id = annotation.get("image_id")
-    image = images.get(_hashable(image_id))
-    if image is None:
-        raise BadRowError(
-            f"{where}: expected an 'image_id' among 'images', got {image_id}; add the image or fix the id"
-        )
-    file_name = image.get("file_name")
+    image = _image(annotation, images, where)
+    image_id, file_name = _key(annotation["image_id"]), image.get("file_name")
     if not isinstance(file_name, str) or not file_name:
         raise BadRowError(f"{where}: expected text as 'file_name' of image {image_id}, got {file_name!r}; fix it")
-    file = folder / file_name
+    file = named_file(folder, file_name)
     if file not in sizes:
         sizes[file] = upright_size({"path": str(file)}, f"{where}: image {image_id}")
+        note_outside(file, root, where)
     height, width = sizes[file]
-    declared = image.get("height", height), image.get("width", width)
-    if declared != (height, width):
-        turned = " after applying its EXIF orientation" if declared == (width, height) else ""
-        raise BadRowError(
-            f"{where}: expected image {image_id} of {declared[1]}x{declared[0]} pixels as in the JSON, got {file} of "
-            f"{width}x{height} pixels{turned}; annotate the image as it is, or fix the JSON",
-            "mask_malformed",
-        )
+    _require_declared_size(image, height, width, where, file)
     field = "sentences" if annotation.get("sentences") else "sentence"
     sentences = read_sentences(annotation[field], f"{where}: '{field}'")
     no_target = read_flag(annotation.get("no_target"), f"{where}: 'no_target'")
@@ -213,10 +245,31 @@ def _row(
     )
 
 
+def _require_declared_size(image: Mapping[str, Any], height: int, width: int, where: str, file: Path) -> None:
+    """Raise a BadRowError if the JSON declares another size than the file has; a missing size is accepted."""
+    declared = []
+    for name, actual in (("height", height), ("width", width)):
+        value = image.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise BadRowError(
+                f"{where}: expected a number as '{name}' of image {image['id']!r:.60}, got {value!r:.40}; fix it"
+            )
+        declared.append(actual if value is None else value)
+    if declared != [height, width]:
+        turned = " after applying its EXIF orientation" if declared == [width, height] else ""
+        raise BadRowError(
+            f"{where}: expected image {image['id']!r:.60} of {declared[1]}x{declared[0]} pixels as in the JSON, got "
+            f"{file} of {width}x{height} pixels{turned}; annotate the image as it is, or fix the JSON",
+            "mask_malformed",
+        )
+
+
 def _base(file: str) -> Path:
     """Return the folder of a templated dataset: flowers for flowers/{split}.json and flowers/{split}/a.json."""
     return Path(os.path.abspath(f"{file.split(PLACEHOLDER)[0]}x")).parent
 
 
-def _hashable(value: Any) -> Any:
-    return value if isinstance(value, (int, str)) else None
+def _key(value: Any) -> int | str | None:
+    """Return an id so that 7, 7.0 and "7" are the same, as exporters mean them; None if it is not an id."""
+    value = as_integer(value)
+    return value if isinstance(value, (int, str)) and not isinstance(value, bool) else None

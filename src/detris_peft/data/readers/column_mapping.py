@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.resources
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from ...errors import one_line
+from ...safe_loading import parse_json, read_yaml
 
 _MAPPINGS = importlib.resources.files("detris_peft.data.readers") / "mappings"
 _IDS = ("ref_id", "ann_id", "image_id", "sent_ids", "category_id")
@@ -78,16 +77,19 @@ class ColumnMapping:
         """
         if "=" in text:
             pairs = [pair.partition("=") for pair in text.split(",")]
+            names = [name.strip() for name, _, _ in pairs]
+            if len({*names}) < len(names):
+                raise ValueError(f"columns {text!r}: expected every field once, got one twice; remove one of them")
             return cls._from({name.strip(): value.strip() for name, _, value in pairs}, f"columns {text!r}")
         if text in shipped_mappings():
-            return cls._from_yaml((_MAPPINGS / f"{text}.yaml").read_text(encoding="utf-8"), text)
+            return cls._from(yaml.safe_load((_MAPPINGS / f"{text}.yaml").read_text(encoding="utf-8")), text)
         file = Path(text)
         if not file.is_file():
             raise FileNotFoundError(
                 f"{text}: no such column mapping; pass a YAML file, image=...,sentences=...,mask=..., or one of "
                 f"{', '.join(shipped_mappings())}"
             )
-        return cls._from_yaml(file.read_text(encoding="utf-8"), text)
+        return cls._from(read_yaml(file), text)
 
     @classmethod
     def for_repository(cls, name: str) -> ColumnMapping | None:
@@ -99,13 +101,6 @@ class ColumnMapping:
         """Return all paths that are set, keyed by field name."""
         names = ("image", "sentences", "mask", "box", "rows", "no_target", "split", *_IDS, "file_name")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-
-    @classmethod
-    def _from_yaml(cls, text: str, where: str) -> ColumnMapping:
-        try:
-            return cls._from(yaml.safe_load(text), where)
-        except yaml.YAMLError as error:
-            raise ValueError(f"{where}: expected YAML, got unreadable text ({one_line(error)}); fix it") from None
 
     @classmethod
     def _from(cls, values: Any, where: str) -> ColumnMapping:
@@ -121,8 +116,11 @@ class ColumnMapping:
             expected = {"splits": dict, "repositories": list}.get(name, str)
             if not isinstance(value, expected) or not value:
                 raise ValueError(
-                    f"{where}: expected '{name}' of type {expected.__name__}, not empty, got {value!r}; fix it"
+                    f"{where}: expected '{name}' of type {expected.__name__}, not empty, got {value!r:.60}; fix it"
                 )
+            texts = [*value, *value.values()] if isinstance(value, dict) else value
+            if not all(isinstance(text, str) and text for text in texts):
+                raise ValueError(f"{where}: expected text within '{name}', got {value!r:.60}; put it in quotes")
         try:
             return cls(**{**values, "repositories": tuple(values.get("repositories", ()))})
         except ValueError as error:
@@ -132,6 +130,12 @@ class ColumnMapping:
 def shipped_mappings() -> list[str]:
     """Return the names of the mappings that are shipped with the package."""
     return sorted(Path(file.name).stem for file in _MAPPINGS.iterdir() if file.name.endswith(".yaml"))
+
+
+def our_split(value: str, mapping: ColumnMapping | None) -> str:
+    """Return our name of a split, given the repository's: that of `mapping.splits`, else "val" for "validation"."""
+    names = {original: ours for ours, original in (mapping.splits if mapping else {}).items()}
+    return names.get(value, "val" if value == "validation" else value)
 
 
 def look_up(row: Any, path: str) -> Any:
@@ -149,7 +153,7 @@ def look_up(row: Any, path: str) -> Any:
 
 def _step(value: Any, key: str) -> Any:
     if isinstance(value, str):
-        value = json.loads(value)
+        value = parse_json(value, key)
     if isinstance(value, list):
         return [_step(item, key) for item in value]
     return value.get(key) if isinstance(value, Mapping) else None

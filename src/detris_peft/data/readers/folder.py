@@ -4,10 +4,10 @@
 <folder>/train/0001.jpg              ...
 <folder>/val/metadata.jsonl          ...
 
-Without subfolders, a single metadata.jsonl is next to the images, and its lines may have a field "split".
+Without subfolders, a single metadata.jsonl is next to the images, and its lines may have a field "split". A file that
+holds one JSON array of such objects is read too, also under the name metadata.json.
 """
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,13 +15,17 @@ from typing import Any
 
 import datasets
 
+from ...safe_loading import parse_json
 from ..errors import BadRowError, BadRows, join_names, reject
 from ..fields import read_flag, read_id, read_mask, read_sentences, text_id, upright_size
 from ..masks import unite_masks
 from ..schema import make_row, to_dataset
+from .paths import named_file, note_outside
 from .registry import DatasetReader, Source, dataset_folder, dataset_path
 
 METADATA = "metadata.jsonl"
+_NAMES = (METADATA, "metadata.json")  # the first that a folder has is read
+_TABLE = "metadata.csv"
 
 
 class FolderReader(DatasetReader):
@@ -32,7 +36,11 @@ class FolderReader(DatasetReader):
 
     def detect(self, source: Source) -> bool:
         path = dataset_path(source)
-        return path is not None and ((path / METADATA).is_file() or any(path.glob(f"*/{METADATA}")))
+        if path is None or not path.is_dir():
+            return False
+        # A table is read by `datasets` if a column mapping says what its columns are.
+        names = _NAMES if source.columns else (*_NAMES, _TABLE)
+        return any((path / name).is_file() or any(path.glob(f"*/{name}")) for name in names)
 
     def splits(self, source: Source) -> Iterable[str]:
         return folder_splits(dataset_folder(source))
@@ -47,7 +55,7 @@ def load_folder(
     """Load one split of a folder with metadata.jsonl, one row per line, with the columns `FEATURES`.
 
     A line has `file_name` (of the image, relative to metadata.jsonl), `sentence` or `sentences`, and `mask`: a PNG's
-    file name (non-zero pixels are foreground), polygons in pixels, or an RLE; with `"no_target": true` it needs no
+    file name (black is background), polygons in pixels, or an RLE; with `"no_target": true` it needs no
     mask. With `mask_file_name` instead of `mask`, `datasets` reads the PNG as an image. Optional fields are `split`,
     `ref_id` (by default the line number), `ann_id`, `image_id` and `category_id`.
 
@@ -66,16 +74,16 @@ def load_folder(
     """
     lines, splits = [], []
     for file, default in _metadata_files(Path(folder)):
-        for line in _lines(file, bad_rows):
-            name = str(line[2].get("split", default))
+        for number, line in _lines(file, bad_rows):
+            name = line.get("split") or default
             splits.append(name)
-            lines.append((*line, name))
+            lines.append((file, number, line, name))
     split = _select_split(split, splits, Path(folder))
     rows, seen, sizes = [], {}, {}
     for file, number, line, name in lines:
         if name != split:
             continue
-        where = f"{file} line {number}"
+        where = _where(file, number)
         try:
             row = _row(line, file.parent, Path(folder), split, number, where, sizes)
             if row["ref_id"] in seen:
@@ -95,46 +103,71 @@ def load_folder(
 def folder_splits(folder: str | os.PathLike[str]) -> list[str]:
     """Return the splits of a folder with metadata.jsonl; errors as for `load_folder`."""
     unread = BadRows()
-    found = {
-        str(line.get("split", default))
-        for file, default in _metadata_files(Path(folder))
-        for _, _, line in _lines(file, unread)
-    }
-    return sorted(found)
+    files = _metadata_files(Path(folder))
+    return sorted({line.get("split") or default for file, default in files for _, line in _lines(file, unread)})
 
 
 def _metadata_files(folder: Path) -> list[tuple[Path, str]]:
     """Return every metadata.jsonl, with the split of lines that have no field "split"."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; pass one that has {METADATA} or train/{METADATA}")
-    files = [(folder / METADATA, "train")] if (folder / METADATA).is_file() else []
-    files += [(file, file.parent.name) for file in sorted(folder.glob(f"*/{METADATA}"))]
+    folders = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
+    found = [next((path / name for name in _NAMES if (path / name).is_file()), None) for path in folders]
+    files = [(file, "train" if file.parent == folder else file.parent.name) for file in found if file]
+    table = next((path / _TABLE for path in folders if (path / _TABLE).is_file()), None)
+    if not files and table:
+        raise ValueError(
+            f"{table}: expected {METADATA}, got CSV; write one JSON object per line, or name its columns as in "
+            "--columns sentences=text,mask=polygon"
+        )
     if not files:
         raise FileNotFoundError(f"{folder}: no {METADATA} in it or in a subfolder; write one line per target")
     return files
 
 
-def _lines(file: Path, bad_rows: BadRows | None) -> Iterable[tuple[Path, int, dict]]:
+def _where(file: Path, number: int) -> str:
+    return f"{file} line {number}"
+
+
+def _lines(file: Path, bad_rows: BadRows | None) -> Iterable[tuple[int, dict]]:
+    """Yield the objects of a file with their numbers: of the line, or of the item in a JSON array."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{file}: expected UTF-8 text, got other data ({error.reason} at byte {error.start}); save it as UTF-8"
         ) from None
-    # Not splitlines(): JSON strings may contain the other line separators of Unicode unescaped.
-    for number, content in enumerate(text.split("\n"), start=1):
-        if not content.strip():
+    if text.lstrip().startswith("[") and text.rstrip().endswith("]"):
+        items: Iterable[Any] = parse_json(text, str(file))
+    else:
+        # Not splitlines(): JSON strings may contain the other line separators of Unicode unescaped.
+        items = text.split("\n")
+    for number, item in enumerate(items, start=1):
+        if isinstance(item, str) and not item.strip():
             continue
         try:
-            line = json.loads(content)
+            yield number, _object(item, _where(file, number))
+        except BadRowError as error:
+            reject(error, bad_rows)
+
+
+def _object(item: Any, where: str) -> dict:
+    """Return the JSON object of a line or item.
+
+    Raises:
+        BadRowError: it is no object, or its split is not text.
+    """
+    if isinstance(item, str):
+        try:
+            item = parse_json(item, where)
         except ValueError as error:
-            found = f"unreadable text ({error})"
-        else:
-            if isinstance(line, dict):
-                yield file, number, line
-                continue
-            found = f"a {type(line).__name__}"
-        reject(BadRowError(f"{file} line {number}: expected a JSON object, got {found}; fix the line"), bad_rows)
+            message = str(error).replace("expected JSON", "expected a JSON object")
+            raise BadRowError(message.replace("copy or download it again", "fix the line")) from None
+    if not isinstance(item, dict):
+        raise BadRowError(f"{where}: expected a JSON object, got a {type(item).__name__}; fix the line")
+    if not isinstance(item.get("split"), (str, type(None))):
+        raise BadRowError(f"{where}: expected text as 'split', got {item['split']!r:.40}; fix it")
+    return item
 
 
 def _select_split(split: str | None, splits: list[str], folder: Path) -> str:
@@ -170,13 +203,20 @@ def _row(
             raise BadRowError(f"{where}: expected '{name}', got {join_names(sorted(map(str, line)))}; add '{name}'")
     if not isinstance(line["file_name"], str):
         raise BadRowError(f"{where}: expected text as 'file_name', got {line['file_name']!r}; fix it")
-    image = folder / line["file_name"]
+    image = named_file(folder, line["file_name"])
     if image not in sizes:
         sizes[image] = upright_size({"path": str(image)}, f"{where}: 'file_name'")
+        note_outside(image, root, f"{where}: 'file_name'")
     height, width = sizes[image]
     sentences = read_sentences(line[sentence], f"{where}: '{sentence}'")
     ref_id = read_id(line.get("ref_id"), number, f"{where}: 'ref_id'")
     ann_ids = [] if no_target else [read_id(line.get("ann_id"), ref_id, f"{where}: 'ann_id'")]
+
+    def find_mask(name: str) -> str:
+        file = named_file(folder, name)
+        note_outside(file, root, f"{where}: '{mask_field}'")
+        return os.path.abspath(file)
+
     if no_target:
         mask = unite_masks([], height, width)
     else:
@@ -185,7 +225,7 @@ def _row(
             height,
             width,
             f"{where}: '{mask_field}'",
-            find_file=lambda file: os.path.abspath(folder / file),
+            find_file=find_mask,
         )
     name = image.relative_to(root).as_posix() if image.is_relative_to(root) else image.as_posix()
     return make_row(

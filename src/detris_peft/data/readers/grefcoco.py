@@ -21,6 +21,7 @@ class GrefCocoReader(DatasetReader):
 
     name = "grefcoco"
     accepts = "a folder with grefs(*).json and instances.json"
+    options = ("image_folder",)
 
     def detect(self, source: Source) -> bool:
         path = dataset_path(source)

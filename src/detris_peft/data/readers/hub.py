@@ -12,10 +12,11 @@ import datasets
 
 from ..errors import BadRows, join_names
 from ..schema import FEATURES
-from .column_mapping import ColumnMapping, look_up, shipped_mappings
-from .hub_files import open_rows, open_split, repository_splits
+from .column_mapping import ColumnMapping, look_up, our_split, shipped_mappings
+from .hub_files import files_below, open_rows, open_split, repository_splits
 from .hub_rows import RowChecker, RowConverter
 from .hub_tables import check_stream, check_table, convert_stream, convert_table, stored_rows, top_column
+from .paths import find_image_folder
 from .refer_files import DEFAULT_IMAGE_FOLDER
 from .registry import DatasetReader, Source, dataset_path
 
@@ -27,13 +28,13 @@ class HubReader(DatasetReader):
 
     name = "hub"
     accepts = "a folder of parquet or other files that `datasets.load_dataset` reads, or user/name on the Hub"
-    options = ("columns", "streaming", "dataset_config")
+    options = ("columns", "streaming", "dataset_config", "image_folder")
 
     def detect(self, source: Source) -> bool:
         path = dataset_path(source)
         if path is None:
-            return re.fullmatch(r"[\w.-]+/[\w.-]+", source.dataset) is not None
-        return path.is_dir() and any(file.suffix in _SUFFIXES for file in path.rglob("*"))
+            return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source.dataset) is not None
+        return path.is_dir() and any(file.suffix in _SUFFIXES for file in files_below(path))
 
     def splits(self, source: Source) -> Iterable[str]:
         return mapped_splits(_location(source), _mapping(source), name=source.dataset_config)
@@ -41,21 +42,15 @@ class HubReader(DatasetReader):
     def load(
         self, source: Source, split: str, bad_rows: BadRows | None
     ) -> datasets.Dataset | datasets.IterableDataset:
-        image_folder: str | Path = Path(source.data_root, source.image_folder or DEFAULT_IMAGE_FOLDER)
-        if source.image_folder is None and dataset_path(source) is not None:
-            image_folder = _location(source)
         return load_mapped(
             _location(source),
             split,
             _mapping(source),
             name=source.dataset_config,
-            image_folder=image_folder,
+            image_folder=_image_folder(source),
             streaming=source.streaming,
             bad_rows=bad_rows,
         )
-
-    def shared_images(self, source: Source) -> str | None:
-        return "equal names may be different images in it; `detris data check` compares the images"
 
 
 def load_mapped(
@@ -90,8 +85,14 @@ def load_mapped(
     """
     mapping = mapping or ColumnMapping.for_repository(path)
     source = open_rows(path, split, mapping, name, streaming)
+    if mapping and mapping.split and not streaming:
+        found = _named_splits([source], mapping)
+        if split not in found and mapping.splits.get(split, split) not in found:
+            raise ValueError(
+                f"{path}: no split '{split}', expected one of {join_names(found)}, the values of '{mapping.split}'"
+            )
     if mapping is None and _has_features(source):
-        checker = RowChecker(f"{path} {split}", bad_rows, streaming)
+        checker = RowChecker(f"{path} {split}", os.path.abspath(image_folder or path), bad_rows, streaming)
         if isinstance(source, datasets.IterableDataset):
             return check_stream(source, checker)
         return check_table(source, checker)
@@ -109,17 +110,28 @@ def mapped_splits(path: str, mapping: ColumnMapping | None = None, *, name: str 
     mapping = mapping or ColumnMapping.for_repository(path)
     found = repository_splits(path, name)
     if mapping and mapping.split:
-        parts = [open_split(path, original, name, streaming=False) for original in found]
-        column = [top_column(mapping.split, part.column_names) for part in parts][:1]
-        rows = (row for part in parts for row in stored_rows(part.select_columns(column)))
-        found = {str(look_up(row, mapping.split)) for row in rows}
-    names = {original: ours for ours, original in (mapping.splits if mapping else {}).items()}
-    return sorted(names.get(split, "val" if split == "validation" else split) for split in found)
+        return _named_splits([open_split(path, original, name, streaming=False) for original in found], mapping)
+    return sorted(our_split(split, mapping) for split in found)
+
+
+def _named_splits(parts: list[Any], mapping: ColumnMapping) -> list[str]:
+    """Return our names of the splits that the column `mapping.split` names."""
+    assert mapping.split is not None
+    column = [top_column(mapping.split, part.column_names) for part in parts][:1]
+    rows = (row for part in parts for row in stored_rows(part.select_columns(column)))
+    values = (look_up(row, mapping.split) for row in rows)
+    return sorted({our_split(str(value), mapping) for value in values if value is not None})
 
 
 def _location(source: Source) -> str:
     """Return the local folder, or the name on the Hub."""
     return str(dataset_path(source) or source.dataset)
+
+
+def _image_folder(source: Source) -> Path:
+    if source.image_folder is not None:
+        return find_image_folder(Path(source.data_root), source.image_folder)
+    return dataset_path(source) or Path(source.data_root, DEFAULT_IMAGE_FOLDER)
 
 
 def _mapping(source: Source) -> ColumnMapping | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from ..errors import BadRowError, BadRows, reject
 from ..fields import read_box, read_flag, read_id, read_mask, read_sentences, sentence_ids, text_id, upright_size
 from ..masks import unite_masks
 from ..schema import FEATURES, make_row
-from .column_mapping import ColumnMapping, look_up
+from .column_mapping import ColumnMapping, look_up, our_split
+from .paths import named_file, note_outside
 
 
 class RowConverter:
@@ -38,7 +40,7 @@ class RowConverter:
         self.mapping, self.split, self.bad_rows = mapping, split, bad_rows
         self.where, self.image_folder = f"{path} {split}", image_folder
         # Streams are re-read each epoch, so seen ids are not tracked.
-        self.seen: set[int] | None = set() if mapping.ref_id and not streaming else None
+        self.seen: dict[int, str] | None = {} if mapping.ref_id and not streaming else None
         self.dataset = Path(os.path.abspath(path)).name if os.path.isdir(path) else path
 
     def convert_batch(self, batch: Mapping[str, list], indices: list[int]) -> dict[str, list]:
@@ -65,11 +67,11 @@ class RowConverter:
         assert self.seen is not None
         if ref_id in self.seen:
             raise BadRowError(
-                f"{where}: expected a unique '{self.mapping.ref_id}', got {ref_id}, used by an earlier row; fix it, "
-                "or omit 'ref_id' from the column mapping to number the rows",
+                f"{where}: expected a unique '{self.mapping.ref_id}', got {ref_id}, used by {self.seen[ref_id]}; fix "
+                "it, or omit 'ref_id' from the column mapping to number the rows",
                 "duplicate_id",
             )
-        self.seen.add(ref_id)
+        self.seen[ref_id] = where.removeprefix(f"{self.where} ")
 
     def _items(self, source: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         column = self.mapping.rows
@@ -92,8 +94,12 @@ class RowConverter:
                 raise BadRowError(
                     f"{where}: expected JSON within '{path}', got other text ({error}); fix it"
                 ) from None
-        if mapping.split and str(values["split"]) != mapping.splits.get(self.split, self.split):
-            return None
+        if mapping.split:
+            value = values["split"]
+            if value is None:
+                raise BadRowError(f"{where}: expected a split in '{mapping.split}', got nothing; fill it in")
+            if self.split not in (str(value), our_split(str(value), mapping)):
+                return None
 
         def label(name: str) -> str:
             return f"{where}: '{paths.get(name)}'"
@@ -103,6 +109,7 @@ class RowConverter:
             image = {"path": self._file(image), "bytes": None}
         if not isinstance(image, Mapping) or not (image.get("path") or image.get("bytes")):
             raise BadRowError(f"{label('image')}: expected an image, got none; add its file name or its bytes")
+        require_no_url(image, label("image"))
         height, width = upright_size(image, label("image"))
         sentences = read_sentences(values["sentences"], label("sentences"))
         ref_id = read_id(values.get("ref_id"), ref_id, label("ref_id"))
@@ -142,7 +149,25 @@ class RowConverter:
         return read_mask(value, height, width, where, find_file=self._file, fractions=fractions)
 
     def _file(self, name: str) -> str:
-        return os.path.join(self.image_folder, name)
+        if is_url(name):
+            return name
+        file = named_file(Path(self.image_folder), name)
+        note_outside(file, Path(self.image_folder), self.where)
+        return str(file)
+
+
+def is_url(path: str) -> bool:
+    return re.match(r"[\w+.-]+://", path) is not None
+
+
+def require_no_url(image: Mapping[str, Any], where: str) -> None:
+    """Raise a BadRowError if an image is a URL: training would fetch it again in each epoch, from anywhere."""
+    if image.get("bytes") is None and is_url(str(image.get("path"))):
+        raise BadRowError(
+            f"{where}: expected an image or its file name, got the URL {image['path']!r:.80}, which is not fetched; "
+            "download the image",
+            "image_missing",
+        )
 
 
 class RowChecker:
@@ -150,33 +175,60 @@ class RowChecker:
 
     Args:
         where: prefix of error messages.
+        image_folder: folder of images that are stored as file names.
         bad_rows: collects invalid rows; None raises the first.
         streaming: rows are read once per epoch.
     """
 
-    columns = ("sentences", "mask", "no_target", "dataset", "ref_id", "file_name")
+    columns = tuple(name for name in FEATURES if name != "image")
 
-    def __init__(self, where: str, bad_rows: BadRows | None, streaming: bool) -> None:
-        self.where, self.bad_rows = where, bad_rows
+    def __init__(self, where: str, image_folder: str, bad_rows: BadRows | None, streaming: bool) -> None:
+        self.where, self.image_folder, self.bad_rows = where, image_folder, bad_rows
         # Streams are re-read each epoch, so seen ids are not tracked.
         self.seen: set[tuple[str, int]] | None = None if streaming else set()
 
     def is_valid(self, row: Mapping[str, Any]) -> bool:
-        """Return whether a row is valid; an invalid one is collected or raised."""
+        """Return whether a row is valid; an invalid one is collected or raised.
+
+        Args:
+            row: the columns; of `image`, `bytes` may be any value that is not None.
+        """
         where = f"{self.where}: reference {row['ref_id']} ({row['file_name']})"
         try:
-            read_sentences(row["sentences"], f"{where}: 'sentences'")
-            if not row["no_target"]:
-                height, width = row["mask"]["size"]
-                read_mask(row["mask"], height, width, f"{where}: 'mask'")
-            if self.seen is not None:
-                if (row["dataset"], row["ref_id"]) in self.seen:
-                    message = (
-                        f"{where}: expected a unique 'ref_id', got {row['ref_id']}, used by an earlier row; fix it"
-                    )
-                    raise BadRowError(message, "duplicate_id")
-                self.seen.add((row["dataset"], row["ref_id"]))
+            self._check(row, where)
         except BadRowError as error:
             reject(error, self.bad_rows)
             return False
         return True
+
+    def _check(self, row: Mapping[str, Any], where: str) -> None:
+        empty = [name for name in self.columns if row[name] is None]
+        if empty:
+            raise BadRowError(f"{where}: expected a value in every column, got none in '{empty[0]}'; fill it in")
+        image = row["image"] or {}
+        if image.get("bytes") is None and not image.get("path"):
+            raise BadRowError(f"{where}: 'image': expected an image, got none; add its bytes", "image_missing")
+        require_no_url(image, f"{where}: 'image'")
+        if image.get("bytes") is None:
+            note_outside(Path(image["path"]), Path(self.image_folder), where)
+        read_sentences(row["sentences"], f"{where}: 'sentences'")
+        size = (row["mask"] or {}).get("size")
+        if (
+            not isinstance(size, list)
+            or len(size) != 2
+            or not all(isinstance(side, int) and side > 0 for side in size)
+        ):
+            raise BadRowError(
+                f"{where}: 'mask': expected a size [height, width], got {size!r:.40}; write the mask again",
+                "mask_malformed",
+            )
+        if not row["no_target"]:
+            read_mask(row["mask"], size[0], size[1], f"{where}: 'mask'")
+        if self.seen is not None:
+            if (row["dataset"], row["ref_id"]) in self.seen:
+                raise BadRowError(
+                    f"{where}: expected a unique 'ref_id', got {row['ref_id']}, used by an earlier row of "
+                    f"{row['dataset']}; fix it",
+                    "duplicate_id",
+                )
+            self.seen.add((row["dataset"], row["ref_id"]))

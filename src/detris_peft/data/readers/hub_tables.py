@@ -41,8 +41,7 @@ def check_stream(source: datasets.IterableDataset, rows: RowChecker) -> datasets
 def check_table(source: datasets.Dataset, rows: RowChecker) -> datasets.Dataset:
     """Return the valid rows."""
     source = source.select_columns(list(FEATURES)).cast_column("image", ImageFeature())
-    stored = stored_rows(source.select_columns(list(rows.columns)))
-    valid = [index for index, row in enumerate(stored) if rows.is_valid(row)]
+    valid = [index for index, row in enumerate(_rows_without_bytes(source)) if rows.is_valid(row)]
     return source if len(valid) == len(source) else source.select(valid)
 
 
@@ -50,6 +49,19 @@ def stored_rows(source: datasets.Dataset) -> Iterator[dict[str, Any]]:
     """Yield rows as stored, without decoding images."""
     for table in source.with_format("arrow").iter(batch_size=16):
         yield from table.to_pylist()  # type: ignore[union-attr]  # a pyarrow table
+
+
+def _rows_without_bytes(source: datasets.Dataset) -> Iterator[dict[str, Any]]:
+    """Yield rows whose `image` has True in place of its bytes, so that no image is read."""
+    for table in source.with_format("arrow").iter(batch_size=1000):
+        stored: Any = table  # a pyarrow table
+        images = []
+        for chunk in stored["image"].chunks:
+            fields = dict(zip((field.name for field in chunk.type), chunk.flatten(), strict=True))
+            images += zip(fields["bytes"].is_valid().to_pylist(), fields["path"].to_pylist(), strict=True)
+        others = stored.drop_columns(["image"]).to_pylist()
+        for row, (has_bytes, path) in zip(others, images, strict=True):
+            yield {**row, "image": {"bytes": has_bytes or None, "path": path}}
 
 
 def top_column(path: str, columns: list[str]) -> str:

@@ -26,7 +26,7 @@ class MixedReader(DatasetReader):
 
     name = "mixed"
     accepts = "mixed"
-    options = ("leak=drop",)
+    options = ("leak=drop", "image_folder")
 
     def detect(self, source: Source) -> bool:
         return source.dataset == "mixed"

@@ -9,6 +9,7 @@ RefCOCO, RefCOCO+, G-Ref and RefCLEF are published in it:
 
 import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -16,7 +17,7 @@ import datasets
 from ..errors import BadRows
 from .refer_fields import field
 from .refer_files import ReferFiles, reference_splits, root_and_name
-from .registry import DatasetReader, Source, dataset_path
+from .registry import DatasetReader, Source, dataset_folder, dataset_path
 
 # Published number of references, keyed by (dataset, split_by) and split.
 PUBLISHED_REFERENCES: dict[tuple[str, str], dict[str, int]] = {
@@ -35,6 +36,7 @@ class ReferReader(DatasetReader):
 
     name = "refer"
     accepts = "a folder with refs(*).p and instances.json"
+    options = ("image_folder",)
 
     def detect(self, source: Source) -> bool:
         path = dataset_path(source)
@@ -48,7 +50,7 @@ class ReferReader(DatasetReader):
         return load_refer(root, name, source.split_by, split, image_folder=source.image_folder, bad_rows=bad_rows)
 
     def shared_images(self, source: Source) -> str | None:
-        return SHARED_BY_DESIGN.get((source.dataset, source.split_by))
+        return SHARED_BY_DESIGN.get((Path(os.path.abspath(dataset_folder(source))).name, source.split_by))
 
 
 def load_refer(

@@ -1,6 +1,5 @@
 """Files shared by the REFER and gRefCOCO formats: references in one file, images and annotations in another."""
 
-import json
 import os
 import posixpath
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,12 +8,13 @@ from typing import Any
 
 import datasets
 
+from ...safe_loading import load_plain_pickle, read_json
 from ..errors import BadRowError, BadRows, MissingImageError, join_names, reject
 from ..masks import encode_mask, mask_area, outside_frame, unite_masks
 from ..schema import make_row, to_dataset
+from .paths import find_image_folder, note_outside
 from .refer_fields import as_int, field, read_category, read_sentences, repeated_ids
 from .registry import Source, dataset_folder
-from .safe_pickle import load_plain_pickle
 
 # Paths below the root. The REFER API stores COCO's images in a deeper folder: see `_image_folder`.
 IMAGE_FOLDERS = {"refclef": "images/saiapr_tc-12"}
@@ -29,7 +29,7 @@ class ReferFiles:
         root: the folder that holds the datasets and the images.
         dataset: name of the dataset's folder.
         names: names of the references file, a pickle or JSON, in order of preference.
-        image_folder: folder of the images below `root`; by default the folder for this dataset.
+        images: folder of the images, below `root` or as given; by default the folder for this dataset.
 
     Raises:
         FileNotFoundError: a folder or file is missing.
@@ -38,7 +38,7 @@ class ReferFiles:
     """
 
     def __init__(
-        self, root: str | os.PathLike[str], dataset: str, names: Sequence[str], image_folder: str | None = None
+        self, root: str | os.PathLike[str], dataset: str, names: Sequence[str], images: str | None = None
     ) -> None:
         self.dataset = dataset
         self.refs_file = _find_refs_file(Path(root), dataset, names)
@@ -47,16 +47,17 @@ class ReferFiles:
             raise FileNotFoundError(f"{self.instances_file}: the file is missing; add the dataset's annotations")
         self.references = _read_references(self.refs_file)
         self.image_entries, self.annotations = _read_instances(self.instances_file)
-        self.folder = _image_folder(Path(os.path.abspath(root)), dataset, image_folder)
+        self.folder = _image_folder(root, dataset, images)
         self._masks: dict[tuple[int, int, int], dict[str, Any]] = {}
 
     def splits(self) -> list[str]:
-        return sorted({str(reference.get("split")) for reference in self.references})
+        return sorted(_split_names(self.references))
 
     def image_names(self, select_split: Callable[[str], bool]) -> set[str]:
         """Return the normalized file names of all images in the selected splits."""
         ids = {as_int(r.get("image_id")) for r in self.references if select_split(str(r.get("split")))}
-        return {normalized(str(self.image_entries[i].get("file_name"))) for i in ids if i in self.image_entries}
+        entries = [entry for i in ids if i is not None for entry in self.image_entries.get(i, ())]
+        return {normalized(str(entry.get("file_name"))) for entry in entries}
 
     def rows(
         self,
@@ -78,14 +79,15 @@ class ReferFiles:
             ValueError: the split does not exist.
             FileNotFoundError: the image folder is missing.
         """
-        if not any(reference.get("split") == split for reference in self.references):
+        if split not in self.splits():
             raise ValueError(f"{self.refs_file}: no split '{split}', expected one of {join_names(self.splits())}")
         repeated = repeated_ids(self.references, unique_sentences)
         rows = []
         for index, reference in enumerate(self.references):
-            if reference.get("split") != split:
+            if reference.get("split") != split and isinstance(reference.get("split"), str):
                 continue
             try:
+                field(reference, "split", str, f"{self.refs_file}: reference {reference.get('ref_id')!r:.60}")
                 if index in repeated:
                     message = f"{self.refs_file}: {repeated[index]}; renumber or remove it"
                     raise BadRowError(message, "duplicate_id")
@@ -104,14 +106,11 @@ class ReferFiles:
         image_id = field(reference, "image_id", int, where)
         sentences, sent_ids = read_sentences(reference, where)
         annotations = [self._annotation(ann_id, image_id, where) for ann_id in ann_ids]
-        image = self.image_entries.get(image_id)
-        if image is None:
-            raise BadRowError(
-                f"{self.instances_file}: no image {image_id}, expected by {where}; the files do not match, download "
-                "both again"
-            )
+        image = self._entry("image", self.image_entries, image_id, where)
         where_image = f"{self.instances_file}: image {image_id}"
         file_name = field(image, "file_name", str, where_image)
+        if "\\" in file_name and not (self.folder / file_name).is_file():
+            file_name = file_name.replace("\\", "/")
         height, width = (field(image, name, int, where_image) for name in ("height", "width"))
         if height < 1 or width < 1:
             raise BadRowError(
@@ -133,12 +132,7 @@ class ReferFiles:
         )
 
     def _annotation(self, ann_id: int, image_id: int, where: str) -> dict:
-        annotation = self.annotations.get(ann_id)
-        if annotation is None:
-            raise BadRowError(
-                f"{self.instances_file}: no annotation {ann_id}, expected by {where}; the files do not match, "
-                "download both again"
-            )
+        annotation = self._entry("annotation", self.annotations, ann_id, where)
         annotated = annotation.get("image_id", image_id)
         if annotated != image_id:
             raise BadRowError(
@@ -146,6 +140,29 @@ class ReferFiles:
                 "fix 'image_id' or 'ann_id'"
             )
         return annotation
+
+    def _entry(self, kind: str, entries: Mapping[int, list[dict]], number: int, where: str) -> dict:
+        """Return the image or annotation with this id."""
+        found = entries.get(number, [])
+        if not found and str(number) in entries:
+            raise BadRowError(
+                f"{self.instances_file}: expected integers as ids, got {kind} {str(number)!r} as text; remove the "
+                "quotes"
+            )
+        if not found:
+            raise BadRowError(
+                f"{self.instances_file}: no {kind} {number}, expected by {where}; the files do not match, download "
+                "both again"
+            )
+        if len(found) > 1:
+            name = "file_name" if kind == "image" else "segmentation"
+            values = " and ".join(f"{entry.get(name)!r:.60}" for entry in found[:2])
+            raise BadRowError(
+                f"{self.instances_file}: expected one {kind} with the id {number}, got two that differ ('{name}': "
+                f"{values}), required by {where}; renumber one of them",
+                "duplicate_id",
+            )
+        return found[0]
 
     def _mask(self, annotation: Mapping[str, Any], height: int, width: int, ref_id: int) -> dict[str, Any]:
         ann_id = annotation["id"]
@@ -192,15 +209,34 @@ class ReferFiles:
 def root_and_name(source: Source) -> tuple[str, str]:
     """Return the folder that holds the dataset and its images, and the dataset's name in it."""
     folder = dataset_folder(source)
-    if folder == Path(source.data_root, source.dataset):
-        return source.data_root, source.dataset
+    is_name = Path(source.dataset).name not in ("", "..") and not os.path.isabs(source.dataset)
+    if is_name and folder == Path(source.data_root, source.dataset):
+        return source.data_root, Path(source.dataset).as_posix()
+    folder = Path(os.path.abspath(folder))
     return str(folder.parent), folder.name
 
 
 def reference_splits(root: str | os.PathLike[str], dataset: str, names: Sequence[str]) -> set[str]:
     """Return the splits in the references file alone; arguments and errors as for `ReferFiles`."""
     references = _read_references(_find_refs_file(Path(root), dataset, names))
-    return {str(reference.get("split")) for reference in references}
+    return _split_names(references)
+
+
+def _image_folder(root: str | os.PathLike[str], dataset: str, given: str | None) -> Path:
+    """Return the folder of a dataset's images.
+
+    Raises:
+        FileNotFoundError: the given folder does not exist.
+    """
+    root = Path(os.path.abspath(root))
+    if given is not None:  # "" is valid: the images are in the root itself
+        return find_image_folder(root, given)
+    folder, deeper = root / IMAGE_FOLDERS.get(dataset, DEFAULT_IMAGE_FOLDER), root / _REFER_API_IMAGE_FOLDER
+    return deeper if deeper.is_dir() and not folder.is_dir() and dataset not in IMAGE_FOLDERS else folder
+
+
+def _split_names(references: Iterable[Mapping[str, Any]]) -> set[str]:
+    return {reference["split"] for reference in references if isinstance(reference.get("split"), str)}
 
 
 def normalized(file_name: str) -> str:
@@ -226,50 +262,45 @@ def _find_refs_file(root: Path, dataset: str, names: Sequence[str]) -> Path:
     return refs_file
 
 
-def _image_folder(root: Path, dataset: str, image_folder: str | None) -> Path:
-    if image_folder is not None:  # "" is valid: the images are in the root itself
-        return root / image_folder
-    folder, deeper = root / IMAGE_FOLDERS.get(dataset, DEFAULT_IMAGE_FOLDER), root / _REFER_API_IMAGE_FOLDER
-    return deeper if deeper.is_dir() and not folder.is_dir() and dataset not in IMAGE_FOLDERS else folder
-
-
 def _read_references(file: Path) -> list[dict]:
-    references = _read_json(file) if file.suffix == ".json" else load_plain_pickle(file)
+    references = read_json(file) if file.suffix == ".json" else load_plain_pickle(file)
     if not isinstance(references, list) or not all(isinstance(reference, dict) for reference in references):
         raise ValueError(f"{file}: expected a list of references (dicts), got other content; download it again")
     return references
 
 
-def _read_instances(file: Path) -> tuple[dict[int, dict], dict[int, dict]]:
-    """Return images and annotations, keyed by their ids."""
-    content = _read_json(file)
+def _read_instances(file: Path) -> tuple[dict[int, list[dict]], dict[int, list[dict]]]:
+    """Return images and annotations, keyed by their ids: one of each id, or several that differ."""
+    content = read_json(file)
     try:
-        images = {image["id"]: image for image in content["images"]}
-        annotations = {annotation["id"]: annotation for annotation in content["annotations"]}
+        return _by_id(content["images"]), _by_id(content["annotations"])
     except (KeyError, TypeError) as error:
         raise ValueError(
             f"{file}: expected 'images' and 'annotations', each with an 'id', got other content ({error!r}); download "
             "it again"
         ) from error
-    return images, annotations
 
 
-def _read_json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: expected JSON, got unreadable data ({error}); download the file again") from error
+def _by_id(entries: Iterable[dict]) -> dict[int, list[dict]]:
+    found: dict[int, list[dict]] = {}
+    for entry in entries:
+        same = found.setdefault(entry["id"], [])
+        if entry not in same:
+            same.append(entry)
+    return found
 
 
 def _existing(folder: Path, file_names: Iterable[str]) -> set[str]:
     """Return the files that exist. Lists each folder once: 20,000 file lookups on a network drive take minutes."""
-    contents: dict[str, set[str]] = {}
+    contents: dict[str, dict[str, bool]] = {}
     existing = set()
     for file_name in file_names:
         parent, name = os.path.split(file_name)
+        path = folder / parent
         if parent not in contents:
-            path = folder / parent
-            contents[parent] = set(os.listdir(path)) if path.is_dir() else set()
+            contents[parent] = {e.name: e.is_symlink() for e in os.scandir(path)} if path.is_dir() else {}
         if name in contents[parent]:
             existing.add(file_name)
+            if parent or contents[parent][name]:  # a file of the image folder itself can only be outside as a link
+                note_outside(path / name, folder, file_name)
     return existing

@@ -23,12 +23,14 @@ from pycocotools import mask as coco
 
 from ...atomic import atomic_update_dir, atomic_write_dir, remove
 from ...errors import one_line
+from ...outputs import MARKER, check_output_folder, mark_folder
 from ..masks import mask_area
 from .expressions import REFERENCE_TYPES, sample_references
 from .scenes import CLASSES, Shape, draw_scene, sample_scene
 
 DATASET, SPLIT_BY = "refshapes", "unc"
 IMAGE_FOLDER = "train2014"
+_FILES = ("instances.json", f"refs({SPLIT_BY}).p")
 SPLITS = ("train", "val", "testA", "testB")
 NOVEL = 0.6  # share of held-out combinations among testB's shapes
 MAX_TRIES = 5000  # a typical scene takes about ten
@@ -78,7 +80,7 @@ def write_refshapes(
 
     Raises:
         FileExistsError: RefShapes exists already, and `overwrite` is False.
-        ValueError: an argument is out of range.
+        ValueError: an argument is out of range, or the folder holds other files.
     """
     if min(train, val, test) < 0 or image_size < 32:
         raise ValueError(
@@ -96,8 +98,7 @@ def write_refshapes(
         )
     root = Path(root)
     target = root / DATASET
-    if target.exists() and not overwrite:
-        raise FileExistsError(f"{target}: exists already; pass --overwrite (overwrite=True), or another folder")
+    _check_target(target, overwrite)
     records = _Records()
     shares = (1 - place - relation, place, relation)
     # The inner context exits first, so annotations appear only when all images are in place.
@@ -113,6 +114,21 @@ def write_refshapes(
         _write_annotations(records, annotations)
         _remove_existing(root)
     return target
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    """Raise an error if the folder of the annotations must not be written or replaced."""
+    names = {path.name for path in target.iterdir()} if target.is_dir() else set()
+    if names and names <= {*_FILES, MARKER}:  # without the marker: written by an earlier version
+        if not overwrite:
+            raise FileExistsError(f"{target}: exists already; pass --overwrite (overwrite=True), or another folder")
+        return
+    if names:
+        raise ValueError(
+            f"{target}: expected a new folder, or RefShapes, got one with {min(names - {*_FILES, MARKER})}; choose "
+            "another folder"
+        )
+    check_output_folder(target, overwrite, "OUT")
 
 
 def _add_image(
@@ -199,6 +215,7 @@ def _write_annotations(records: _Records, folder: Path) -> None:
     (folder / "instances.json").write_text(json.dumps(content), encoding="utf-8")
     # Protocol 2 is the newest that Python 2 supports, so the tools of the REFER API can read it.
     (folder / f"refs({SPLIT_BY}).p").write_bytes(pickle.dumps(records.references, protocol=2))
+    mark_folder(folder, "refshapes")
 
 
 def _remove_existing(root: Path) -> None:

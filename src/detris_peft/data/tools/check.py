@@ -16,12 +16,15 @@ from tqdm.auto import tqdm
 
 from ...defaults import MAX_TEXT_LENGTH
 from ...errors import one_line
-from ..errors import BadRowError, BadRows, MissingImageError
+from ..errors import BadRowError, BadRows, MissingImageError, collect_notices, join_names
 from ..masks import mask_area
-from ..readers.refer import PUBLISHED_REFERENCES, SHARED_BY_DESIGN
+from ..readers.refer import PUBLISHED_REFERENCES
 from ..schema import open_image
 from ..sources import DataSource
 from .report import Finding, SplitReport
+
+# The defaults of `--train_split` and `--val_split` of `detris train`.
+_TRAINING_SPLITS = ("train", "val")
 
 
 def check_data(
@@ -49,10 +52,11 @@ def check_data(
         progress: show a progress bar.
 
     Returns:
-        One report per split. Errors in a split are reported, not raised.
+        One report per split. Errors in a split are reported, not raised. If all splits are checked, also one for each
+        split that training needs by default and the dataset lacks, with a notice.
 
     Raises:
-        FileNotFoundError, ValueError: the dataset does not exist or is not supported.
+        FileNotFoundError, ValueError: the dataset does not exist, is not supported, or has no rows.
     """
     if source.streaming:
         raise ValueError("--streaming: expected a dataset with random access, got a stream; omit --streaming")
@@ -60,13 +64,15 @@ def check_data(
     for split in dict.fromkeys(splits or source.splits()):
         bad_rows = BadRows()
         try:
-            rows = source.load(split, bad_rows)
+            with collect_notices() as notices:
+                rows = source.load(split, bad_rows)
         except (OSError, ValueError, pickle.UnpicklingError) as error:
             unreadable = Finding("split_unreadable", split, one_line(error))
             reports.append(SplitReport(split, errors=[unreadable]))
             continue
         assert isinstance(rows, datasets.Dataset)  # not a stream, as `streaming` is rejected above
         report = _count(split, rows, bad_rows, source)
+        report.notices += [Finding(kind, split, message) for kind, message in notices]
         report.notices += _find_long_sentences(split, rows, count_tokens, max_text_length)
         if is_visible is not None:
             report.errors += _find_vanishing_masks(split, rows, is_visible)
@@ -76,7 +82,20 @@ def check_data(
         report.errors = [finding for finding in report.errors if finding.message not in reported]
         reports.append(report)
     _compare(reports, source)
+    if not splits:
+        reports += _missing_splits([report.split for report in reports])
     return reports
+
+
+def _missing_splits(found: Sequence[str]) -> Iterator[SplitReport]:
+    """Yield a report without rows for each split that training needs and the dataset lacks."""
+    for split in _TRAINING_SPLITS:
+        if split not in found:
+            message = (
+                f"no split '{split}', which `detris train` needs: add it, or pass --{split}_split with one of "
+                f"{join_names(found)}"
+            )
+            yield SplitReport(split, notices=[Finding("split_missing", split, message, 0)])
 
 
 def _count(split: str, rows: datasets.Dataset, bad_rows: BadRows, source: DataSource) -> SplitReport:
@@ -92,6 +111,8 @@ def _count(split: str, rows: datasets.Dataset, bad_rows: BadRows, source: DataSo
     if source.dataset == "mixed" and rows.info.description:  # its reader reports leaks there
         report.notices.append(Finding("leak", split, rows.info.description, 0))
     found = len(rows) + len(bad_rows)
+    if not found:
+        report.errors.append(Finding("split_empty", split, "expected at least one row, got none; add rows", 0))
     if len(names) == 1:
         report.published = PUBLISHED_REFERENCES.get((names.pop(), source.split_by), {}).get(split)
     if report.published not in (None, found):
@@ -220,9 +241,7 @@ def _digest(data: bytes) -> str:
 
 def _compare(reports: Sequence[SplitReport], source: DataSource) -> None:
     """Add images that are in two splits to the report of the later split."""
-    design = SHARED_BY_DESIGN.get((Path(source.dataset).name, source.split_by))
-    if source.leak == "keep":
-        design = "leak=keep"
+    design = source.may_leak()
     for first, second in itertools.combinations(reports, 2):
         shared = [identity for identity in second.identities if identity in first.identities]
         if not shared:

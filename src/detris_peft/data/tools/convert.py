@@ -20,15 +20,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
-from ...atomic import commit, recover, start_staging
-from ..errors import BadRowError, BadRows, MissingImageError, reject
-from ..fields import upright_size
-from ..schema import FEATURES
+from ...atomic import atomic_write_dir, recover
+from ...outputs import MARKER, check_output_folder, mark_folder
+from ..errors import BadRowError, BadRows, MissingImageError, collect_notices, reject
+from ..readers import dataset_path
+from ..schema import FEATURES, decode_row
 from ..sources import DataSource
 from .dataset_card import dataset_card
 
 # Limits of a row group, and thus of the data in memory: `datasets` reads one row group at a time.
 BATCH_BYTES, BATCH_ROWS = 64 << 20, 1000
+# A damaged image is found at any size; a small one is decoded faster.
+_DECODED_SIZE = 64
 _SHARD = re.compile(r"[^/]+-\d{5}-of-\d{5}\.parquet")
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -41,12 +44,12 @@ def write_parquet(
     max_shard_size: int | str = "500MB",
     bad_rows: BadRows | None = None,
     overwrite: bool = False,
+    allow_outside: bool = False,
     progress: bool = True,
 ) -> dict[str, int]:
     """Write splits of a dataset as parquet files; `output` is written atomically.
 
-    Images are not decoded (`check_data` does that), but their headers are read: the size of an image must be the size
-    of its masks. An image that is used by several rows of a row group is stored once.
+    Every row is checked as in training. An image that is used by several rows of a row group is stored once.
 
     Args:
         source: the dataset; not a stream.
@@ -55,30 +58,38 @@ def write_parquet(
         max_shard_size: bytes of images per file, as a number or with the unit KB, MB or GB.
         bad_rows: collects the errors of invalid rows, which are skipped; None raises the first.
         overwrite: replace `output` if an earlier conversion wrote it.
+        allow_outside: also copy images and masks that are not in the dataset's folder or image folder, because their
+            names hold "..", are absolute, or are links. Their content would be published with the dataset.
         progress: show a progress bar.
 
     Returns:
         The number of rows, keyed by split.
 
     Raises:
-        FileExistsError: `output` is not empty and `overwrite` is False, or it contains files that were not
-            written by a conversion.
-        ValueError, FileNotFoundError: see `DataSource.load`; a `BadRowError` if a row is invalid.
+        ValueError: `output` is not empty and `overwrite` is False, or it contains files that were not written by a
+            conversion; a file is outside the dataset's folder; or as for `DataSource.load`. A `BadRowError` if a row
+            is invalid.
+        FileNotFoundError: see `DataSource.load`.
         OSError: `output` cannot be written, for example because the disk is full.
     """
     if source.streaming:
         raise ValueError("--streaming: expected a dataset with random access, got a stream; omit --streaming")
-    output, limit = Path(os.path.abspath(output)), shard_bytes(max_shard_size)
+    limit = shard_bytes(max_shard_size)
+    _check_output(output, overwrite, dataset_path(source))
+    output = Path(os.path.realpath(output))
     splits = [*dict.fromkeys(splits or source.splits())]
     for split in splits:
         if not re.fullmatch(r"\w+(\.\w+)*", split):
             raise ValueError(f"expected a split name of letters, digits, '_' and '.', got '{split}'; rename the split")
-    recover(output)  # from an interrupted conversion
-    _require_replaceable(output, overwrite)
     counts = {}
     with _write_folder(output) as staging:
         for split in splits:
-            rows = source.load(split, bad_rows)
+            with collect_notices() as notices:
+                rows = source.load(split, bad_rows)
+            outside = [message for kind, message in notices if kind == "file_outside"]
+            if outside and not allow_outside:
+                more = f" ({len(outside) - 1:,} more)" if len(outside) > 1 else ""
+                raise ValueError(f"{outside[0]}{more}")
             assert isinstance(rows, datasets.Dataset)  # not a stream, as `streaming` is rejected above
             embedded = _embed_images(rows, bad_rows)
             bar = tqdm(embedded, f"{split}: rows", len(rows), unit="", leave=False, disable=not progress)
@@ -88,6 +99,7 @@ def write_parquet(
                     f"{source.dataset} {split}: expected at least one valid row, got none; run `detris data check`"
                 )
         (staging / "README.md").write_text(dataset_card(output.name, counts), encoding="utf-8")
+        mark_folder(staging, "dataset")
     return counts
 
 
@@ -112,19 +124,11 @@ def _embed_images(rows: datasets.Dataset, bad_rows: BadRows | None) -> Iterator[
     for index in range(len(rows)):
         row: dict[str, Any] = rows[index]
         path, data = row["image"]["path"], row["image"]["bytes"]
-        where = f"{row['split']}: reference {row['ref_id']}"
         try:
+            decode_row(row, _DECODED_SIZE)
             if data is None:
-                data = last_data if path == last_path else _read(path, where)
+                data = last_data if path == last_path else _read(path)
                 last_path, last_data = path, data
-            size = upright_size({"path": path, "bytes": data}, where)
-            if [*size] != row["mask"]["size"]:
-                raise BadRowError(
-                    f"{where}: {path or row['file_name']}: expected an image of the mask's size "
-                    f"{row['mask']['size'][1]}x{row['mask']['size'][0]}, got {size[1]}x{size[0]}; use the images that "
-                    "were annotated",
-                    "mask_malformed",
-                )
         except BadRowError as error:
             reject(error, bad_rows)
             continue
@@ -132,11 +136,11 @@ def _embed_images(rows: datasets.Dataset, bad_rows: BadRows | None) -> Iterator[
         yield {**row, "image": {"bytes": data, "path": os.path.basename(path or row["file_name"])}}
 
 
-def _read(path: str, where: str) -> bytes:
+def _read(path: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except FileNotFoundError:
-        raise MissingImageError(f"{where}: {path}: the image is missing; add the file") from None
+        raise MissingImageError(f"{path}: the image is missing; add the file") from None
 
 
 def _write_split(rows: Iterable[dict[str, Any]], folder: Path, split: str, limit: int) -> int:
@@ -182,37 +186,44 @@ def _batches(rows: Iterable[dict[str, Any]], limit: int) -> Iterator[list[dict[s
         yield batch
 
 
-def _require_replaceable(output: Path, overwrite: bool) -> None:
-    if not output.exists():
-        return
-    if not output.is_dir():
-        raise FileExistsError(f"{output}: expected a folder, got a file; choose a folder")
-    files = [file.relative_to(output).as_posix() for file in output.rglob("*") if not file.is_dir()]
-    if files and not overwrite:
-        raise FileExistsError(
-            f"{output}: expected an empty folder, got {files[0]}; pass --overwrite or another folder"
-        )
-    # Never overwrite a folder we did not write, for example after a mistake such as --output data.
-    foreign = [name for name in files if name != "README.md" and not _SHARD.fullmatch(name.removeprefix("data/"))]
+def _check_output(output: str | os.PathLike[str], overwrite: bool, source: Path | None) -> None:
+    """Raise a ValueError if the folder must not be written or replaced.
+
+    Args:
+        output: the folder.
+        overwrite: whether an earlier conversion may be replaced.
+        source: the file or folder of the dataset, if it is local.
+    """
+    option, folder = "--output", Path(os.path.realpath(output))
+    recover(folder)  # from an interrupted conversion
+    if Path.cwd().is_relative_to(folder):
+        raise ValueError(f"{option} {output}: expected a new folder, got the working directory; add a folder name")
+    if source is not None and Path(os.path.realpath(source)).is_relative_to(folder):
+        raise ValueError(f"{option} {output}: expected another folder than the dataset's own; choose another folder")
+    check_output_folder(output, overwrite, option, kind="dataset")
+    # Files that were added later would be lost.
+    names = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if not file.is_dir()]
+    ours = (MARKER, "README.md")
+    foreign = [name for name in names if name not in ours and not _SHARD.fullmatch(name.removeprefix("data/"))]
     if foreign:
-        raise FileExistsError(f"{output}: expected only converted files, got {min(foreign)}; choose another folder")
+        raise ValueError(
+            f"{option} {output}: expected only converted files, got {min(foreign)}; move it, or choose another folder"
+        )
 
 
 @contextmanager
 def _write_folder(folder: Path) -> Iterator[Path]:
     """Write a folder as `atomic_write_dir` does; write errors say what to do, errors of the source are unchanged."""
+    staging = None
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        staging = start_staging(folder)
+        with atomic_write_dir(folder) as staging:
+            yield staging
     except OSError as error:
-        raise type(error)(
-            f"{folder}: cannot be written ({error.strerror}: {error.filename}); choose another folder"
-        ) from None
-    try:
-        yield staging
-        commit(folder)
-    except OSError as error:
-        is_from_source = error.filename and not str(error.filename).startswith(str(staging))
+        if staging is None:
+            raise type(error)(
+                f"{folder}: cannot be written ({error.strerror}: {error.filename}); choose another folder"
+            ) from None
+        is_from_source = error.filename and not str(error.filename).startswith((str(staging), str(folder)))
         if error.errno is None or is_from_source:
             raise
         raise OSError(
@@ -220,4 +231,4 @@ def _write_folder(folder: Path) -> Iterator[Path]:
             "no partial output was kept"
         ) from None
     finally:
-        recover(folder)
+        recover(folder)  # the older folder, if only its replacement failed

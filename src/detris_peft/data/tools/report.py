@@ -16,9 +16,11 @@ from ..sources import DataSource
 class Finding:
     """An error or a notice about a dataset.
 
-    Kinds of errors: those in `BAD_KINDS`, `shared_image` (an image is in two splits that must not share images) and
-    `split_unreadable` (no row of the split can be read). Kinds of notices: `count_differs`, `sentence_too_long`,
-    `same_image` (duplicate images under different names), `leak`, and `shared_image` if splits share images by design.
+    Kinds of errors: those in `BAD_KINDS`, `shared_image` (an image is in two splits that must not share images),
+    `split_unreadable` (no row of the split can be read) and `split_empty` (it has no rows). Kinds of notices:
+    `split_missing` (training needs it by default), `count_differs`, `sentence_too_long`, `same_image` (duplicate
+    images under different names), `mask_of_several`, `mask_on_white`, `file_outside` (a file is not in the dataset's
+    folder), `leak`, and `shared_image` if splits share images by design.
     """
 
     kind: str

@@ -1,12 +1,11 @@
 """Random flip, scale and color changes of a sample, off by default as in the paper.
 
 A mirrored image of "the cup on the left" shows the cup on the right, so the sentence is mirrored too. Image and mask
-are transformed by kornia: `pip install 'detris-peft[augment]'`.
+are transformed by kornia: `pip install kornia`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
@@ -15,55 +14,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .samples import Sample
-
-_SIDES = re.compile(
-    r"\b(left|right)(?=most|-?hand|-?side|er|ie|y|s|wards?|\b)"  # "leftmost", "lefthand"; not "bright", "leftover"
-    r"|\b(lft|lt|rgt|rt)\b"  # common abbreviations
-    r"|(?<![\w'’])([lr])(?![\w'’-]| shape)",  # noqa: RUF001  "guy on r"; not "l-shaped", "l'homme"
-    re.IGNORECASE,
-)
-_OPPOSITE = {
-    "left": "right",
-    "right": "left",
-    "lft": "rgt",
-    "rgt": "lft",
-    "lt": "rt",
-    "rt": "lt",
-    "l": "r",
-    "r": "l",
-}
-# Phrases where "right" is not a side, or where flipping changes more than the word.
-_NOT_FLIPPABLE = re.compile(
-    r"\bo\W?\s?clock\b|\bright[- ](?:angle|side[- ]up)|\ball right\b"
-    # "right behind it" means directly behind it, but in "on the right behind it" the word is a side.
-    r"|(?<!\bthe )(?<!\bon )(?<!\bto )(?<!\bat )(?<!\bfar )(?<!\btop )(?<!\bupper )(?<!\blower )(?<!\bbottom )"
-    r"(?<!\bfront )(?<!\bback )(?<!\bmost )\bright (?:behind|next|beside|above|below|beneath|under|underneath|before"
-    r"|after|between|in front|in the (?:middle|cent)|here|there|now|where)",
-    re.IGNORECASE,
-)
-
-
-def swap_sides(sentence: str) -> str:
-    """Swap left and right in a sentence, preserving case.
-
-    "The leftmost cup, right of the Left plate" → "The rightmost cup, left of the Right plate".
-    """
-
-    def swap(match: re.Match[str]) -> str:
-        side = match[0]
-        other = _OPPOSITE[side.lower()]
-        return other.upper() if side.isupper() else other.capitalize() if side[0].isupper() else other
-
-    return _SIDES.sub(swap, sentence)
-
-
-def can_be_flipped(sentence: str) -> bool:
-    """Return whether `swap_sides` of the sentence describes the mirrored image correctly.
-
-    False for "the cup right behind it", where "right" is not a side, and for "the plate at 3 o'clock".
-    """
-    return _NOT_FLIPPABLE.search(sentence) is None
+from ..samples import Sample
+from .mirroring import can_be_flipped, swap_sides
 
 
 @dataclass
@@ -73,8 +25,8 @@ class RandomAugmentation:
     A flip also mirrors text in the image. Images of 16 or 32 bits per channel are returned unchanged.
 
     Args:
-        flip: probability of a horizontal flip, which exchanges "left" and "right" in the sentence. An image whose
-            sentence cannot be flipped is not flipped; see `can_be_flipped`.
+        flip: probability of a horizontal flip, which exchanges "left" and "right" in the sentence. An image is not
+            flipped if its sentence is not known to be true of the flipped image; see `can_be_flipped`.
         scale: range of the factor by which the content is scaled about the image's center. The image size in pixels
             does not change, and new borders get the color `image_mean`. A sample whose target would move out of
             the image is not scaled.
@@ -95,7 +47,7 @@ class RandomAugmentation:
         if not 0 <= self.flip <= 1 or not 0 < self.scale[0] <= self.scale[1] or not 0 <= self.color < 1:
             raise ValueError(f"expected flip in [0, 1], 0 < scale[0] <= scale[1] and color in [0, 1), got {self}")
         if find_spec("kornia") is None:
-            raise ValueError("augmentation: expected kornia to be installed; pip install 'detris-peft[augment]'")
+            raise ValueError("augmentation: expected the package kornia to be installed; run: pip install kornia.")
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         from kornia.geometry.transform import hflip

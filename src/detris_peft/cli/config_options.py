@@ -1,0 +1,163 @@
+"""The fields of `DetrisConfig` as options, derived from the declared fields, their types and the docstrings."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+from collections.abc import Iterable, Mapping
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
+
+import yaml
+
+from .. import DenseAlignerConfig, DetrisConfig, TextAdapterConfig
+from ..adapters.config import as_list
+from ..field_types import describe_type, has_type
+from ..modeling.adapter_configs import change_adapter, own_fields
+
+_ADAPTERS: dict[str, Any] = {"vision_adapter": DenseAlignerConfig, "text_adapter": TextAdapterConfig}
+_BACKBONES = ("vision_config", "text_config")
+_NONE = ("none", "null")
+
+
+def config_option_types() -> dict[str, Any]:
+    """Return the types of all options by name. Fields of an adapter are called `vision_adapter.dim`."""
+    types: dict[str, Any] = dict(DetrisConfig.__annotations__)
+    types = {name: kind for name, kind in types.items() if name not in ("model_type", "sub_configs")}
+    types |= dict.fromkeys(_BACKBONES, dict | None)
+    for name, cls in _ADAPTERS.items():
+        types[name] = dict | None
+        types |= {f"{name}.{field}": kind for field, kind in own_fields(cls).items()}
+    return types
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options to a parser. Those that are not given are absent from its namespace."""
+    group = parser.add_argument_group("fields of DetrisConfig; the default is that of the preset and its backbones")
+    help_texts = _help_texts(DetrisConfig)
+    for name, cls in _ADAPTERS.items():
+        help_texts |= {f"{name}.{field}": text for field, text in _help_texts(cls).items()}
+    for name, kind in config_option_types().items():
+        names = [f"--{name}", *([f"--{name.replace('_', '-')}"] if "_" in name else [])]
+        keywords = _argparse_keywords(kind)
+        group.add_argument(
+            *names, dest=name, default=argparse.SUPPRESS, help=help_texts.get(name, "").replace("%", "%%"), **keywords
+        )
+
+
+def given_options(namespace: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of `DetrisConfig` that are set on the command line or in a file.
+
+    Raises:
+        ValueError: an option has the wrong type, or contradicts another one.
+    """
+    given = {}
+    for name, kind in config_option_types().items():
+        value = getattr(namespace, name, None)
+        if value is None and (name not in _ADAPTERS or not hasattr(namespace, name)):
+            continue  # None is the default, except of an adapter
+        if not has_type(value, kind):
+            raise ValueError(f"--{name}: expected {describe_type(kind)}, got {value!r}; correct it.")
+        given[name] = value
+    for name in _ADAPTERS:
+        fields = [option for option in given if option.startswith(f"{name}.")]
+        if name in given and given[name] is None and fields:
+            raise ValueError(f"expected --{name} none or --{fields[0]}, got both; remove one of them.")
+    return given
+
+
+def apply_config_options(config: DetrisConfig, given: Mapping[str, Any]) -> DetrisConfig:
+    """Return a config with the values of the given options.
+
+    Args:
+        config: the preset's config, scaled to the backbones.
+        given: the options; see `given_options`.
+
+    Raises:
+        ValueError: a value is invalid, or does not fit another one.
+    """
+    values = {
+        name: value for name, value in given.items() if name in DetrisConfig.__annotations__ and name not in _BACKBONES
+    }
+    for name in _ADAPTERS:
+        changes = dict(values.pop(name, None) or {})
+        changes |= {
+            option.partition(".")[2]: value for option, value in given.items() if option.startswith(f"{name}.")
+        }
+        if name in given and given[name] is None:
+            values[name] = None
+        elif changes:
+            values[name] = change_adapter(name, getattr(config, name), changes)
+    for name, value in values.items():
+        setattr(config, name, value)
+    config.validate_architecture()
+    config.check_inputs()
+    for name, encoder in (("vision_adapter", config.vision_config), ("text_adapter", config.text_config)):
+        layers, depth = getattr(getattr(config, name), "layers_to_transform", None), encoder.num_hidden_layers
+        if layers is not None and max(as_list(layers)) >= depth:
+            raise ValueError(
+                f"{name}.layers_to_transform={layers}: expected blocks of the encoder, 0 to {depth - 1}; correct it."
+            )
+    return config
+
+
+def flatten(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options with the fields of an adapter under dotted names: `{"vision_adapter.dim": 64}`."""
+    flat: dict[str, Any] = {}
+    for name, value in options.items():
+        nested = value if name in _ADAPTERS and isinstance(value, dict) else None
+        for key, item in ({name: value} if nested is None else {f"{name}.{k}": v for k, v in nested.items()}).items():
+            if key in flat:
+                raise ValueError(f"expected {key} once, got it twice; remove one of them.")
+            flat[key] = item
+    return flat
+
+
+def _argparse_keywords(kind: Any) -> dict[str, Any]:
+    """Return the keyword arguments of `add_argument` for a type."""
+    members = [member for member in get_args(kind) if member is not NoneType] or [kind]
+    if get_origin(kind) is Literal:
+        return {"choices": get_args(kind)}
+    if get_origin(kind) is list:
+        return {"type": get_args(kind)[0], "nargs": "+"}
+    if members == [str] or kind is int:
+        return {"type": members[0]}
+    if float in members or kind is float:
+        return {"type": float}
+    if any(get_origin(member) is list for member in members):
+        return {"action": _StoreValues, "type": _parse_value, "nargs": "+"}
+    return {"type": _parse_value, "metavar": "YAML"}
+
+
+class _StoreValues(argparse.Action):
+    """Store several values as a list, and a single one as it is."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        setattr(namespace, self.dest, values[0] if len(values) == 1 else values)
+
+
+def _parse_value(text: str) -> Any:
+    """Parse a value in YAML's notation: `none`, `3`, `[1, 2]`, `{dim: 64}`, or plain text."""
+    if text.lower() in _NONE:
+        return None
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError):
+        raise argparse.ArgumentTypeError("expected none, a number, a list or a mapping in YAML's notation") from None
+
+
+def _help_texts(cls: type) -> dict[str, str]:
+    """Return the descriptions of the arguments in the docstrings of a class and its bases."""
+    texts: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        docstring = inspect.cleandoc(base.__doc__ or "")
+        section = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", docstring, re.MULTILINE | re.DOTALL)
+        for names, text in _entries(section[1] if section else ""):
+            texts |= dict.fromkeys(names, text)
+    return texts
+
+
+def _entries(section: str) -> Iterable[tuple[list[str], str]]:
+    for names, text in re.findall(r"^    (\w[\w, ]*): (.*(?:\n {8}.*)*)", section, re.MULTILINE):
+        yield names.split(", "), " ".join(text.split())

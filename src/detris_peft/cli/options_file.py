@@ -1,0 +1,55 @@
+"""YAML files of options (`--config`)."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import one_line
+from ..field_types import describe_type, has_type
+from ..safe_loading import read_yaml
+from .config_options import flatten
+
+
+def read_options(file: str, types: Mapping[str, Any]) -> dict[str, Any]:
+    """Read a YAML file of options, and check their names and types.
+
+    Args:
+        file: the file.
+        types: the types of all options by name.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is no YAML, or an option is unknown, set twice or of another type.
+    """
+    try:
+        content = read_yaml(file)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"--config: expected a YAML file of options, got {file}: no such file.") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: expected options such as `batch_size: 32`, got a {type(content).__name__}.")
+    unnamed = [name for name in content if not isinstance(name, str)]
+    if unnamed:
+        raise ValueError(f"{file}: expected names of options, got {unnamed[0]!r}; see --help.")
+    try:
+        options = flatten(content)
+    except ValueError as error:
+        raise ValueError(f"{file}: {one_line(error)}") from None
+    unknown = [name for name in options if name not in types]
+    if unknown:
+        nearest = difflib.get_close_matches(unknown[0], types, n=1)
+        hint = f"see --help, or use {nearest[0]}" if nearest else "see --help"
+        raise ValueError(f"{file}: expected names of options, got {', '.join(unknown)}; {hint}.")
+    return {name: _checked(file, name, value, types[name]) for name, value in options.items()}
+
+
+def _checked(file: str, name: str, value: Any, expected: Any) -> Any:
+    if isinstance(value, bool) and not has_type(value, expected):
+        word = "yes" if value else "no"  # YAML reads these words as booleans: `mixed_precision: no`
+        value = word if has_type(word, expected) else value
+    if not has_type(value, expected):
+        raise ValueError(f"{file}: {name}: expected {describe_type(expected)}, got {value!r}; correct it.")
+    return value

@@ -1,0 +1,40 @@
+"""Check values from files against the annotations of dataclass fields."""
+
+from __future__ import annotations
+
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+
+def has_type(value: Any, expected: Any) -> bool:
+    """Return whether a value has an annotated type.
+
+    An int is accepted as a float, and a tuple as a list, but a bool is no int.
+    """
+    origin, members = get_origin(expected), get_args(expected)
+    if expected is Any:
+        return True
+    if origin in (Union, UnionType):
+        return any(has_type(value, member) for member in members)
+    if origin is Literal:
+        return any(type(value) is type(member) and value == member for member in members)
+    if origin in (list, set):
+        accepted = (list, tuple) if origin is list else set
+        return isinstance(value, accepted) and all(has_type(item, members[0]) for item in value)
+    if expected in (None, NoneType):
+        return value is None
+    if isinstance(value, bool):
+        return expected is bool
+    return isinstance(value, (int, float) if expected is float else expected)
+
+
+def describe_type(expected: Any) -> str:
+    """Return an annotated type in words, for error messages."""
+    origin, members = get_origin(expected), get_args(expected)
+    if origin in (Union, UnionType):
+        return " or ".join(dict.fromkeys(map(describe_type, members)))
+    if origin is Literal:
+        return " or ".join(map(repr, members))
+    if origin in (list, set):
+        return f"{origin.__name__}[{describe_type(members[0])}]"
+    return "None" if expected in (None, NoneType) else expected.__name__

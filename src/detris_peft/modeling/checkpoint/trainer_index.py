@@ -1,0 +1,63 @@
+"""Lets `transformers.Trainer` load checkpoints, for `resume_from_checkpoint` and `load_best_model_at_end`.
+
+`Trainer` does not call `from_pretrained`: it reads an index that says which file contains which weight, and passes the
+content of each file to `load_state_dict`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.module import _IncompatibleKeys
+
+from ...adapters.state_dict import PREFIX, adapter_keys, load_adapter_state_dict
+from .files import ADAPTER_FILE, ADAPTERS, HEAD, HEAD_FILE, INDEX_FILE
+from .weights import selected_adapters
+
+
+def write_index(folder: Path, model: Any, adapters: Mapping[str, str]) -> None:
+    """Write the index of a checkpoint.
+
+    Args:
+        folder: the checkpoint.
+        model: a [`DetrisForReferringSegmentation`].
+        adapters: names of the saved adapters: kind of backbone → name.
+    """
+    files = {key: HEAD_FILE for key in model.state_dict() if key.split(".")[0] in HEAD}
+    for kind, name in adapters.items():
+        keys = adapter_keys(getattr(model, f"{kind}_model"), name).values()
+        files |= {f"{kind}_model.{key}": f"{ADAPTERS[kind]}/{ADAPTER_FILE}" for key in keys}
+    content = {"metadata": {}, "weight_map": files}
+    (folder / INDEX_FILE).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+class LoadsCheckpointFiles(nn.Module):
+    """Base of the model, whose `load_state_dict` also accepts the content of one file of a checkpoint."""
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, torch.Tensor], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load weights under the model's keys or, with `strict=False`, the content of an adapter's file.
+
+        Raises:
+            ValueError: the adapter's file does not fit an active adapter.
+        """
+        if strict or not state_dict or not all(key.startswith(PREFIX) for key in state_dict):
+            return super().load_state_dict(state_dict, strict, assign)
+        adapters = selected_adapters(self)
+        keys = {kind: adapter_keys(getattr(self, f"{kind}_model"), name).keys() for kind, name in adapters.items()}
+        fitting = [kind for kind in keys if keys[kind] == state_dict.keys()]
+        if len(fitting) != 1:
+            raise ValueError(
+                f"load_state_dict: expected the weights of one of the active adapters ({', '.join(adapters)}), got "
+                f"{len(state_dict)} others, such as {next(iter(state_dict))}; load the checkpoint with "
+                "from_pretrained."
+            )
+        (kind,) = fitting
+        load_adapter_state_dict(getattr(self, f"{kind}_model"), adapters[kind], state_dict, f"{kind}_adapter")
+        return _IncompatibleKeys([], [])
