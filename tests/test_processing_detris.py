@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoProcessor, BertTokenizerFast
+from transformers import AutoImageProcessor, AutoProcessor, BertJapaneseTokenizer, BertTokenizerFast
 
 from detris_peft import DetrisConfig, DetrisImageProcessor, DetrisProcessor
 from detris_peft.defaults import CLIP_MEAN, CLIP_STD, IMAGE_SIZE, MASK_THRESHOLD, MAX_TEXT_LENGTH
@@ -186,6 +186,17 @@ def test_old_folders_without_a_processor_file_are_rejected(tmp_path):
     shutil.copy(OLD_CHECKPOINT / "processor_config.json", tmp_path)
     with pytest.raises(FileNotFoundError, match=r"tokenizer\.json"):
         DetrisProcessor.from_pretrained(tmp_path)
+
+
+def test_a_processor_with_a_slow_tokenizer_can_be_loaded(tmp_path):
+    """Its vocabulary is in vocab.txt; there is no tokenizer.json."""
+    (tmp_path / "words.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abc"]))
+    slow = BertJapaneseTokenizer(
+        str(tmp_path / "words.txt"), word_tokenizer_type="basic", subword_tokenizer_type="character"
+    )
+    DetrisProcessor(slow, image_size=56).save_pretrained(tmp_path / "saved")
+    loaded = DetrisProcessor.from_pretrained(tmp_path / "saved")
+    assert loaded(text="a b")["input_ids"][0, :5].tolist() == [2, 5, 6, 3, 0]
 
 
 def test_configs_of_other_processors_are_rejected(tokenizer, tmp_path):

@@ -37,6 +37,18 @@ def test_curves_of_a_single_epoch(tmp_path):
     assert Image.open(tmp_path / "curves.png").size[0] > 1000
 
 
+@pytest.mark.parametrize(("epochs", "unit"), [([1, 2, 3], "epoch"), ([1, 1, 2], "step")])
+def test_curves_of_several_evaluations_per_epoch_are_drawn_over_steps(tmp_path, monkeypatch, epochs, unit):
+    drawn = []
+    monkeypatch.setattr("detris_peft.visualization._save", lambda figure, file: drawn.extend(figure.axes))
+    metrics = dict.fromkeys(("train_loss", "loss", "mIoU", "oIoU", "Pr@0.5", "Pr@0.7", "Pr@0.9"), 0.5)
+    plot_curves([{**metrics, "epoch": epoch, "step": 50 * i} for i, epoch in enumerate(epochs, 1)], tmp_path / "a.png")
+    for axes in drawn:
+        assert axes.get_xlabel() == unit
+        assert list(axes.lines[0].get_xdata()) == ([50, 100, 150] if unit == "step" else epochs)
+    assert len(drawn) == 2
+
+
 def test_a_16_bit_image_looks_like_its_8_bits():
     levels = np.arange(30, dtype=np.uint8).reshape(5, 6) * 8
     deep = Image.fromarray(levels.astype(np.uint16) * 257)

@@ -15,7 +15,7 @@ it ends, so a temporary folder without a lock is removed by the next process tha
 
 from __future__ import annotations
 
-import hashlib
+import errno
 import json
 import os
 import re
@@ -27,7 +27,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from .locks import EXCLUSIVE, lock_folder, try_lock, unlock
+from .locks import lock_folder, try_lock, unlock
 
 MANIFEST = "manifest.json"
 _UPDATE = ".detris_update"  # in a folder: a committed update, whose files are being moved to their places
@@ -60,8 +60,13 @@ def atomic_write_file(file: Path) -> Iterator[Path]:
 @contextmanager
 def atomic_write_dir(folder: Path) -> Iterator[Path]:
     """Yield an empty folder that replaces `folder` on success and is removed on error."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _staging(folder) as staging:
+    if _cannot_be_renamed(folder):
+        removed = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()]
+        with atomic_update_dir(folder, removed) as staging:
+            yield staging
+            sync_tree(staging)
+        return
+    with _parents(folder), _staging(folder) as staging:
         yield staging
         commit(folder, staging)
 
@@ -80,18 +85,18 @@ def atomic_update_dir(folder: Path, removed: Iterable[str] = ()) -> Iterator[Pat
         removed: relative names of files to remove from it in the same step.
     """
     folder = Path(os.path.realpath(folder))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Inside an existing folder, which may be a mount point: files cannot be renamed across file systems. Otherwise
-    # next to it, so that a process that is killed leaves no folder, or an empty one.
-    inside = folder.is_dir() and (folder.is_mount() or any(folder.iterdir()))
-    with _staging(folder / _UPDATE if inside else folder) as staging:
+    # Next to a new or empty folder, so that a process that is killed leaves no folder, or an empty one.
+    inside = _cannot_be_renamed(folder) or (folder.is_dir() and any(folder.iterdir()))
+    with _parents(folder), _staging(folder / _UPDATE if inside else folder) as staging:
         files = staging / "files"
         files.mkdir()
         yield files
-        (staging / _REMOVED).write_text(json.dumps(list(removed)), encoding="utf-8")
-        if not _rename_to_new(files, folder):
+        added = {path.relative_to(files).as_posix() for path in files.rglob("*")}
+        (staging / _REMOVED).write_text(json.dumps(sorted(set(removed) - added)), encoding="utf-8")
+        if inside or not _rename_to_new(files, folder):
             with lock_folder(folder):
                 _complete_update(folder)
+                _read_update(folder, staging)  # raises before anything changes
                 staging.rename(folder / _UPDATE)
                 _sync(folder)
                 _complete_update(folder)
@@ -107,7 +112,7 @@ def start_staging(folder: Path) -> Path:
     remove(staging)
     staging.mkdir(parents=True)
     _held[staging] = os.open(staging, os.O_RDONLY)
-    try_lock(_held[staging], EXCLUSIVE)
+    try_lock(_held[staging])
     return staging
 
 
@@ -152,10 +157,14 @@ def recover(folder: Path) -> bool:
         OSError: the folder needs recovery but cannot be written.
     """
     folder = Path(os.path.realpath(folder))
-    changed = _remove_unlocked(_previous(folder), restore=folder)
+    changed = folder.name != "" and _remove_unlocked(_previous(folder), restore=folder)  # the root has no name
     if (folder / _UPDATE).is_dir():
-        with lock_folder(folder):
-            changed = _complete_update(folder) or changed
+        try:
+            with lock_folder(folder):
+                changed = _complete_update(folder) or changed
+        except PermissionError as error:
+            fix = "a process that wrote to it was interrupted; make it writable once, or copy it"
+            raise PermissionError(f"{folder}: {error.strerror}: {fix}.") from error
     _remove_abandoned(folder)
     _remove_abandoned(folder / _UPDATE)
     return changed
@@ -185,54 +194,21 @@ def staging_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.part")
 
 
-def write_manifest(folder: Path) -> None:
-    """Write `manifest.json` with the size and SHA-256 of every file, so that damage is found before loading."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
-    content = {path.relative_to(folder).as_posix(): file_entry(path) for path in files}
-    (folder / MANIFEST).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def update_manifest(folder: Path, name: str) -> None:
-    """Replace the entry of one file in a folder's manifest, if the folder has one."""
-    if (folder / MANIFEST).is_file():
-        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        write_json(folder / MANIFEST, {**content, name: file_entry(folder / name)})
-
-
-def file_entry(file: Path) -> dict[str, Any]:
-    """Return the entry of a file in a manifest: its size in bytes and its SHA-256."""
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return {"size": file.stat().st_size, "sha256": digest.hexdigest()}
-
-
-def manifest_problem(folder: Path, names: Iterable[str] | None = None) -> str | None:
-    """Return the first mismatch between a folder and its manifest, or None if every file is intact.
-
-    Args:
-        folder: the folder.
-        names: relative names of the files to check; default: all files in the manifest.
-    """
-    try:
-        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        for name in content if names is None else names:
-            file = folder / name
-            if not file.is_file():
-                return f"{name} is missing"
-            if name not in content:
-                return f"{name} is not listed"
-            if file.stat().st_size != content[name]["size"]:
-                return f"{name} has {file.stat().st_size} bytes, expected {content[name]['size']}"
-            if file_entry(file)["sha256"] != content[name]["sha256"]:
-                return f"{name} does not match its checksum"
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        return f"{MANIFEST} cannot be read ({error})"
-    return None
-
-
 # -- internal ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _parents(folder: Path) -> Iterator[None]:
+    """Create the parents of a folder, and remove them again on error."""
+    created = [parent for parent in folder.parents if not parent.exists()]
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for parent in created:
+            with suppress(OSError):  # it may contain other files by now
+                parent.rmdir()
+        raise
 
 
 @contextmanager
@@ -244,7 +220,7 @@ def _staging(path: Path) -> Iterator[Path]:
         staging = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         staging.mkdir()
         descriptor = os.open(staging, os.O_RDONLY)
-        if try_lock(descriptor, EXCLUSIVE) is not False and staging.exists():
+        if try_lock(descriptor) is not False and staging.exists():
             break
         os.close(descriptor)  # another process took it for abandoned before it was locked
     try:
@@ -278,7 +254,7 @@ def _remove_unlocked(temporary: Path, restore: Path | None) -> bool:
     except OSError:  # removed meanwhile, or not ours
         return False
     try:
-        locked = try_lock(descriptor, EXCLUSIVE)
+        locked = try_lock(descriptor)
         if restore is not None and locked is not False and not restore.exists():
             temporary.rename(restore)
             return True
@@ -307,20 +283,49 @@ def _complete_update(folder: Path) -> bool:
     update = folder / _UPDATE
     if not update.is_dir():
         return False
-    files = [path for path in (update / "files").rglob("*") if path.is_file()]
-    for file in sorted(files, key=lambda path: (path.name == MANIFEST, path)):  # the manifest last
-        target = folder / file.relative_to(update / "files")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        file.replace(target)
-    for parent in {(folder / file.relative_to(update / "files")).parent for file in files}:
+    added, removed = _read_update(folder, update)
+    for name in sorted(added, key=lambda name: (name.name == MANIFEST, name)):  # the manifest last
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (update / "files" / name).replace(folder / name)
+    for parent in {(folder / name).parent for name in added}:
         _sync(parent)
-    for name in json.loads((update / _REMOVED).read_text(encoding="utf-8")):
+    for name in removed:
         (folder / name).unlink(missing_ok=True)
         with suppress(OSError):  # other files in it stay
             if (folder / name).parent != folder:
                 (folder / name).parent.rmdir()
     remove_atomically(update)
     return True
+
+
+def _read_update(folder: Path, update: Path) -> tuple[list[Path], list[Path]]:
+    """Return the names of the files that an update adds to a folder, and of those that it removes.
+
+    Raises:
+        ValueError: the update is damaged, or would change files elsewhere: the folder may be a downloaded one.
+    """
+    try:
+        removed = [Path(name) for name in json.loads((update / _REMOVED).read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        problem = f"{update / _REMOVED}: expected a list of file names, got an error ({error})"
+        raise ValueError(f"{problem}; remove {update}.") from None
+    files = update / "files"
+    added = [path.relative_to(files) for path in files.rglob("*") if path.is_file()]
+    paths = [folder / name for name in (*added, *removed)]
+    outside = [p for p in paths if os.pardir in p.parts or not p.parent.resolve().is_relative_to(folder)]
+    outside += [path for path in (update, files) if path.is_symlink()]
+    if outside:
+        raise ValueError(
+            f"{outside[0]}: expected a path in {folder}, got one that leads out of it; remove the link, or "
+            f"{folder / _UPDATE}."
+        )
+    return added, removed
+
+
+def _cannot_be_renamed(folder: Path) -> bool:
+    """Return whether a folder exists that is a mount point, or that is in a folder which cannot be written."""
+    folder = Path(os.path.realpath(folder))
+    return folder.is_dir() and (folder.is_mount() or not os.access(folder.parent, os.W_OK | os.X_OK))
 
 
 def _previous(folder: Path) -> Path:
@@ -338,5 +343,8 @@ def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot flush folders
+            raise
     finally:
         os.close(descriptor)

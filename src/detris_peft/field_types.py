@@ -9,7 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 def has_type(value: Any, expected: Any) -> bool:
     """Return whether a value has an annotated type.
 
-    An int is accepted as a float, and a tuple as a list, but a bool is no int.
+    An int is accepted as a float, and a tuple as a list, but a bool is not an int.
     """
     origin, members = get_origin(expected), get_args(expected)
     if expected is Any:

@@ -23,7 +23,7 @@ from .image_inputs import as_list, as_sizes, check_counts, reduction_factor, to_
 
 _MAX_SIDE = 8192  # of the model's input in pixels
 # Type, accepted values in words, and test of the accepted values.
-_FIELDS: dict[str, tuple[Any, str, Callable[[Any], bool]]] = {
+FIELDS: dict[str, tuple[Any, str, Callable[[Any], bool]]] = {
     "image_size": (int, f"1 to {_MAX_SIDE} pixels", lambda value: 1 <= value <= _MAX_SIDE),
     "mask_threshold": (float, "above 0 and below 1", lambda value: 0 < value < 1),
     "keep_aspect_ratio": (bool, "True or False", lambda value: True),
@@ -88,7 +88,7 @@ class DetrisImageProcessor(BaseImageProcessor):
             "image_std": image_std.tolist() if isinstance(image_std, np.ndarray) else image_std,
         }
         for name, value in fields.items():
-            kind, expected, is_valid = _FIELDS[name]
+            kind, expected, is_valid = FIELDS[name]
             if not has_type(value, kind) or not is_valid(value):
                 raise ValueError(
                     f"DetrisImageProcessor: {name}: expected {describe_type(kind)}, {expected}, got {value!r:.80}; "
@@ -126,7 +126,8 @@ class DetrisImageProcessor(BaseImageProcessor):
         """
         if kwargs:
             raise TypeError(
-                f"got unknown arguments {', '.join(kwargs)}; pass images, masks, return_tensors, original_sizes"
+                f"expected images, masks, return_tensors and original_sizes, got {', '.join(kwargs)}; remove the "
+                "unknown arguments"
             )
         if return_tensors not in ("pt", "np", None):
             raise ValueError(

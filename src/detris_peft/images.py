@@ -140,8 +140,13 @@ def default_name(source: Source) -> str:
     return str(source if isinstance(source, (str, os.PathLike)) else getattr(source, "name", "an image file"))
 
 
+def is_url(path: str) -> bool:
+    """Return whether a path is a URL, which is never fetched."""
+    return "://" in path and re.match(r"[\w+.-]+://", path) is not None
+
+
 def _check_path(path: str, name: str) -> None:
-    if "://" in path and re.match(r"[\w+.-]+://", path):
+    if is_url(path):
         raise ValueError(f"{name}: expected a local image file, got a URL; download the image and pass the file.")
     try:
         mode = os.stat(path).st_mode

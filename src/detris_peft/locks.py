@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-EXCLUSIVE, SHARED = fcntl.LOCK_EX, fcntl.LOCK_SH
+if sys.platform != "win32":  # on Windows, nothing is locked
+    import fcntl
+
 _TIMEOUT = 60  # seconds
 
 
@@ -24,9 +26,12 @@ def lock_folder(folder: Path, *, shared: bool = False) -> Iterator[None]:
     Raises:
         TimeoutError: another process holds the lock for too long.
     """
+    if sys.platform == "win32":  # cannot open folders
+        yield
+        return
     descriptor, started = os.open(folder, os.O_RDONLY), time.monotonic()
     try:
-        while try_lock(descriptor, SHARED if shared else EXCLUSIVE) is False:
+        while try_lock(descriptor, shared=shared) is False:
             if time.monotonic() - started > _TIMEOUT:
                 raise TimeoutError(
                     f"{folder}: another process has been using this folder for {_TIMEOUT} s; wait for it, or end it."
@@ -37,10 +42,12 @@ def lock_folder(folder: Path, *, shared: bool = False) -> Iterator[None]:
         unlock(descriptor)
 
 
-def try_lock(descriptor: int, kind: int) -> bool | None:
+def try_lock(descriptor: int, *, shared: bool = False) -> bool | None:
     """Try to lock an open file; return whether it was locked, None if the file system has no locks."""
+    if sys.platform == "win32":
+        return None
     try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
@@ -50,6 +57,7 @@ def try_lock(descriptor: int, kind: int) -> bool | None:
 
 def unlock(descriptor: int) -> None:
     # Explicitly: a forked process may have a copy of the descriptor, and closing keeps the lock until all are closed.
-    with suppress(OSError):
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    if sys.platform != "win32":
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
     os.close(descriptor)

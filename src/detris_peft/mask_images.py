@@ -25,7 +25,7 @@ def read_foreground(image: Image.Image) -> tuple[np.ndarray, int]:
         A bool array (H, W), and 1 for a mask of one target, more for several values or colors.
 
     Raises:
-        ValueError: the format blurs edges, the image is transparent or has colors that do not tell foreground from
+        ValueError: the format blurs edges, the image is transparent or has colors that do not separate foreground from
             background, or its values are those of a photo.
     """
     if image.format in _LOSSY_FORMATS or image.info.get("compression") in _LOSSY_COMPRESSIONS:

@@ -113,7 +113,9 @@ def check_output_folder(
             "choose another folder."
         )
     if kind is not None and found != kind:
-        raise ValueError(f"{option} {folder}: expected the folder of a {kind}, got that of a {found}; choose another.")
+        raise ValueError(
+            f"{option} {folder}: expected the folder of a {kind}, got that of a {found}; choose another folder."
+        )
     if not overwrite:
         raise ValueError(
             f"{option} {folder}: expected a new folder, got an existing one; add --overwrite, or {otherwise}."

@@ -13,9 +13,12 @@ from transformers.processing_utils import ProcessorMixin
 from .defaults import MAX_TEXT_LENGTH
 from .errors import one_line
 from .field_types import has_type
-from .image_processing_detris import DetrisImageProcessor, as_list, as_sizes, check_counts
+from .image_inputs import as_list, as_sizes, check_counts
+from .image_processing_detris import FIELDS as IMAGE_FIELDS
+from .image_processing_detris import DetrisImageProcessor
 from .safe_loading import read_json
-from .tokenization_detris import clean_sentence
+from .text_cleaning import clean_sentence
+from .tokenization_detris import has_vocabulary
 
 
 def _image_processor_field(name: str) -> Any:
@@ -96,8 +99,12 @@ class DetrisProcessor(ProcessorMixin):
         kwargs["trust_remote_code"] = False  # otherwise transformers asks on standard input whether to run code
         if folder.is_dir():
             folder = folder / kwargs.get("subfolder", "")
-            for file in ("processor_config.json", "tokenizer.json"):
-                if not (folder / file).is_file():
+            is_complete = {
+                "processor_config.json": (folder / "processor_config.json").is_file(),
+                "tokenizer.json": folder.is_dir() and has_vocabulary(folder),  # or the file of a slow tokenizer
+            }
+            for file, is_present in is_complete.items():
+                if not is_present:
                     raise FileNotFoundError(
                         f"{folder}: expected the processor's {file}, got none; write it with "
                         "DetrisProcessor.save_pretrained."
@@ -128,7 +135,10 @@ class DetrisProcessor(ProcessorMixin):
 
         Raises:
             ValueError: the tokenizer does not belong to the text encoder, or the sizes do not fit the backbones.
+            TypeError: the config is something else.
         """
+        if getattr(config, "model_type", None) != "detris":
+            raise TypeError(f"config: expected a DetrisConfig, got {type(config).__name__}; pass model.config.")
         config.check_inputs()
         config.check_tokenizer(tokenizer)
         return cls(
@@ -225,8 +235,6 @@ def check_processor(config, processor: DetrisProcessor) -> None:
     config.check_tokenizer(processor.tokenizer)
 
 
-# Fields in processor_config.json; all of them are always saved.
-_IMAGE_FIELDS = ("image_size", "mask_threshold", "keep_aspect_ratio", "patch_size", "image_mean", "image_std")
 _TEXT_FIELDS = {"max_text_length": 2, "pad_token_id": 0}  # integers, with their minimum
 
 
@@ -247,14 +255,14 @@ def _check_saved_fields(where: str, fields: dict[str, Any]) -> None:
     """Raise an OSError, as transformers does, if a field is missing or invalid."""
     nested = fields.get("image_processor")
     values = {**fields, **(nested if isinstance(nested, dict) else {})}
-    for name in (*_IMAGE_FIELDS, *_TEXT_FIELDS):
+    for name in (*IMAGE_FIELDS, *_TEXT_FIELDS):  # all of them are always saved
         if name not in values:
             raise OSError(
                 f"{where}: expected {name}, as DetrisProcessor writes it for the image processor and the tokenizer, "
                 "got none; copy or download the file again."
             )
     try:
-        DetrisImageProcessor(**{name: values[name] for name in _IMAGE_FIELDS})
+        DetrisImageProcessor(**{name: values[name] for name in IMAGE_FIELDS})
         _check_text_fields(**{name: values[name] for name in _TEXT_FIELDS})
     except ValueError as error:
         raise OSError(f"{where}: {error}") from None

@@ -11,13 +11,18 @@ from transformers import AutoTokenizer, CLIPTokenizer, PreTrainedTokenizerBase
 from .errors import one_line
 from .text_cleaning import clean_sentence
 
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt")
+_VOCABULARY_FILES = ("tokenizer.json", "vocab.json", "vocab.txt")
 
 
 def count_tokens(tokenizer: Any, sentences: Iterable[str]) -> list[int]:
     """Return the number of tokens of each sentence before truncation, start and end token included."""
     cleaned = [clean_sentence(sentence, f"sentence {i}") for i, sentence in enumerate(sentences)]
     return [len(ids) for ids in tokenizer(cleaned)["input_ids"]] if cleaned else []
+
+
+def has_vocabulary(folder: Path) -> bool:
+    """Return whether a folder contains the vocabulary of a tokenizer. transformers would use an empty one."""
+    return any(file.name in _VOCABULARY_FILES or file.suffix == ".model" for file in folder.iterdir())
 
 
 def load_tokenizer(name: str, revision: str = "main") -> PreTrainedTokenizerBase:
@@ -32,9 +37,7 @@ def load_tokenizer(name: str, revision: str = "main") -> PreTrainedTokenizerBase
     """
     fix = "pass the tokenizer of the text encoder as --tokenizer"
     folder = Path(name)
-    if folder.is_dir() and not any(
-        file.name in _TOKENIZER_FILES or file.suffix == ".model" for file in folder.iterdir()
-    ):
+    if folder.is_dir() and not has_vocabulary(folder):
         raise ValueError(
             f"tokenizer {name}: expected a folder with a tokenizer, got one without tokenizer.json; {fix}."
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import textwrap
 import warnings
 from typing import IO, TYPE_CHECKING, Any
 
@@ -64,27 +65,27 @@ def _pyplot() -> Any:
 
 
 def plot_curves(history: Sequence[dict[str, float]], file: str | os.PathLike) -> None:
-    """Plot loss and metrics over epochs.
+    """Plot loss and metrics over epochs, or over optimizer steps if there are several evaluations per epoch.
 
     Args:
         history: one record per evaluation, as `detris_peft.training.train` returns them.
         file: image file to write.
     """
     plt = _pyplot()
-    epochs = [record["epoch"] for record in history]
+    unit = "epoch" if len({record["epoch"] for record in history}) == len(history) else "step"
+    positions = [record[unit] for record in history]
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    left.plot(epochs, [r["train_loss"] for r in history], marker="o", markersize=3, label="train")
-    left.plot(epochs, [r["loss"] for r in history], marker="o", markersize=3, label="val")
-    left.set(xlabel="epoch", ylabel="loss (binary cross-entropy)", ylim=(0, None))
+    left.plot(positions, [r["train_loss"] for r in history], marker="o", markersize=3, label="train")
+    left.plot(positions, [r["loss"] for r in history], marker="o", markersize=3, label="val")
+    left.set(xlabel=unit, ylabel="loss (binary cross-entropy)", ylim=(0, None))
     for name, style in (("mIoU", "-"), ("oIoU", "--"), ("Pr@0.5", ":"), ("Pr@0.7", ":"), ("Pr@0.9", ":")):
-        right.plot(epochs, [100 * r[name] for r in history], style, marker="o", markersize=3, label=name)
-    right.set(xlabel="epoch", ylabel="val, %", ylim=(0, 100))
+        right.plot(positions, [100 * r[name] for r in history], style, marker="o", markersize=3, label=name)
+    right.set(xlabel=unit, ylabel="val, %", ylim=(0, 100))
     for axes in (left, right):
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
-    figure.savefig(file, dpi=120)
-    plt.close(figure)
+    _save(figure, file)
 
 
 @torch.no_grad()
@@ -122,8 +123,7 @@ def plot_predictions(
         axes[0][column].set_title(_wrapped(sample.sentence), fontsize=8, parse_math=False)
     for row, name in enumerate(("image", "ground truth", "prediction")):
         axes[row][0].set_ylabel(name)
-    figure.savefig(file, dpi=120)
-    plt.close(figure)
+    _save(figure, file)
 
 
 def plot_samples(
@@ -144,13 +144,16 @@ def plot_samples(
         cell.imshow(overlay(thumbnail, foreground, opacity=0.35))  # keeps the object's color visible
         # parse_math is off because sentences may hold dollar signs.
         cell.set_title(f"{caption}\n{_wrapped(sentence, 36)}", fontsize=8, parse_math=False)
+    _save(figure, file)
+
+
+def _save(figure: Any, file: str | os.PathLike | IO[bytes]) -> None:
+    """Write a figure as PNG and close it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # missing characters are drawn as boxes
         figure.savefig(file, dpi=120, format="png")
-    plt.close(figure)
+    _pyplot().close(figure)
 
 
 def _wrapped(sentence: str, width: int = 24) -> str:
-    import textwrap
-
-    return "\n".join(textwrap.wrap(sentence, width))
+    return "\n".join(textwrap.wrap(sentence, width, max_lines=4, placeholder=" ..."))

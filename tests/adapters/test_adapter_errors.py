@@ -84,6 +84,13 @@ def test_layers_that_the_backbone_does_not_have(case: AdapterCase):
     assert set(backbone.state_dict()) == set(case.make_backbone().state_dict())
 
 
+@each_tuner
+def test_modules_to_save_that_the_backbone_does_not_have(case: AdapterCase):
+    """peft would ignore the name, and the module that the user meant would not be trained."""
+    with pytest.raises(ValueError, match=r"modules_to_save: expected modules of \w+, got layernrm; correct or remove"):
+        get_peft_model(case.make_backbone(), case.make_config(modules_to_save=["layernrm"]))
+
+
 @every_image_case
 def test_invalid_text_states(case: AdapterCase):
     model = case.make_model()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -164,6 +165,12 @@ CASES = [
         CONVERT,
         ("bad.pth", NO_CODE, "os.mkdir is not allowed"),
         archive(dictionary(text("a"), b"cos\nmkdir\n" + text("ran") + b"\x85R")),
+    ),
+    Case(
+        "checkpoint with the options of a program",
+        CONVERT,
+        ("bad.pth", "argparse.Namespace is not allowed", "save its state_dict alone"),
+        save(lambda: {"state_dict": {}, "args": argparse.Namespace(lr=1)}),
     ),
     Case(
         "checkpoint that allocates memory",

@@ -134,7 +134,7 @@ CASES = [
     Case(
         "head with a header that is no JSON",
         PREDICT,
-        (HEAD, "header that is not JSON", DOWNLOAD),
+        (HEAD, "header of the safetensors file: expected JSON", DOWNLOAD),
         unlisted(write(HEAD, header("not json"))),
     ),
     Case(
@@ -266,7 +266,7 @@ CASES = [
         write(f"{VISION}/adapter_config.json", "{,}"),
     ),
     Case(
-        "adapter config of another type",
+        "text adapter config of type LORA",
         PREDICT,
         (f"{TEXT}/adapter_config.json", "expected peft_type 'TEXT_ADAPTER'", "got 'LORA'", SAME),
         edit_json(f"{TEXT}/adapter_config.json", peft_type="LORA"),

@@ -49,8 +49,8 @@ CASES = [
     # -- options
     Case("mistyped training option", "train --lerning_rate 1", ("--lerning_rate", "use --learning_rate"), code=2),
     Case("abbreviated training option", "train --learning 1", ("expected a known option", "got --learning"), code=2),
-    Case("training option without number", "train --epochs many", ("--epochs", "a whole number", "'many'"), code=2),
-    Case("option of data check without number", "data check --seed x", ("--seed", "a whole number", "'x'"), code=2),
+    Case("training option without number", "train --epochs many", ("--epochs", "an integer", "'many'"), code=2),
+    Case("option of data check without number", "data check --seed x", ("--seed", "an integer", "'x'"), code=2),
     Case(
         "text missing",
         "predict --checkpoint x --image photo.png",
@@ -71,6 +71,8 @@ CASES = [
     Case("mistyped option with a value", "evaluate --batchsize=3", ("got --batchsize", "use --batch_size"), code=2),
     Case("abbreviated option", "predict --check x", ("expected a known option", "use --checkpoint"), code=2),
     Case("option of another command", f"{PREDICT} --split val", ("expected a known option", "got --split"), code=2),
+    Case("long dash", "predict \u2014text square", ("got \u2014text", "use --text"), code=2),
+    Case("second number", f"{EVALUATE} --batch_size 2 3", ("--batch_size: expected one value", "remove '3'"), code=2),
     Case("one dash", "predict -text square", ("got -text", "use --text"), code=2),
     Case("option without its value", "predict --text", ("--text: expected a value", "add one"), code=2),
     Case("option instead of a value", "predict --text --image x", ("--text: expected a value", "add one"), code=2),
@@ -84,7 +86,7 @@ CASES = [
     Case("number expected", f"{PREDICT} --threshold high", ("--threshold", "a number", "'high'"), code=2),
     Case("boolean expected", f"{PREDICT} --overwrite maybe", ("--overwrite", "true or false", "'maybe'"), code=2),
     Case("opposite with a value", f"{PREDICT} --no_overwrite=1", ("--no_overwrite", "no value", "remove it"), code=2),
-    Case("whole number expected", f"{EVALUATE} --batch_size 1.5", ("--batch_size", "a whole number", "'1.5'"), code=2),
+    Case("integer expected", f"{EVALUATE} --batch_size 1.5", ("--batch_size", "an integer", "'1.5'"), code=2),
     Case("unknown precision", f"{EVALUATE} --mixed_precision fp8", ("no, bf16, fp16", "'fp8'", "choose one"), code=2),
     Case("mistyped choice", f"{EVALUATE} --sentences frist", ("first, all", "use first"), code=2),
     Case("mistyped dataset option", f"{EVALUATE} --data-rot data", ("got --data-rot", "use --data-root"), code=2),
@@ -100,6 +102,9 @@ CASES = [
     Case("unknown device", f"{PREDICT} --device gpu", ("--device gpu", "choose another one")),
     Case("device of another platform", f"{PREDICT} --device xla", ("--device xla", "choose another one")),
     Case("empty device", f"{PREDICT} --device ''", ("--device", "expected cpu", "choose another one")),
+    Case("empty output", f"{PREDICT} --output ''", ("--output", "got a folder", "add a file name")),
+    Case("empty image", "predict --checkpoint x --image '' --text x", ("--image", "got an empty name", "pass one")),
+    Case("empty dataset name", f"{EVALUATE} --dataset ''", ("--dataset", "got an empty name", "pass one")),
     Case("empty text", "predict --checkpoint x --image x --text ''", ("--text: expected a sentence", "pass a")),
     Case(
         "blank text", "predict --checkpoint x --image x --text ' &nbsp; '", ("--text: expected a sentence", "pass a")

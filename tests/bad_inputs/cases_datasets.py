@@ -190,12 +190,18 @@ CASES = [
     _folder(
         "link out of it",
         steps(remove("folder/train/0.png"), link("folder/train/0.png", "../../photo.png"), row()),
-        "0.png is not in the folder",
+        "0.png, which leads to ",
         "--allow_outside",
     ),
     _folder(
         "mask outside of it",
         steps(copy("folder/train/0_mask.png", "secret.png"), row(mask="../../secret.png")),
+        "secret.png is not in the folder",
+        "--allow_outside",
+    ),
+    _folder(
+        "mask outside of it in an object",
+        steps(copy("folder/train/0_mask.png", "secret.png"), row(mask={"path": "../../secret.png"})),
         "secret.png is not in the folder",
         "--allow_outside",
     ),
@@ -249,6 +255,13 @@ CASES = [
         "size swapped", coco(image={"height": 48, "width": 40}), "of 40x48 pixels", "of 48x40 pixels", "fix the JSON"
     ),
     _coco("id is a fraction", coco(id=1.5), "'id': expected an integer or text", "got 1.5", "fix the id"),
+    _coco(
+        "mask outside",
+        steps(copy("folder/train/0_mask.png", "../secret.png"), coco(segmentation="../secret.png")),
+        "'segmentation': ",
+        "secret.png is not in the folder",
+        "--allow_outside",
+    ),
     _coco("image outside", coco(image={"file_name": "../x.png"}), "../x.png is missing", "add the image"),
     _coco(
         "image id twice",
@@ -268,6 +281,7 @@ CASES = [
         "a URL", parquet(image={"path": "https://host/a.png", "bytes": None}), "got the URL", "download the image"
     ),
     _parquet("a path out", parquet(image={"path": "photo.png", "bytes": None}), "photo.png is not", "--allow_outside"),
+    _parquet("no target but a mask", parquet(no_target=True), "without foreground", "'no_target' is true", "fix one"),
     _parquet("no mask", parquet(mask=None), "got none in 'mask'", "fill it in"),
     _parquet("no id", parquet(ref_id=None), "got none in 'ref_id'", "fill it in"),
     _parquet("no sentences", parquet(sentences=[]), "'sentences': expected a sentence", "add a sentence"),
@@ -278,7 +292,7 @@ CASES = [
     _columns("unknown", None, "mine", "mine: no such column mapping", "pass a YAML file"),
     _columns("unknown column", None, "image=img,mask=mask", "expected the column 'img'", "fix the mapping"),
     _columns("a field twice", None, "mask=mask,mask=image", "got one twice", "remove one"),
-    _columns("unknown field", None, "mask=mask,colour=x", "got colour", "remove or rename"),
+    _columns("unknown field", None, "mask=mask,shade=x", "got shade", "remove or rename"),
     _yaml("unfinished YAML", "mask: [", "columns.yaml", "expected YAML", "correct that line"),
     _yaml("YAML list", "- mask", "expected the fields image", "write a mapping"),
     _yaml("YAML number", "mask: 3", "expected 'mask' of type str", "got 3", "fix it"),

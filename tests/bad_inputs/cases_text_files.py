@@ -154,7 +154,7 @@ CASES = [
     columns("aliases", ALIASES, "after expanding aliases", "simplify it"),
     columns("a Python tag", "!!python/name:os.system", "constructor", "correct that line"),
     columns("a list", "- image", "expected the fields image", "write a mapping"),
-    columns("an unknown column", "picture: img", "got picture", "remove or rename"),
+    columns("an unknown column", "photo: img", "got photo", "remove or rename"),
     # -- files of a checkpoint
     Case(
         "checkpoint config: nested lists",

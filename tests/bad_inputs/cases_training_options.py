@@ -61,14 +61,29 @@ CASES = [
     Case("option misspelled", f"{TRAIN} --learning_rat 1", ("--learning_rat", "use --learning_rate"), code=2),
     Case("config field misspelled", f"{TRAIN} --hiden_dim 64", ("--hiden_dim", "use --hidden_dim"), code=2),
     Case("adapter field misspelled", f"{TRAIN} --vision_adapter.dims 64", ("use --vision_adapter.dim",), code=2),
-    Case("config field of wrong type", f"{TRAIN} --hidden_dim x", ("--hidden_dim", "whole number", "'x'"), code=2),
+    Case("config field of wrong type", f"{TRAIN} --hidden_dim x", ("--hidden_dim", "an integer", "'x'"), code=2),
     Case("config field out of range", f"{TRAIN} --hidden_dim 2000000000", ("hidden_dim", "16,384", "correct it")),
     Case("hidden_dim without heads", f"{TRAIN} --hidden_dim 66", ("hidden_dim=66", "expected a multiple of 4")),
     Case("extract layer too deep", f"{TRAIN} --extract_layers 4", ("extract_layers=[4]", "0 to 3")),
     Case(
         "adapter layer too deep", f"{TRAIN} --vision_adapter.layers_to_transform 9", ("layers_to_transform", "0 to 3")
     ),
-    Case("adapter dim not a multiple", f"{TRAIN} --text_adapter.dim 20", ("dim=20", "multiple of 16")),
+    Case(
+        "adapter target missing",
+        f"{TRAIN} --vision_adapter.target_modules nope",
+        ("vision_adapter: Target modules nope not found", "check the target modules"),
+    ),
+    Case(
+        "adapter input module missing",
+        f"{TRAIN} --text_adapter.input_module nope",
+        ("text_adapter: input_module", "nope', which does not exist", "set input_module"),
+    ),
+    Case(
+        "module to save missing",
+        f"{TRAIN} --text_adapter.modules_to_save nope",
+        ("text_adapter: modules_to_save", "got nope", "correct or remove"),
+    ),
+    Case("adapter dim not a multiple", f"{TRAIN} --text_adapter.dim 20", ("text_adapter.dim=20", "multiple of 16")),
     Case("adapter and none", f"{TRAIN} --text_adapter none --text_adapter.dim 32", ("got both", "remove one")),
     Case(
         "text too long for the encoder",
@@ -119,7 +134,7 @@ CASES = [
     Case(
         "backbone folder missing",
         f"{TRAIN} --text_model ./nowhere",
-        ("nowhere is no folder", "pass another --text_model"),
+        ("nowhere: expected the folder of the text backbone", "pass another --text_model"),
     ),
     Case(
         "backbone config is no json",

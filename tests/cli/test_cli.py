@@ -71,6 +71,10 @@ def test_conversion_round_trips(convert_arguments, tmp_path, capsys):
     assert all(torch.equal(got[key], value) for key, value in expected.items())
     assert "add --overwrite" in fails("convert", tmp_path / "run", "--to-official", "--output", back)
     main(["convert", str(tmp_path / "run"), "--to-official", "--output", str(back), "--overwrite"])
+    # The config of a checkpoint names its backbones relative to the checkpoint.
+    config, deeper = tmp_path / "run" / "config.json", tmp_path / "deeper" / "folder" / "run"
+    main(["convert", str(CHECKPOINT), "--config", str(config), "--output", str(deeper)])
+    DetrisForReferringSegmentation.from_pretrained(deeper)
 
 
 def test_verification_names_the_weight_that_differs(convert_arguments, tmp_path, capsys):

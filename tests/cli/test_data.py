@@ -172,7 +172,7 @@ def test_the_output_of_convert_passes_check(garden, capsys, tmp_path):
     code, text, _ = run(capsys, "convert", "--dataset", folder, "--output", out, "--skip_bad_rows")
     assert code == 0
     assert text.startswith(f"wrote {out}: train 1 rows, val 1 rows\n")
-    assert "skipped 1 bad rows" in text
+    assert "skipped 1 invalid row\n" in text
     assert "train/metadata.jsonl line 2" in text
     code, text, _ = run(capsys, "check", "--dataset", out)
     assert code == 0

@@ -11,7 +11,7 @@ import torch
 from peft import PeftConfig
 
 from detris_peft import DenseAlignerConfig, DetrisConfig, DetrisForReferringSegmentation, TextAdapterConfig, presets
-from detris_peft.cli.backbone_options import load_backbone
+from detris_peft.cli.backbone_options import Backbone, load_backbone
 from detris_peft.cli.config_options import apply_config_options
 from detris_peft.cli.train import create_config, describe_recipe, parse_arguments
 from detris_peft.training import TrainingArguments
@@ -134,7 +134,18 @@ def test_every_field_of_the_config_and_of_the_adapters_is_an_option(capsys):
             "text_adapter: {layers_to_transform: 3}",
             {"text_adapter.layers_to_transform": 3},
         ),
+        (
+            ["--text_adapter.layers_to_transform", "none"],  # all blocks, which is not the default
+            "text_adapter: {layers_to_transform: null}",
+            {"text_adapter.layers_to_transform": None},
+        ),
         (["--text_adapter", "none"], "text_adapter: null", {"text_adapter": None}),
+        (["--text_adapter", "null"], "text_adapter: none", {"text_adapter": None}),
+        (
+            ["--text_adapter.modules_to_save", "final_layer_norm"],
+            "text_adapter: {modules_to_save: [final_layer_norm]}",
+            {"text_adapter.modules_to_save": ["final_layer_norm"]},
+        ),
         (["--vision_adapter", "{dim: 64}"], "vision_adapter.dim: 64", None),
     ],
 )
@@ -203,7 +214,7 @@ def test_no_in_yaml_is_text_where_text_is_expected(parse):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--hidden_dim", "wide"], "--hidden_dim: expected a whole number, got 'wide'"),
+        (["--hidden_dim", "wide"], "--hidden_dim: expected an integer, got 'wide'"),
         (["--hidden_dims", "64"], "--hidden_dims; use --hidden_dim"),
         (["--vision_adapter.dims", "64"], "--vision_adapter.dims; use --vision_adapter.dim"),
         (["--position_interpolation", "oficial"], "--position_interpolation.*expected one of backbone, official"),
@@ -316,5 +327,20 @@ def test_original_files_decide_the_sizes_too(tmp_path):
     assert not (tmp_path / "backbones").exists()
     for kind, name in (("vision", "dino"), ("text", "clip")):
         assert getattr(config, f"{kind}_name_or_path") == str(tmp_path / "backbones" / name)
-        backbones[kind].write()
+        backbones[kind].write(overwrite=False)
         load_backbone(config, kind)
+
+
+def test_written_backbones_are_replaced_only_with_overwrite(tmp_path):
+    """The checkpoints of the run in an output_dir depend on its backbones."""
+    folder = tmp_path / "backbones/dino"
+    models = [image_encoder(hidden_size=64, num_attention_heads=1) for _ in range(2)]
+    first, other = (Backbone(str(folder), model.config, model) for model in models)
+    first.write(overwrite=False)
+    first.write(overwrite=False)
+    written = (folder / "model.safetensors").read_bytes()
+    with pytest.raises(ValueError, match=r"dino: expected the weights of the given original file, .*--overwrite"):
+        other.write(overwrite=False)
+    assert (folder / "model.safetensors").read_bytes() == written
+    other.write(overwrite=True)
+    assert (folder / "model.safetensors").read_bytes() != written

@@ -70,8 +70,17 @@ def test_left_and_right_are_exchanged(sentence, swapped):
         ("the cup left on the table", False),
         ("the only slice left", False),
         ("what is left of the cake", False),
+        ("all that's left", False),
+        ("no slices left", False),
+        ("the cup with the least water left", False),
+        ("left overs", False),
+        ("the bag left for you", False),
+        ("looks right into the camera", False),
+        ("the right way up", False),
         # The side depends on the direction of reading, unless the sentence names one.
         ("second giraffe from left", True),
+        ("2nd giraffe from left", True),
+        ("2nd giraffe", False),
         ("first giraffe", False),
         ("the last one in the row", False),
         # Words and signs for a direction that are not exchanged.
@@ -101,6 +110,20 @@ def test_only_sentences_known_to_be_true_of_the_mirrored_image_are_flipped(sente
     one = augmented(FLIP, sample(mask, sentence))
     np.testing.assert_array_equal(one.mask, mask[:, ::-1] if flips else mask)
     assert one.sentence == (swap_sides(sentence) if flips else sentence)
+
+
+def test_most_typical_expressions_are_flipped():
+    """Expressions in the style of RefCOCO; the words that are missing in the list are rare."""
+    expressions = """
+        woman in red shirt, zebra with head down, pizza closest to us, the guy wearing glasses, umpire behind catcher,
+        baby elephant with trunk up, half of sandwich, red double decker bus, surfer in blue wetsuit, lady with purse,
+        chair nobody is sitting in, vase with yellow flowers, teddy bear with bow tie, boy in blue hoodie looking down,
+        bearded man, zebra's butt, old man reading newspaper, person with dark skin, dude in black, old car,
+        white fluffy dog, lady in polka dots, donut with sprinkles, woman with ponytail, reflection of man in mirror,
+        orange with sticker, blond woman texting, horse being ridden, refrigerator with magnets, sail boat
+    """
+    flips = [can_be_flipped(expression.strip()) for expression in expressions.split(",")]
+    assert sum(flips) >= 0.9 * len(flips)
 
 
 @pytest.fixture(scope="module")

@@ -278,7 +278,7 @@ def test_the_command_line_writes_and_reports_errors_in_one_line(tmp_path, capsys
     main(arguments)
     assert "refshapes" in capsys.readouterr().out
     assert load_refer(tmp_path, "refshapes", "unc", "testB")[0]["image"].size == (64, 64)
-    with pytest.raises(SystemExit, match=r"^error: .*already"):
+    with pytest.raises(SystemExit, match=r"^error: .*got an existing RefShapes"):
         main(arguments)
 
 

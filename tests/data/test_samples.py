@@ -26,6 +26,7 @@ from detris_peft.data import (
     load_mapped,
     load_refer,
 )
+from detris_peft.data.masks import unite_masks
 from detris_peft.data.refshapes import write_refshapes
 from detris_peft.evaluation import evaluate
 from detris_peft.tokenization_detris import train_tokenizer
@@ -258,7 +259,9 @@ def test_a_mask_that_is_not_visible_is_an_invalid_row(rows):
     with pytest.raises(BadRowError, match="of which none remain"):
         TrainingSamples(rows, is_visible=is_visible)[position]
     # Rows without a target are always valid, and an augmentation that removes the mask is discarded.
-    no_target = rows.map(lambda row: {"no_target": True}, features=FEATURES)
+    no_target = rows.map(
+        lambda row: {"no_target": True, "mask": unite_masks([], *row["mask"]["size"])}, features=FEATURES
+    )
     assert visits(TrainingSamples(no_target, is_visible=lambda mask: False)) == visits(TrainingSamples(no_target))
 
     def empty(sample, rng):

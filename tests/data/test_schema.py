@@ -128,6 +128,11 @@ BAD_ROWS = {
     "no mask": ({"mask": None}, "mask_malformed", "expected a mask, got nothing"),
     "null size": ({"mask": {"size": None, "counts": "0"}}, "mask_malformed", "expected a mask with a size"),
     "swapped size": ({"mask": encode_mask(np.ones((80, 60)), 80, 60)}, "mask_malformed", "height and width swapped"),
+    "foreground": (
+        {"no_target": True},
+        "mask_malformed",
+        "expected a mask without foreground, as 'no_target' is true",
+    ),
     "empty mask": ({"mask": encode_mask(np.zeros((60, 80)), 60, 80)}, "mask_empty", "the mask is empty"),
 }
 

@@ -15,7 +15,7 @@ from transformers import HfArgumentParser
 
 from detris_peft.cli import main
 from detris_peft.data import FEATURES, decode_row
-from detris_peft.data.errors import BadRows
+from detris_peft.data.errors import BadRowError, BadRows
 from detris_peft.data.refshapes import write_refshapes
 from detris_peft.data.sources import DataSource
 from detris_peft.safe_loading import load_plain_pickle
@@ -107,6 +107,15 @@ def test_bad_rows_are_collected(data):
     assert bad_rows.counts() == {"image_missing": 1}
 
 
+def test_a_split_without_a_valid_row_is_an_error_that_names_the_first(data):
+    lines = '{"file_name": "a.png", "sentence": " ", "mask": [1, 2]}\n' * 2
+    (data / "flowers" / "train" / "metadata.jsonl").write_text(lines)
+    bad_rows = BadRows([BadRowError("of another split")])
+    with pytest.raises(ValueError, match=r"flowers train: expected at least one valid row, got 2 invalid; .* line 1"):
+        DataSource("flowers").load_valid("train", bad_rows)
+    assert len(DataSource("flowers").load("train", bad_rows)) == 0
+
+
 WRONG = {
     "no root": ({"data_root": "nowhere"}, "nowhere: the data root is missing; pass the folder that holds 'refcoco'"),
     "no dataset": (
@@ -115,7 +124,7 @@ WRONG = {
     ),
     "empty": (
         {"dataset": "empty"},
-        "data/empty: no dataset in this folder, only notes.txt; accepted are: mixed; a COCO .json file; ",
+        "data/empty: expected a dataset, got a folder with notes.txt; pass one of these: mixed; a COCO .json file; ",
     ),
     "a file": (
         {"dataset": "empty/notes.txt"},

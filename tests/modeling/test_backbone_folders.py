@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -59,6 +60,20 @@ def test_a_kill_at_any_operation_leaves_the_old_or_the_new_backbone(tmp_path):
         assert read(folder) == 2
     assert seen == {1, 2}
     assert kills > 20
+
+
+def test_others_can_read_the_weights(tmp_path):
+    """safetensors writes files that only their owner can read."""
+    write_backbone(encoder(1), tmp_path / "clip")
+    assert len({path.stat().st_mode for path in (tmp_path / "clip").iterdir()}) == 1
+
+
+def test_a_failed_write_leaves_no_parent_folders(tmp_path, monkeypatch):
+    model = encoder(1)
+    monkeypatch.setattr(model, "save_pretrained", lambda _: Path("/dev/full").write_text("x"))
+    with pytest.raises(OSError, match=r"a/b/clip: the backbone cannot be written \(.*No space left"):
+        write_backbone(model, tmp_path / "a/b/clip")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from transformers import (
     CLIPTextModelWithProjection,
     CLIPVisionModel,
     ViTForImageClassification,
+    ViTForMaskedImageModeling,
 )
 
 from detris_peft.modeling.backbones import load_pretrained_backbone, read_backbone_config
@@ -63,11 +64,22 @@ def test_one_encoder_of_a_model_with_both(tmp_path):
 
 @pytest.mark.parametrize(
     ("cls", "kind", "source"),
-    [(BertForMaskedLM, "text", TEXT["bert"]), (ViTForImageClassification, "vision", IMAGE["vit"])],
+    [
+        (BertForMaskedLM, "text", TEXT["bert"]),
+        (ViTForImageClassification, "vision", IMAGE["vit"]),
+        (ViTForMaskedImageModeling, "vision", IMAGE["vit"]),  # its encoder has a mask token
+    ],
 )
 def test_the_encoder_of_a_task_model_loads_without_its_head_and_pooler(cls, kind, source, tmp_path):
     cls(source[1](**source[2])).save_pretrained(tmp_path)
     assert type(load_pretrained_backbone(kind, str(tmp_path), FIX)) is source[0]
+
+
+def test_a_mask_token_may_be_missing(tmp_path):
+    saved = image_encoder("dinov2")
+    saved.save_pretrained(tmp_path)
+    edit_weights(tmp_path, lambda weights: weights.pop("embeddings.mask_token"))
+    assert isinstance(load_pretrained_backbone("vision", str(tmp_path), FIX), type(saved))
 
 
 @pytest.mark.parametrize("kind", ["clip_projected", "clip", "bert", "siglip"])
@@ -137,5 +149,5 @@ def test_invalid_configs_are_refused_in_one_line(changes, message, tmp_path):
 def test_folders_without_a_config_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"expected a vision encoder, got a folder without config\.json"):
         read_backbone_config("vision", str(tmp_path), FIX)
-    with pytest.raises(FileNotFoundError, match=r"backbone .*nowhere is no folder; pass another one"):
+    with pytest.raises(FileNotFoundError, match="nowhere: expected the folder of the vision backbone, found no such"):
         read_backbone_config("vision", str(tmp_path / "nowhere"), FIX)

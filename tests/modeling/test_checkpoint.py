@@ -322,6 +322,51 @@ def test_gathered_weights_are_saved_instead_of_the_models_own(saved, tmp_path):
     assert not (tmp_path / "incomplete").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "got"),
+    [
+        (lambda weight: weight.new_zeros(0), "(0,), torch.float32"),
+        (torch.flatten, "(960,), torch.float32"),
+        (torch.Tensor.int, "(40, 24), torch.int32"),
+    ],
+    ids=["empty", "flat", "integers"],
+)
+def test_weights_that_were_not_gathered_are_not_saved(saved, tmp_path, change, got):
+    """FSDP and DeepSpeed give flat or empty weights, which could not be loaded."""
+    model, _ = saved
+    state_dict = model.state_dict()
+    state_dict["neck.sentence_proj.weight"] = change(state_dict["neck.sentence_proj.weight"])
+    match = rf"expected neck.sentence_proj.weight .*\(\(40, 24\), .*, got {re.escape(got)}; pass the gathered weights"
+    with pytest.raises(ValueError, match=match):
+        model.save_pretrained(tmp_path / "sharded", state_dict=state_dict)
+    assert not (tmp_path / "sharded").exists()
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_fsdp_wrapped_module."])
+def test_names_of_wrappers_are_removed_from_gathered_weights(saved, tmp_path, prefix):
+    model, _ = saved
+    model.save_pretrained(tmp_path / "run", state_dict={prefix + k: v for k, v in model.state_dict().items()})
+    assert torch.equal(logits(DetrisForReferringSegmentation.from_pretrained(tmp_path / "run")), logits(model))
+
+
+def test_a_model_with_a_compiled_module_can_be_saved(saved, tmp_path):
+    model, _ = saved
+    expected = logits(model)
+    model.neck = torch.compile(model.neck)
+    model.save_pretrained(tmp_path / "run")
+    assert torch.equal(logits(DetrisForReferringSegmentation.from_pretrained(tmp_path / "run")), expected)
+
+
+def test_the_working_directory_may_change_before_saving(saved, monkeypatch):
+    _, folder = saved
+    monkeypatch.chdir(folder.parents[1])
+    model = make(Path("backbones"))
+    (folder.parents[1] / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    model.save_pretrained("run")
+    assert torch.equal(logits(DetrisForReferringSegmentation.from_pretrained("run")), logits(model))
+
+
 def test_saving_to_a_file_raises(saved, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="/file: expected a folder to save to, got a file"):

@@ -63,6 +63,14 @@ def add_parameter(model):
     model.temperature = nn.Parameter(torch.ones(1))
 
 
+def add_parameter_to_the_head(model):
+    model.neck.temperature = nn.Parameter(torch.ones(1))
+
+
+def add_lora_to_the_head(model):
+    model.projector = get_peft_model(model.projector, LoraConfig(r=2, target_modules=["sentence_proj"]))
+
+
 def add_module_with_statistics(model):
     model.extra = nn.BatchNorm2d(3, affine=False)
 
@@ -85,6 +93,8 @@ def train_statistics_of_a_backbone(model):
         (add_lora_outside_the_aligner, "lora_A.lora.weight"),
         (unfreeze_backbone, "final_layer_norm.weight"),
         (add_parameter, "temperature"),
+        (add_parameter_to_the_head, "neck.temperature"),
+        (add_lora_to_the_head, "projector.*lora_A"),
         (add_module_with_statistics, "extra.running_mean"),
         (add_statistics_to_a_backbone, "embeddings.norm.running_mean"),
     ],
@@ -120,7 +130,9 @@ def test_statistics_of_a_backbone_that_training_changed_are_refused(backbones, t
 def test_frozen_additions_are_no_error(model, tmp_path):
     """What is frozen and has no statistics is the user's own."""
     model.extra = nn.Linear(2, 2).requires_grad_(False)
+    model.neck.extra = nn.Linear(2, 2).requires_grad_(False)
     model.save_pretrained(tmp_path / "run")
+    assert torch.equal(logits(DetrisForReferringSegmentation.from_pretrained(tmp_path / "run")), logits(model))
 
 
 # -- adapters ---------------------------------------------------------------------------------------------------------
@@ -159,6 +171,15 @@ def test_an_adapter_can_be_selected(two_adapters, tmp_path):
     assert_refused(
         two_adapters, tmp_path / "no", r"adapter_name='x': .* one of \['default', 'other'\]", adapter_name="x"
     )
+
+
+@pytest.mark.parametrize("method", ["save_pretrained", "push_to_hub"])
+def test_unknown_keyword_arguments_are_refused(two_adapters, tmp_path, method):
+    """`PeftModel.save_pretrained` has `selected_adapters`; ignoring it would save another adapter."""
+    with pytest.raises(TypeError, match=rf"{method} got unexpected .*: selected_adapters; .*adapter_name="):
+        getattr(two_adapters, method)(str(tmp_path / "run"), selected_adapters=["default"])
+    assert not (tmp_path / "run").exists()
+    two_adapters.save_pretrained(tmp_path / "run", safe_serialization=True, max_shard_size="5GB", variant=None)
 
 
 def test_the_default_adapter_may_be_deleted(two_adapters, tmp_path):

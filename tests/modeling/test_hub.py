@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModelWithProjection, Dinov2WithRegistersModel
 
 from detris_peft import DetrisForReferringSegmentation, DetrisProcessor
-from detris_peft.atomic import update_manifest
+from detris_peft.manifest import update_manifest
 from detris_peft.modeling import hub_download
 from detris_peft.modeling.hub import check_backbones_on_hub, check_hub_access, push_folder
 from detris_peft.modeling.model_card import TrainingResults, write_model_card

@@ -82,6 +82,42 @@ def test_other_image_sizes_raise(height, width):
         make()(**inputs(height=height, width=width))
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("pixel_values", lambda value: value[0], r"a tensor of images \(B, 3, H, W\), got shape \(3, 48, 48\)"),
+        ("pixel_values", lambda value: value.numpy(), r"a tensor of images \(B, 3, H, W\), got ndarray"),
+        ("input_ids", lambda value: value[0], r"a tensor of tokens \(B, L\), got shape \(7,\)"),
+        ("input_ids", lambda value: value[:, :0], r"a tensor of tokens \(B, L\), got shape \(2, 0\)"),
+        ("input_ids", lambda value: value[:1], "one for each image, got 1 for 2 images"),
+        ("input_ids", lambda value: value.float(), "integers, got torch.float32"),
+        ("labels", lambda value: value[:, None], r"a tensor of masks \(B, H, W\), got shape \(2, 1, 48, 48\)"),
+        ("labels", lambda value: value[:, :30], r"masks with the height and width of pixel_values, .*got \(30, 48\)"),
+    ],
+)
+def test_inputs_of_other_shapes_are_named(name, change, message):
+    batch = inputs()
+    with pytest.raises(ValueError, match=f"{name}: expected {message}"):
+        make()(**{**batch, name: change(batch[name])})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"vision_model": "facebook/dinov2-base"}, "vision_model: expected a model of transformers, got str; load it"),
+        ({"text_model": None}, "text_model: expected a model of transformers, got NoneType"),
+        ({"vision_model": text_encoder()}, "vision_model: expected an image encoder, got 'clip_text_model'"),
+        ({"text_model": image_encoder()}, "text_model: expected a text encoder, got 'dinov2_with_registers'"),
+        ({"config": {}}, "config: expected a DetrisConfig or None, got dict"),
+        ({"tokenizer": "openai/clip"}, "tokenizer: expected a tokenizer of transformers, got str; load it with"),
+    ],
+)
+def test_other_arguments_of_from_backbones_are_named(arguments, message):
+    given = {"vision_model": image_encoder(), "text_model": text_encoder(), "config": tiny_config()}
+    with pytest.raises((TypeError, ValueError), match=message):
+        DetrisForReferringSegmentation.from_backbones(**{**given, **arguments})
+
+
 def test_decoder_ignores_padding():
     """The decoder's output does not depend on text states at padding."""
     model = make().eval()

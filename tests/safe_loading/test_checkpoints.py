@@ -8,6 +8,7 @@ import os
 import struct
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -52,6 +53,29 @@ def test_training_checkpoints_are_read_as_by_torch(tmp_path, legacy):
     for key, value in expected["state_dict"].items():
         assert torch.equal(got["state_dict"][key], value)
     assert torch.equal(got["views"][0], expected["views"][0])
+
+
+@pytest.mark.parametrize(
+    ("legacy", "module"), [(False, b"numpy._core"), (True, b"numpy._core"), (True, b"numpy.core")]
+)
+def test_numbers_of_numpy_do_not_prevent_reading_the_weights(tmp_path, legacy, module):
+    """Released checkpoints may hold the best score as a NumPy number. NumPy 2 renamed the module."""
+    scores = {"best_iou": np.float64(0.5), "best": np.bool_(True), "epoch": np.int64(3), "note": b"bytes"}
+    torch.save({**scores, "w": torch.ones(2)}, tmp_path / "a.pth", _use_new_zipfile_serialization=not legacy)
+    content = (tmp_path / "a.pth").read_bytes()
+    if legacy:
+        content = content.replace(b"numpy._core", module)
+    (tmp_path / "a.pth").write_bytes(content)
+    got = read(tmp_path / "a.pth")
+    assert torch.equal(got["w"], torch.ones(2))
+    assert got["note"] == b"bytes"
+
+
+def test_text_is_encoded_as_latin_1_only(tmp_path):
+    """Other encodings import a module, or compress."""
+    opcodes = b"c_codecs\nencode\n" + text("a") + text("zlib") + b"\x86R"
+    with pytest.raises(ValueError, match="another encoding than latin1"):
+        read(write_archive(tmp_path / "a.pth", dictionary(text("a"), opcodes)))
 
 
 HUGE = 10**12

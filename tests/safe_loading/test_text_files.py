@@ -35,7 +35,7 @@ BOMB = "\n".join(["a0: &a0 [1, 1]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] *
 MERGE_BOMB = "\n".join(
     ["a0: &a0 {x: 1}", *(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}" for i in range(1, 14))]
 )
-TEXT_BOMB = f"a: &a {'x' * 100_000}\nb: [{', '.join(['*a'] * 1000)}]"
+TEXT_BOMB = f"a: &a {'x' * 50_000}\nb: [{', '.join(['*a'] * 1000)}]"
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from transformers import HfArgumentParser
 
 from detris_peft.cli.train import parse_arguments
 from detris_peft.training import TrainingArguments
-from detris_peft.training.arguments import describe_ignored_launcher_settings, launcher_settings
+from detris_peft.training.launcher import (
+    describe_ignored_launcher_settings,
+    launcher_settings,
+    parse_launch_command,
+)
 
 OPTIONS = {option.name: option for option in fields(TrainingArguments)}
 
@@ -30,8 +35,8 @@ OPTIONS = {option.name: option for option in fields(TrainingArguments)}
         ("resume", "", "a text that is not empty, got ''"),
         ("drop_last", 1, "bool, got 1"),
         ("gamma", None, "float, got None"),
-        ("milestones", 35, "a list of int, got 35"),
-        ("milestones", ["35"], r"a list of int, got \['35'\]"),
+        ("milestones", 35, r"list\[int\], got 35"),
+        ("milestones", ["35"], r"list\[int\], got \['35'\]"),
         ("num_workers", -1, "at least 0, got -1"),
         ("max_grad_norm", -1.0, "at least 0, got -1.0"),
         ("mixed_precision", "int3", "one of no, bf16, fp16, got 'int3'"),
@@ -40,8 +45,8 @@ OPTIONS = {option.name: option for option in fields(TrainingArguments)}
         ("save_total_limit", 0, "at least 1, got 0"),
         ("eval_steps", -1, "at least 0, got -1"),
         ("report_to", ["paper"], "one of tensorboard, wandb, trackio, got 'paper'"),
-        ("report_to", "wandb", "a list of str, got 'wandb'"),
-        ("resume", 3, "str, got 3"),
+        ("report_to", "wandb", r"list\[str\], got 'wandb'"),
+        ("resume", 3, "str or None, got 3"),
         ("augment", 1, "bool, got 1"),
         ("selection_metric", "IoU", "one of mIoU, oIoU, .*got 'IoU'"),
     ],
@@ -58,6 +63,10 @@ def test_resume_and_overwrite_exclude_each_other():
 
 def test_output_dir_may_be_a_path():
     assert TrainingArguments(output_dir=Path("runs") / "a").output_dir == str(Path("runs/a"))
+
+
+def test_a_tuple_is_stored_as_a_list():
+    assert TrainingArguments(milestones=(2, 3)).milestones == [2, 3]
 
 
 @pytest.fixture
@@ -85,6 +94,26 @@ def test_settings_of_accelerate_launch_are_used_unless_an_option_is_set(launcher
         "gradient_accumulation_steps: 3 is used, as set by the option or the preset; 2 of accelerate launch is "
         "ignored.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("command", "steps"),
+    [
+        (["python", "/venv/bin/accelerate", "launch", "--gradient_accumulation_steps", "2", "train.py"], 2),
+        (["accelerate-launch", "--mixed_precision=bf16", "--gradient-accumulation-steps=3", "train.py"], 3),
+        (["python", "-m", "accelerate.commands.launch", "train.py", "--gradient_accumulation_steps", "4"], None),
+        (["python", "train.py", "--gradient_accumulation_steps", "5"], None),
+        ([], None),
+    ],
+)
+def test_the_command_line_of_accelerate_launch_is_read(command, steps, monkeypatch):
+    """accelerate passes gradient_accumulation_steps to the script only with DeepSpeed."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    monkeypatch.delenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", raising=False)
+    assert parse_launch_command(command).get("gradient_accumulation_steps") == steps
+    parents = [SimpleNamespace(cmdline=lambda: ["bash"]), SimpleNamespace(cmdline=lambda: command)]
+    monkeypatch.setattr("psutil.Process", lambda: SimpleNamespace(parents=lambda: parents))
+    assert TrainingArguments().gradient_accumulation_steps == (steps or 1)
 
 
 def test_without_settings_of_accelerate_launch_the_defaults_are_used(launcher):

@@ -186,13 +186,13 @@ def test_skipped_bad_rows_are_listed_and_counted(intact, tmp_path, labels, capsy
     faults = [damage(toys) for damage in FAULTS]
     toys.write().train("--skip_bad_rows")
     printed = capsys.readouterr().out.splitlines()
-    start = next(i for i, line in enumerate(printed) if "bad rows were skipped" in line)
+    start = next(i for i, line in enumerate(printed) if "invalid rows were skipped" in line)
     listed = printed[start + 1 :]
     for kind, named, count in faults:
         found = [line for line in listed if line.startswith(f"  {kind}: ") and all(name in line for name in named)]
         assert len(found) == count, (named, printed)
     assert len(listed) == sum(count for _, _, count in faults)
-    assert printed[start] == f"{len(listed)} bad rows were skipped:"
+    assert printed[start] == f"{len(listed)} invalid rows were skipped:"
     # Of 20 references the readers skip 8. The others are visited; a good row replaces each bad one.
     assert len(labels) == 12
     assert min(labels) > 0
@@ -213,7 +213,7 @@ def test_bad_validation_rows_are_refused_or_skipped_too(intact, tmp_path, labels
     toys, file = damaged("skips")
     toys.train("--skip_bad_rows")
     printed = capsys.readouterr().out
-    assert "\n2 bad rows were skipped:\n  image_damaged: " in printed
+    assert "\n2 invalid rows were skipped:\n  image_damaged: " in printed
     assert [line for line in printed.splitlines() if str(file) in line] == printed.splitlines()[-2:]
     assert len(labels) == 2 * 20
 

@@ -88,7 +88,7 @@ def test_on_a_file_system_without_locks_training_goes_on(tmp_path, monkeypatch):
 def test_an_earlier_run_is_replaced_only_with_overwrite(tmp_path, marker):
     folder = earlier_run(tmp_path / "run", marker)
     (folder / "notes.txt").write_text("mine")
-    message = "got checkpoints, best, last of an earlier run; continue it with --resume latest, .*--overwrite"
+    message = "got checkpoints, best, last of an earlier run; resume it with --resume latest, .*--overwrite"
     with pytest.raises(ValueError, match=message), claim(folder):
         pass
     with claim(folder, resume="latest"):
@@ -98,16 +98,19 @@ def test_an_earlier_run_is_replaced_only_with_overwrite(tmp_path, marker):
         assert (folder / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("kind", [None, "checkpoint", "dataset"])
 @pytest.mark.parametrize("options", [{}, {"overwrite": True}, {"resume": "latest"}], ids=str)
-def test_folders_of_something_else_are_never_deleted(tmp_path, options):
+def test_folders_of_something_else_are_never_deleted(tmp_path, options, kind):
     (tmp_path / "project/best").mkdir(parents=True)
+    if kind:
+        mark_folder(tmp_path / "project", kind)
     (tmp_path / "project/best/thesis.pdf").write_text("mine")
     (tmp_path / "project/run.json").write_text('{"name": "another program"}')
     message = "project: expected a folder without best, .*choose another output_dir"
     with pytest.raises(ValueError, match=message), claim(tmp_path / "project", **options):
         pass
     assert (tmp_path / "project/best/thesis.pdf").read_text() == "mine"
-    assert not (tmp_path / "project" / MARKER).exists()
+    assert (tmp_path / "project" / MARKER).exists() == bool(kind)
 
 
 def test_only_a_folder_without_other_files_is_marked(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from detris_peft.atomic import write_manifest
+from detris_peft.manifest import write_manifest
 from detris_peft.training import TrainingInterrupted, results, train, trainer
 from detris_peft.training import checkpoints as checkpoints_module
 from detris_peft.training.step import TrainingStep
@@ -197,14 +197,14 @@ def test_options_that_may_change_do_not_prevent_resuming(root, tmp_path):
 def test_latest_without_a_checkpoint_starts_from_scratch(root, tmp_path, capsys):
     assert len(run(root, tmp_path / "run", epochs=1, resume="latest")) == 1
     assert "yet; starting from scratch" in capsys.readouterr().out
-    with pytest.raises(ValueError, match=r"expected latest or a folder in .*, got nowhere"):
+    with pytest.raises(ValueError, match=r"expected latest or a checkpoint folder, got .*nowhere"):
         run(root, tmp_path / "run", epochs=1, resume="nowhere")
 
 
 def test_a_folder_with_a_run_is_overwritten_only_on_request(root, tmp_path):
     run(root, tmp_path / "run", epochs=2)
     with pytest.raises(
-        ValueError, match="got checkpoints, best, last of an earlier run; continue it with --resume latest"
+        ValueError, match="got checkpoints, best, last of an earlier run; resume it with --resume latest"
     ):
         run(root, tmp_path / "run", epochs=1)
     assert len(run(root, tmp_path / "run", epochs=1, overwrite=True)) == 1

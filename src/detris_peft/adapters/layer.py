@@ -129,7 +129,7 @@ class ParallelAdapterLayer(nn.Module, BaseTunerLayer):
     # Adapters whose weights are still the random initial ones: a refused load removes them
 
     def weight_sum(self, adapter_name: str) -> float:
-        """Return the sum of a branch's weights: it tells weights that have changed from those that have not."""
+        """Return the sum of a branch's weights, from which `is_initial` sees whether they have changed."""
         return float(sum(p.detach().double().sum() for p in self.branches[adapter_name].parameters()))
 
     def mark_initial(self, adapter_name: str) -> None:

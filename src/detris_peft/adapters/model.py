@@ -76,7 +76,14 @@ class ParallelAdapterModel(PortableModule, BaseTuner):
         return peft_config
 
     def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
-        """Raise a ValueError for blocks that do not exist, before any module is changed."""
+        """Raise a ValueError for modules and blocks that do not exist, before any module is changed."""
+        names = [] if peft_config.task_type else peft_config.modules_to_save or []  # peft adds names for a task
+        unknown = [name for name in names if not any(key.endswith(name) for key, _ in model.named_modules())]
+        if unknown:
+            raise ValueError(
+                f"modules_to_save: expected modules of {type(model).__name__}, got {', '.join(unknown)}; correct or "
+                "remove the name."
+            )
         wanted = peft_config.layers_to_transform
         if wanted is None:
             return

@@ -60,7 +60,7 @@ def _captures_outputs(model: PreTrainedModel) -> bool:
 
 
 class _CaptureHook:
-    """A hook of transformers that is left out when its module is pickled or copied."""
+    """A hook of transformers that is omitted when its module is pickled or copied."""
 
     def __init__(self, hook: Callable | None = None) -> None:
         self.hook = hook

@@ -104,7 +104,8 @@ def _describe(error: Exception) -> str:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}; {_ADVICE.get(error.errno, 'try again or choose another path')}."
     if isinstance(error, (OSError, ValueError, ImportError, pickle.UnpicklingError)) and str(error).strip():
-        return one_line(error)
+        message = one_line(error)
+        return message if message.endswith((".", "`")) else f"{message}."  # "`": a command to copy
     return (
         f"unexpected error ({type(error).__name__}: {one_line(error)}); this is a bug in detris-peft: set "
         f"{_TRACEBACK}=1 to see the traceback, and report it."

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .. import DetrisConfig
 from ..conversion.original_backbones import load_original_clip_text, load_original_dinov2
-from ..modeling.backbone_folders import write_backbone
+from ..modeling.backbone_folders import recover_backbone, write_backbone
 from ..modeling.backbones import load_pretrained_backbone, read_backbone_config
 from ..modeling.configuration_detris import backbone_config
 
@@ -51,10 +52,28 @@ class Backbone:
     config: PreTrainedConfig
     original: PreTrainedModel | None = None
 
-    def write(self) -> None:
-        """Write the model of an original file to its folder."""
-        if self.original is not None:
-            write_backbone(self.original, self.name or "")
+    def write(self, overwrite: bool) -> None:
+        """Write the model of an original file to its folder.
+
+        Raises:
+            ValueError: the folder holds other weights, on which checkpoints may depend, and `overwrite` is not set.
+        """
+        if self.original is None:
+            return
+        folder = Path(self.name or "")
+        recover_backbone(str(folder))
+        if folder.is_dir() and not overwrite:
+            # Not the file's keys: transformers renames them when it saves.
+            written = type(self.original).from_pretrained(folder, dtype=self.original.dtype).state_dict()
+            weights = self.original.state_dict()
+            if weights.keys() == written.keys() and all(torch.equal(weights[name], written[name]) for name in written):
+                return
+            raise ValueError(
+                f"{folder}: expected the weights of the given original file, got those of another one, which the run "
+                "in this output_dir depends on; pass the same file, start again with --overwrite, or choose another "
+                "output_dir."
+            )
+        write_backbone(self.original, folder)
 
 
 def select_backbones(
@@ -116,7 +135,7 @@ def name_backbones(config: DetrisConfig, arguments: BackboneArguments, folder: P
                         "file or preset."
                     )
             name = str(folder / option)
-            Backbone(name, original.config, original).write()
+            Backbone(name, original.config, original).write(overwrite=True)
         config.name_backbone(kind, name)
 
 

@@ -49,7 +49,7 @@ class CheckpointArguments:
 
 
 def check_checkpoint_folder(folder: Path, option: str) -> None:
-    """Raise an error if a folder is no checkpoint; the message names the folder that is probably meant.
+    """Raise an error if a folder is not a checkpoint; the message names the folder that is probably meant.
 
     Args:
         folder: the folder.
@@ -57,7 +57,7 @@ def check_checkpoint_folder(folder: Path, option: str) -> None:
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: it is no checkpoint.
+        ValueError: it is not a checkpoint.
     """
     recover(folder)
     if not folder.is_dir():
@@ -68,7 +68,7 @@ def check_checkpoint_folder(folder: Path, option: str) -> None:
         if (folder / name / "config.json").is_file():
             raise ValueError(f"{option} {folder}: expected a checkpoint, got a run; pass {folder / name}.")
     if (folder / "run.json").is_file() or (folder / "checkpoints").is_dir():
-        raise ValueError(f"{option} {folder}: expected a checkpoint, got a run without one; continue the training.")
+        raise ValueError(f"{option} {folder}: expected a checkpoint, got a run without one; resume its training.")
     for parent in folder.resolve().parents[:2]:  # an adapter, or the training state of a run at one step
         found = next((p for p in (parent, parent / "best") if (p / "head.safetensors").is_file()), None)
         if found is not None:

@@ -9,12 +9,14 @@ from collections.abc import Iterable, Mapping
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
+import torch
 import yaml
 
 from .. import DenseAlignerConfig, DetrisConfig, TextAdapterConfig
-from ..adapters.config import as_list
 from ..field_types import describe_type, has_type
 from ..modeling.adapter_configs import change_adapter, own_fields
+from ..modeling.encoders import build_backbone
+from ..modeling.modeling_detris import adapt_backbone
 
 _ADAPTERS: dict[str, Any] = {"vision_adapter": DenseAlignerConfig, "text_adapter": TextAdapterConfig}
 _BACKBONES = ("vision_config", "text_config")
@@ -54,9 +56,11 @@ def given_options(namespace: argparse.Namespace) -> dict[str, Any]:
     """
     given = {}
     for name, kind in config_option_types().items():
-        value = getattr(namespace, name, None)
-        if value is None and (name not in _ADAPTERS or not hasattr(namespace, name)):
-            continue  # None is the default, except of an adapter
+        if not hasattr(namespace, name):
+            continue
+        value = getattr(namespace, name)
+        if not has_type(value, kind) and has_type([value], kind):  # a list of one item
+            value = [value]
         if not has_type(value, kind):
             raise ValueError(f"--{name}: expected {describe_type(kind)}, got {value!r}; correct it.")
         given[name] = value
@@ -94,11 +98,11 @@ def apply_config_options(config: DetrisConfig, given: Mapping[str, Any]) -> Detr
     config.validate_architecture()
     config.check_inputs()
     for name, encoder in (("vision_adapter", config.vision_config), ("text_adapter", config.text_config)):
-        layers, depth = getattr(getattr(config, name), "layers_to_transform", None), encoder.num_hidden_layers
-        if layers is not None and max(as_list(layers)) >= depth:
-            raise ValueError(
-                f"{name}.layers_to_transform={layers}: expected blocks of the encoder, 0 to {depth - 1}; correct it."
-            )
+        try:
+            with torch.device("meta"):  # without memory for weights
+                adapt_backbone(build_backbone(encoder), getattr(config, name))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
     return config
 
 
@@ -120,13 +124,13 @@ def _argparse_keywords(kind: Any) -> dict[str, Any]:
     if get_origin(kind) is Literal:
         return {"choices": get_args(kind)}
     if get_origin(kind) is list:
-        return {"type": get_args(kind)[0], "nargs": "+"}
+        return {"type": get_args(kind)[0], "nargs": "+", "metavar": "N"}
     if members == [str] or kind is int:
-        return {"type": members[0]}
+        return {"type": members[0], "metavar": "N" if kind is int else "TEXT"}
     if float in members or kind is float:
-        return {"type": float}
+        return {"type": float, "metavar": "X"}
     if any(get_origin(member) is list for member in members):
-        return {"action": _StoreValues, "type": _parse_value, "nargs": "+"}
+        return {"action": _StoreValues, "type": _parse_value, "nargs": "+", "metavar": "VALUE"}
     return {"type": _parse_value, "metavar": "YAML"}
 
 

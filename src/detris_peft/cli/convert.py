@@ -133,7 +133,12 @@ def read_config(arguments: ConvertArguments) -> DetrisConfig:
             f"{file}: expected the config of a {DetrisConfig.model_type!r} model, got model_type {model_type!r}; "
             "pass the config.json of a DetrisConfig."
         )
-    return DetrisConfig.from_dict(content)
+    config = DetrisConfig.from_dict(content)
+    for kind in ("vision", "text"):
+        name = getattr(config, f"{kind}_name_or_path")
+        if name and name.startswith("."):  # relative to a checkpoint
+            config.name_backbone(kind, str((file.parent / name).resolve()))
+    return config
 
 
 def _check_backbone_folders(output: Path, arguments: ConvertArguments, backbones: BackboneArguments) -> None:

@@ -83,7 +83,9 @@ class ConvertArguments:
     output: str = field(metadata={"help": "output folder"})
     splits: list[str] | None = field(default=None, metadata={"help": "splits to process; by default all"})
     max_shard_size: str = field(default="500MB", metadata={"help": "maximum size of a parquet file, in KB, MB or GB"})
-    skip_bad_rows: bool = field(default=False, metadata={"help": "skip and list rows that cannot be trained on"})
+    skip_bad_rows: bool = field(
+        default=False, metadata={"help": "skip and list invalid rows; default: stop at the first one"}
+    )
     push_to_hub: str | None = field(default=None, metadata={"help": "upload the output as this dataset: user/name"})
     private: bool = field(default=False, metadata={"help": "with --push_to_hub: create the dataset as private"})
     overwrite: bool = field(default=False, metadata={"help": "replace the files of an earlier conversion in --output"})
@@ -195,7 +197,8 @@ def convert(options: ConvertArguments, source: DataSource) -> None:
     if bad_rows:
         # A line that is not valid JSON has no split, so the reader of each split reports it.
         findings = [*{str(error): Finding(error.kind, "", str(error)) for error in bad_rows}.values()]
-        print("\n".join(_listed(f"skipped {len(findings):,} bad rows", findings)))
+        number = f"{len(findings):,} invalid {'row' if len(findings) == 1 else 'rows'}"
+        print("\n".join(_listed(f"skipped {number}", findings)))
     if options.push_to_hub:
         _push(options.push_to_hub, options)
 

@@ -15,7 +15,7 @@ from ..data.sources import DataSource
 from ..evaluation import evaluate
 from ..metrics import format_metrics
 from ..outputs import check_output_file
-from ..training.arguments import describe_ignored_launcher_settings, launcher_settings
+from ..training.launcher import describe_ignored_launcher_settings, launcher_settings
 from .checkpoint_options import CheckpointArguments, load_checkpoint, truncation_notice
 from .parser import CommandParser
 
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         inputs = (source.dataset, *Path(checkpoint.checkpoint, checkpoint.subfolder).glob("*.json"))
         check_output_file(arguments.output, arguments.overwrite, inputs)
     bad_rows = BadRows() if arguments.skip_bad_rows else None
-    rows = source.load(arguments.split, bad_rows)
+    rows = source.load_valid(arguments.split, bad_rows)
     sentences = arguments.sentences or ("first" if arguments.split in ("train", "val") else "all")
     samples = EvaluationSamples(
         rows,
@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         f"{source.dataset} {arguments.split} ({len(samples)} samples{shuffled}): {format_metrics(metrics)}"
     )
     if bad_rows:
-        accelerator.print(f"{len(bad_rows)} bad {'row was' if len(bad_rows) == 1 else 'rows were'} skipped:")
+        accelerator.print(f"{len(bad_rows)} invalid {'row was' if len(bad_rows) == 1 else 'rows were'} skipped:")
         for error in bad_rows:
             accelerator.print(f"  {error.kind}: {error}")
     expressions = [text for texts in rows["sentences"] for text in (texts[:1] if sentences == "first" else texts)]

@@ -50,6 +50,8 @@ def _checked(file: str, name: str, value: Any, expected: Any) -> Any:
     if isinstance(value, bool) and not has_type(value, expected):
         word = "yes" if value else "no"  # YAML reads these words as booleans: `mixed_precision: no`
         value = word if has_type(word, expected) else value
+    if value == "none" and not has_type(value, expected):
+        value = None  # as on the command line; YAML's own word is null
     if not has_type(value, expected):
         raise ValueError(f"{file}: {name}: expected {describe_type(expected)}, got {value!r}; correct it.")
     return value

@@ -14,7 +14,8 @@ from typing import Any, NoReturn
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
-_TYPE_NAMES: dict[Any, str] = {int: "a whole number", float: "a number", string_to_bool: "true or false"}
+_TYPE_NAMES: dict[Any, str] = {int: "an integer", float: "a number", string_to_bool: "true or false"}
+_LONG_DASHES = "\u2012\u2013\u2014\u2015\u2212"  # that text processors make of --
 _NEGATIVE_NUMBER = re.compile(r"-\d+|-\d*\.\d+")
 _REQUIRED = "the following arguments are required: "
 
@@ -85,6 +86,9 @@ class CommandParser(HfArgumentParser):
         """Report an unknown option before argparse reports what it leads to, such as a missing required option."""
         for word in words:
             name = word.split("=")[0]
+            plain = f"--{name.lstrip(_LONG_DASHES)}"
+            if name.startswith(tuple(_LONG_DASHES)) and plain in self._option_string_actions:
+                self.error(f"expected an option that starts with --, got {name}; use {plain}")
             is_option = len(word) > 1 and word.startswith("-") and not _NEGATIVE_NUMBER.fullmatch(word)
             if is_option and " " not in word and name not in self._option_string_actions:
                 nearest = difflib.get_close_matches(name.lower(), self._option_string_actions, n=1)
@@ -100,9 +104,11 @@ class CommandParser(HfArgumentParser):
             is_option = word.split("=")[0] in self._option_string_actions
             groups.append(word.split("=", 1)) if is_option else groups[-1].append(word)
         for option, *values in groups[1:]:
-            if len(values) > 1 and self._option_string_actions[option].nargs is None:
+            action = self._option_string_actions[option]
+            if len(values) > 1 and action.nargs is None:
                 text = " ".join(values)
-                self.error(f"{option}: expected one value, got {len(values)} words; put them in quotes: {text!r}")
+                fix = f"remove {values[1]!r}" if action.type in (int, float) else f"put them in quotes: {text!r}"
+                self.error(f"{option}: expected one value, got {len(values)} words; {fix}")
 
     def _invalid(self, error: argparse.ArgumentError) -> str:
         """Describe an error of argparse as the option, what it expects, and what it got."""

@@ -58,8 +58,10 @@ class PredictionArguments:
                 f"--text: expected text in UTF-8, got {self.text!r}; set the terminal's encoding to UTF-8."
             ) from None
         clean_sentence(self.text, "--text")
-        for file in (self.output, self.mask_file):
-            check_output_file(file, self.overwrite, inputs=(self.image,))
+        if not self.image:
+            raise ValueError("--image: expected an image file, got an empty name; pass one.")
+        check_output_file(self.output, self.overwrite, inputs=(self.image,))
+        check_output_file(self.mask_file, self.overwrite, inputs=(self.image,))
         if Path(self.output).suffix.lower() != ".png":
             raise ValueError(f"--output {self.output}: expected a name that ends with .png; change it.")
 

@@ -21,9 +21,11 @@ from ..data.tools.leaks import shared_images
 from ..modeling.hub import check_backbones_on_hub, check_hub_access
 from ..tokenization_detris import load_tokenizer, train_tokenizer
 from ..training import TrainingArguments, TrainingInterrupted, train
-from ..training.arguments import launcher_settings
 from ..training.batching import GlobalBatches
-from ..training.output_dir import check_output_dir
+from ..training.checkpoints import check_resume_folder
+from ..training.distributed import run_on_all_ranks
+from ..training.launcher import launcher_settings
+from ..training.output_dir import check_output_dir, lock
 from ..training.trackers import check_trackers
 from .backbone_options import KINDS, Backbone, BackboneArguments, load_backbone, select_backbones
 from .checkpoint_options import truncation_notice
@@ -76,17 +78,20 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     processor = DetrisProcessor.from_config(config, tokenizer)
     processor.keep_aspect_ratio = run.keep_aspect_ratio
     if training.push_to_hub:
-        check_backbones_on_hub(config)
-        check_hub_access(training.push_to_hub)
+        _check_push(config, training.push_to_hub)
     if not isinstance(train_rows, datasets.IterableDataset):
         _report_truncated(state, tokenizer, train_rows, config.max_text_length)
 
-    with state.main_process_first():
-        if state.is_main_process:
-            _check_run(training, train_rows, state)
+    def write_backbones() -> None:
+        _check_run(training, train_rows, state)
+        with lock(Path(training.output_dir)):  # a running process depends on its backbones
             for backbone in selected.values():
-                backbone.write()
-        presets.random_backbones(config, folder, training.seed)  # written by the first process, named by all
+                backbone.write(training.overwrite)
+            presets.random_backbones(config, folder, training.seed)
+
+    if failure := run_on_all_ranks(state, write_backbones, main_only=True):
+        raise ValueError(failure)
+    presets.random_backbones(config, folder, training.seed)  # names them on the other ranks
     set_seed(training.seed)  # initialization of adapters and head
     model = DetrisForReferringSegmentation.from_backbones(
         load_backbone(config, "vision"), load_backbone(config, "text"), config, tokenizer
@@ -165,12 +170,24 @@ def _warn_if_not_distributed(state: PartialState) -> None:
 def _check_run(training: TrainingArguments, train_rows: Any, state: PartialState) -> None:
     """Raise a ValueError for options that training would refuse, before backbones are written."""
     check_trackers(training.report_to)
-    if training.resume not in (None, "latest") and not Path(training.resume or "").is_dir():
-        raise ValueError(f"resume: expected latest or a checkpoint folder, got {training.resume}; correct the path.")
+    if training.resume is not None and training.resume != "latest":
+        check_resume_folder(Path(training.resume))
     if not isinstance(train_rows, datasets.IterableDataset):
         count, accumulation = state.num_processes, training.gradient_accumulation_steps
         GlobalBatches(len(train_rows), training.batch_size, count, 0, accumulation, training.drop_last)
     check_output_dir(Path(training.output_dir), bool(training.resume), training.overwrite)
+
+
+def _check_push(config: DetrisConfig, repository: str) -> None:
+    """Raise a ValueError if the checkpoint could not be pushed after training, or not be loaded by others."""
+    for kind in KINDS:
+        if not getattr(config, f"{kind}_name_or_path"):
+            raise ValueError(
+                f"push_to_hub: expected a {kind} backbone on the Hub, got none, so that a random one would be written "
+                f"to output_dir; pass --{kind}_model, or remove --push_to_hub."
+            )
+    check_backbones_on_hub(config)
+    check_hub_access(repository)
 
 
 # -- data -------------------------------------------------------------------------------------------------------------
@@ -180,8 +197,8 @@ def _load_rows(
     run: RunArguments, source: DataSource, bad_rows: BadRows | None, state: PartialState
 ) -> tuple[Any, Any]:
     """Load the training and validation rows, and check that they share no images."""
-    train_rows = source.load(run.train_split, bad_rows)
-    val_rows: Any = replace(source, streaming=False).load(run.val_split, bad_rows)
+    train_rows = source.load_valid(run.train_split, bad_rows)
+    val_rows: Any = replace(source, streaming=False).load_valid(run.val_split, bad_rows)
     if train_rows.info.description:  # notes of the reader, e.g. on train/test overlap in the mixed dataset
         state.print(train_rows.info.description)
     if not isinstance(train_rows, datasets.IterableDataset):

@@ -20,6 +20,7 @@ _NUMBER = (int, float)
 _MAX_ID = 10**15
 # Pixels by which a box may exceed the image, because its coordinates were rounded.
 _BOX_TOLERANCE = 2
+FOREGROUND_WITHOUT_TARGET = "expected a mask without foreground, as 'no_target' is true, got some; fix one of the two"
 
 
 def open_header(image: Mapping[str, Any], where: str, any_depth: bool = False) -> Image.Image:
@@ -35,7 +36,11 @@ def open_header(image: Mapping[str, Any], where: str, any_depth: bool = False) -
         BadRowError: the file is not an image that can be used.
     """
     data, path = image.get("bytes"), image.get("path")
-    source = data if data and isinstance(data, bytes) else path or b""
+    if data and not isinstance(data, bytes):
+        raise BadRowError(
+            f"{where}: expected an image as bytes, got {short(data)}; pass its file name", "image_damaged"
+        )
+    source = data or path or b""
     try:
         return images.open_header(source, f"{where}: {path or images.default_name(source)}", any_depth)
     except FileNotFoundError:
@@ -96,7 +101,7 @@ def read_id(value: Any, default: int, where: str) -> int:
     """Return an id as an integer: 7, 7.0 and "7" are 7, other text is hashed, None gives the default.
 
     Raises:
-        BadRowError: the value is neither a whole number nor text.
+        BadRowError: the value is neither an integer nor text.
     """
     if value is None:
         return default
@@ -140,6 +145,7 @@ def read_mask(
     *,
     find_file: Callable[[str], str] = os.path.abspath,
     fractions: bool = False,
+    no_target: bool = False,
 ) -> dict[str, Any]:
     """Convert a mask in any of the usual forms into compressed RLE.
 
@@ -151,16 +157,17 @@ def read_mask(
         where: prefix of the error message.
         find_file: returns the path of a mask file, given its name.
         fractions: coordinates are fractions of width and height instead of pixels.
+        no_target: the mask must have no foreground, instead of some.
 
     Raises:
         BadRowError: of kind mask_malformed, mask_empty or mask_out_of_frame.
     """
     if isinstance(value, str):
-        value = _from_text(value, find_file, where)
+        value = _from_text(value, where)
     if isinstance(value, Image.Image):
         value = _foreground(value, where)
     elif isinstance(value, Mapping) and "counts" not in value and value.keys() & {"bytes", "path"}:
-        value = _decode_mask_image(value, where)
+        value = _decode_mask_image(value, find_file, where)
     elif isinstance(value, Sequence) and not isinstance(value, bytes):
         value = _polygons(value)
         if fractions:
@@ -172,7 +179,10 @@ def read_mask(
         if isinstance(value, (np.ndarray, Mapping)) and _is_turned(value, height, width):
             hint = " (if the image has an EXIF orientation, draw the mask on the upright image)"
         raise BadRowError(f"{where}: {error}{hint}", error.kind) from None
-    if not mask_area(mask):
+    if no_target:
+        if mask_area(mask):
+            raise BadRowError(f"{where}: {FOREGROUND_WITHOUT_TARGET}", "mask_malformed")
+    elif not mask_area(mask):
         raise _empty(value, height, width, where)
     return mask
 
@@ -190,7 +200,7 @@ def read_box(
     Raises:
         BadRowError: of kind mask_malformed, mask_empty or mask_out_of_frame.
     """
-    box = _from_text(value, str, where) if isinstance(value, str) else value
+    box = _from_text(value, where) if isinstance(value, str) else value
     if not isinstance(box, Sequence) or len(box) != 4 or not all_finite(box):
         raise BadRowError(f"{where}: expected a box of four numbers, got {short(value)}; fix it", "mask_malformed")
     x1, y1, x2, y2 = _scaled(box, height, width) if fractions else box
@@ -211,17 +221,20 @@ def read_box(
     return read_mask([x1, y1, x2, y1, x2, y2, x1, y2], height, width, where)
 
 
-def _from_text(text: str, find_file: Callable[[str], str], where: str) -> Any:
+def _from_text(text: str, where: str) -> Any:
     """Parse JSON text; any other text is a file name."""
     if text.lstrip()[:1] not in ("[", "{"):
-        return {"path": find_file(text), "bytes": None}
+        return {"path": text}
     try:
         return parse_json(text, f"{where}: {short(text)}")
     except ValueError as error:
         raise BadRowError(str(error).removesuffix("."), "mask_malformed") from None
 
 
-def _decode_mask_image(value: Mapping[str, Any], where: str) -> np.ndarray:
+def _decode_mask_image(value: Mapping[str, Any], find_file: Callable[[str], str], where: str) -> np.ndarray:
+    path = str(value.get("path") or "")
+    if path and not value.get("bytes") and not images.is_url(path):
+        value = {"path": find_file(path)}
     name = f"{where}: {value['path']}" if value.get("path") else where
     try:
         with open_header(value, where, any_depth=True) as header:

@@ -153,14 +153,14 @@ def _checked_runs(rle: Mapping[str, Any], height: int, width: int) -> np.ndarray
         )
     if not fits or runs.sum() != area:
         raise _malformed(
-            f"expected run lengths that add up to height x width = {area}, got negative, truncated or damaged ones; "
-            "download the annotations again"
+            f"expected integer run lengths that add up to height x width = {area}, got negative, truncated or damaged "
+            "ones; download the annotations again"
         )
     return runs
 
 
 def as_integer(value: Any) -> Any:
-    """Return an integer for whole numbers that were written as 3.0 or "3"; any other value is returned unchanged."""
+    """Return an integer for one that was written as 3.0 or "3"; any other value is returned unchanged."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, str) and len(value) < 20 and value.isascii() and value.isdecimal():
@@ -198,7 +198,9 @@ def _rasterize(polygons: Sequence[Any], height: int, width: int) -> Any:
                 f"{short(polygon, 40)}; fix the polygon"
             )
         if not all_finite(polygon) or (polygon and not -limit <= min(polygon) <= max(polygon) <= limit):
-            raise _malformed(f"expected polygon coordinates within {limit} pixels, got {short(polygon, 40)}; fix them")
+            raise _malformed(
+                f"expected numbers as polygon coordinates within {limit} pixels, got {short(polygon, 40)}; fix them"
+            )
         if polygon and _perimeter(polygon) > MAX_PERIMETER:
             raise _malformed(
                 f"expected a polygon with a perimeter of at most {MAX_PERIMETER:,} pixels, got {len(polygon) // 2:,} "

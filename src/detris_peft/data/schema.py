@@ -11,7 +11,7 @@ from PIL import Image
 
 from .. import images
 from .errors import BadRowError, MissingImageError, short
-from .fields import check_sentence, check_text, sentence_ids
+from .fields import FOREGROUND_WITHOUT_TARGET, check_sentence, check_text, sentence_ids
 from .masks import decode_mask
 
 
@@ -37,8 +37,8 @@ FEATURES = datasets.Features(
         "image": ImageFeature(),
         # All expressions that refer to the target, as published (field `sent`); at least one, none of them blank.
         "sentences": [datasets.Value("string")],
-        # The targets' pixels as compressed COCO RLE with the image's size [H, W]; see `decode_mask`. Empty only if
-        # `no_target` is true.
+        # The targets' pixels as compressed COCO RLE with the image's size [H, W]; see `decode_mask`. Without
+        # foreground if `no_target` is true, and only then.
         "mask": {"size": [datasets.Value("int32")], "counts": datasets.Value("string")},
         "ref_id": datasets.Value("int64"),
         # Annotation id of the first target, or -1 if there is no target.
@@ -176,6 +176,8 @@ def check_mask(row: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
         mask = decode_mask(row["mask"])
     except ValueError as error:
         raise BadRowError(f"{where}: {error}", "mask_malformed") from error
+    if row["no_target"] and mask.any():
+        raise BadRowError(f"{where}: {FOREGROUND_WITHOUT_TARGET}", "mask_malformed")
     if not row["no_target"] and not mask.any():
         raise BadRowError(f"{where}: the mask is empty; fix it, or mark the row as no_target", "mask_empty")
     return mask
@@ -235,7 +237,7 @@ def _reduce(file: Image.Image, image_size: int, orientation: int) -> None:
 
 @contextmanager
 def _bad_rows(image: Mapping[str, Any]) -> Iterator[None]:
-    """Convert errors about an image into bad rows."""
+    """Convert errors about an image into a `BadRowError`."""
     try:
         yield
     except FileNotFoundError as error:

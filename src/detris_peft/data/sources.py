@@ -55,6 +55,8 @@ class DataSource:
     streaming: bool = field(default=False, metadata={"help": "Hub or parquet only: read rows on demand"})
 
     def __post_init__(self) -> None:
+        if not self.dataset:
+            raise ValueError("--dataset: expected a dataset, got an empty name; pass one.")
         # Shells complete folder names with a slash.
         self.dataset = self.dataset.rstrip("/") or self.dataset
 
@@ -72,6 +74,17 @@ class DataSource:
         reader = self._reader()
         self._check_options(reader)
         return reader.load(self, split, bad_rows)
+
+    def load_valid(self, split: str, bad_rows: BadRows | None) -> datasets.Dataset | datasets.IterableDataset:
+        """Load one split as `load` does; raise a ValueError as well if every row is invalid."""
+        earlier = len(bad_rows or ())
+        rows = self.load(split, bad_rows)
+        if bad_rows is not None and isinstance(rows, datasets.Dataset) and not len(rows) and len(bad_rows) > earlier:
+            raise ValueError(
+                f"{self.dataset} {split}: expected at least one valid row, got {len(bad_rows) - earlier} invalid; "
+                f"fix them, the first is: {bad_rows[earlier]}"
+            )
+        return rows
 
     def splits(self) -> list[str]:
         """Return the dataset's splits: train, val and test first, others in alphabetical order.
@@ -101,7 +114,9 @@ class DataSource:
         accepted = "; ".join(candidate.accepts for candidate in registered_readers())
         if path is not None and path.is_dir():
             found = _shortened(entry.name for entry in path.iterdir())
-            raise FileNotFoundError(f"{path}: no dataset in this folder, only {found}; accepted are: {accepted}")
+            raise FileNotFoundError(
+                f"{path}: expected a dataset, got a folder with {found}; pass one of these: {accepted}"
+            )
         if path is not None:
             raise ValueError(
                 f"{path}: expected a dataset, got a file; accepted are: {accepted}; pass its folder, {path.parent}"

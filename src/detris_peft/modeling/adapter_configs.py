@@ -45,7 +45,10 @@ def adapter_config(name: str, value: Any, cls: type[Adapter]) -> Adapter | None:
                 "got an unknown name; correct or remove it."
             )
         _check_types(name, values, selected)
-        value = selected(**values)
+        try:
+            value = selected(**values)
+        except ValueError as error:
+            raise ValueError(f"{name}.{error}") from None
     if not isinstance(value, cls):
         got = f"a {type(value).__name__}" if isinstance(value, PeftConfig) else repr(value)
         raise ValueError(f"{name}: expected a {cls.__name__} or None, got {got}.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -25,20 +24,23 @@ def write_backbone(model: PreTrainedModel, folder: str | os.PathLike) -> None:
         OSError: the folder cannot be written, for example because the disk is full; it is unchanged.
     """
     folder = Path(folder)
-    created = [parent for parent in folder.parents if not parent.exists()]
     try:
         with atomic_update_dir(folder) as staging:
             model.save_pretrained(staging)
+            use_default_permissions(staging)
             mark_folder(staging, "backbone")
             sync_tree(staging)
     except (OSError, SafetensorError) as error:  # safetensors does not raise an OSError for a full disk
-        for parent in created:
-            with suppress(OSError):  # it may contain other files by now
-                parent.rmdir()
         raise OSError(
             f"{folder}: the backbone cannot be written ({one_line(error, first_line=True)}); free disk space, or "
-            "choose another output folder."
+            "choose another folder."
         ) from error
+
+
+def use_default_permissions(folder: Path) -> None:
+    """Let others read the weights below a folder as far as its `config.json`: safetensors writes files as private."""
+    for file in folder.rglob("*.safetensors"):
+        file.chmod((folder / "config.json").stat().st_mode)
 
 
 def recover_backbone(name: str) -> None:

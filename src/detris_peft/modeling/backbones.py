@@ -20,7 +20,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTraine
 from ..errors import one_line
 from ..safe_loading import read_json
 from .backbone_folders import recover_backbone
-from .config_limits import check_limits
+from .config_limits import check_limits, check_raw_limits
 from .encoders import architecture
 
 _HUB_KEYWORDS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
@@ -47,7 +47,10 @@ def read_backbone_config(kind: str, name: str, fix: str, **keywords: Any) -> Pre
     if os.path.isdir(name):
         _check_local(kind, Path(name) / located.get("subfolder", ""), fix)
     elif os.path.isabs(name) or name.startswith(".") or os.path.exists(name):
-        raise FileNotFoundError(f"The {kind} backbone {name} is no folder; {fix}.")
+        raise FileNotFoundError(f"{name}: expected the folder of the {kind} backbone, found no such folder; {fix}.")
+    with _as_one_line(kind, name, fix):
+        values, _ = PreTrainedConfig.get_config_dict(name, **located)
+    check_raw_limits(f"{name}/config.json", values)
     with _as_one_line(kind, name, fix):
         container = AutoConfig.from_pretrained(name, trust_remote_code=False, **located)
     config = getattr(container, f"{kind}_config", None) or container
@@ -126,8 +129,8 @@ def _as_one_line(kind: str, name: str, fix: str) -> Iterator[None]:
 
 
 def _is_unused(key: str) -> bool:
-    """Return whether DETRIS does not use a weight: poolers, and tables of indices that older versions saved."""
-    return "pooler" in key or key.endswith("position_ids")
+    """Return whether DETRIS does not use a weight: poolers, mask tokens, and tables of indices that old files have."""
+    return "pooler" in key or key.endswith(("position_ids", "mask_token"))
 
 
 def _belongs_to(model: PreTrainedModel, key: str) -> bool:

@@ -39,8 +39,9 @@ _LIMITS = {
     "text_dim": MAX_WIDTH,
     "cross_attention_dim": MAX_HEAD_WIDTH,
     "cross_attention_heads": MAX_HEAD_WIDTH,
+    "num_labels": MAX_TOKENS,  # of a task head; transformers creates a name for each
 }
-_MAY_BE_ZERO = ("num_register_tokens", "decoder_layers", "type_vocab_size")
+_MAY_BE_ZERO = ("num_register_tokens", "decoder_layers", "type_vocab_size", "num_labels")
 
 
 def check_limits(where: str, config: Any) -> None:
@@ -59,4 +60,23 @@ def check_limits(where: str, config: Any) -> None:
         for size in sizes:
             is_number = isinstance(size, int) or (isinstance(size, float) and name == "mlp_ratio")
             if not is_number or isinstance(size, bool) or not minimum <= size <= maximum:
-                raise ValueError(f"{where}: expected {name} from {minimum} to {maximum:,}, got {size!r}; correct it.")
+                raise ValueError(_message(where, name, size))
+
+
+def check_raw_limits(where: str, values: dict[str, Any]) -> None:
+    """Raise a ValueError if a size is too large, before transformers reads the config and creates lists of that size.
+
+    Args:
+        where: file or field that holds the config; the message starts with it.
+        values: the content of the config as read from JSON, with the configs of both encoders nested in it.
+    """
+    for name, value in values.items():
+        if isinstance(value, dict):
+            check_raw_limits(where, value)
+        elif name in _LIMITS and isinstance(value, (int, float)) and value > _LIMITS[name]:
+            raise ValueError(_message(where, name, value))
+
+
+def _message(where: str, name: str, value: Any) -> str:
+    minimum = 0 if name in _MAY_BE_ZERO else 1
+    return f"{where}: expected {name} from {minimum} to {_LIMITS[name]:,}, got {value!r}; correct it."

@@ -2,18 +2,19 @@
 
 import copy
 import difflib
+import os
 from dataclasses import field, fields
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from ..adapters import DenseAlignerConfig, TextAdapterConfig
 from ..defaults import IMAGE_SIZE, MASK_THRESHOLD, MAX_TEXT_LENGTH
 from ..errors import one_line
 from ..field_types import describe_type, has_type
 from .adapter_configs import adapter_config, adapter_dict, scale_adapter
-from .config_limits import check_limits
+from .config_limits import check_limits, check_raw_limits
 from .encoders import architecture, sentence_dim, text_encoder
 from .layers import scale_layers
 from .tokenizer_checks import check_tokenizer
@@ -109,6 +110,7 @@ class DetrisConfig(PreTrainedConfig):
         if "tap_layers" in kwargs:  # the name of this field in config files written before 0.1.0
             self.extract_layers = kwargs.pop("tap_layers")
         self._refuse_unknown_fields(kwargs)
+        check_raw_limits("config", kwargs)
         self.vision_config = backbone_config("vision_config", self.vision_config)
         self.text_config = backbone_config("text_config", self.text_config)
         for name in _ADAPTERS:
@@ -159,6 +161,8 @@ class DetrisConfig(PreTrainedConfig):
 
     def name_backbone(self, kind: str, name: str | None) -> None:
         """Set the name of the `"vision"` or `"text"` backbone. A changed name resets the revision."""
+        if name and os.path.isdir(name):
+            name = os.path.abspath(name)  # valid if the working directory changes
         if name and name != getattr(self, f"{kind}_name_or_path"):
             setattr(self, f"{kind}_name_or_path", name)
             setattr(self, f"{kind}_revision", None)
@@ -266,11 +270,14 @@ def backbone_config(name: str, config: Any) -> PreTrainedConfig:
     if not isinstance(config, PreTrainedConfig):
         default = _VISION_DEFAULT if name == "vision_config" else _TEXT_DEFAULT
         values = dict(default) if config is None else config
-        if not isinstance(values, dict) or "model_type" not in values:
+        model_type = values.get("model_type") if isinstance(values, dict) else None
+        if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+            got = f"model_type={model_type!r:.80}" if isinstance(values, dict) else f"{values!r:.80}"
             raise ValueError(
-                f"{name}: expected a config, or a dict with a model_type such as 'dinov2_with_registers', got "
-                f"{values}."
+                f"{name}: expected a config, or a dict with a model_type of transformers, such as "
+                f"{default['model_type']!r}, got {got}; correct it."
             )
+        check_raw_limits(name, values)
         try:
             config = AutoConfig.for_model(**values)
         except (ValueError, TypeError, StrictDataclassError) as error:
@@ -278,13 +285,24 @@ def backbone_config(name: str, config: Any) -> PreTrainedConfig:
                 f"{name}: expected a config of transformers, got {one_line(error)}; correct it."
             ) from None
     config.architectures = [architecture(config)]
-    for required in ("num_hidden_layers", "hidden_size", "patch_size" if name == "vision_config" else "vocab_size"):
+    check_kind(name, config)
+    return config
+
+
+def check_kind(name: str, config: PreTrainedConfig) -> None:
+    """Raise a ValueError if the config of a backbone is of another kind of model.
+
+    Args:
+        name: what the config belongs to; it starts with `"vision"` or `"text"`.
+        config: the config.
+    """
+    is_image = name.startswith("vision")
+    for required in ("num_hidden_layers", "hidden_size", "patch_size" if is_image else "vocab_size"):
         if not hasattr(config, required):
             raise ValueError(
-                f"{name}: expected the config of {'an image' if name == 'vision_config' else 'a text'} encoder, got "
-                f"{config.model_type!r}, which has no {required}; set another model_type."
+                f"{name}: expected {'an image' if is_image else 'a text'} encoder, got {config.model_type!r}, whose "
+                f"config has no {required}; choose another model."
             )
-    return config
 
 
 def max_positions(text_config: Any) -> int:

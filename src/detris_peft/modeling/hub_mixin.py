@@ -16,6 +16,18 @@ from .checkpoint import load_checkpoint, save_checkpoint
 from .hub import push_folder, push_model
 
 _COMMIT_KEYWORDS = ("token", "private", "commit_message", "commit_description", "revision", "create_pr")
+# Of transformers: without effect on a checkpoint of a few files.
+_IGNORED_KEYWORDS = (
+    "distributed_checkpoint",
+    "max_shard_size",
+    "safe_serialization",
+    "save_function",
+    "save_original_format",
+    "save_peft_format",
+    "tags",
+    "use_temp_dir",
+    "variant",
+)
 
 
 class DetrisHubMixin:
@@ -36,8 +48,8 @@ class DetrisHubMixin:
             pretrained_model_name_or_path: folder or Hub repository written by `save_pretrained`.
             vision_model, text_model: loaded backbones to use instead of those that the checkpoint names.
             kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download` and `subfolder` locate the
-                checkpoint; `dtype`, `device_map`, `max_memory`, `quantization_config`, `attn_implementation` and
-                `use_safetensors` are passed to the backbones.
+                checkpoint; `dtype`, `device_map`, `max_memory`, `offload_folder`, `quantization_config`,
+                `attn_implementation` and `use_safetensors` are passed to the backbones.
 
         Raises:
             FileNotFoundError: the folder or one of its files is missing, or the Hub has no such repository.
@@ -72,10 +84,12 @@ class DetrisHubMixin:
             kwargs: other keyword arguments of transformers' `save_pretrained`, ignored.
 
         Raises:
+            TypeError: an unknown keyword argument.
             ValueError: training changes weights that the checkpoint would not contain, a weight is not finite or on
                 the meta device, not exactly one adapter is active, or the folder holds files of another origin with
                 the same names. Nothing is written then.
         """
+        _check_keywords("save_pretrained", kwargs, (*_COMMIT_KEYWORDS, "repo_id"))
         if is_main_process:
             save_checkpoint(self, save_directory, state_dict, adapter_name)
         if push_to_hub and is_main_process:
@@ -108,11 +122,13 @@ class DetrisHubMixin:
             kwargs: other keyword arguments of transformers' `push_to_hub`, ignored.
 
         Raises:
+            TypeError: an unknown keyword argument.
             ValueError: `repo_id` is invalid, or a backbone is a local folder, which others could not load.
             PermissionError: the Hub rejects the token.
             OSError: the upload failed for another reason. This message and that of a PermissionError contain the
                 folder with the weights and the command that pushes them again.
         """
+        _check_keywords("push_to_hub", kwargs)
         return push_model(
             self,
             repo_id,
@@ -123,4 +139,13 @@ class DetrisHubMixin:
             commit_description=commit_description,
             revision=revision,
             create_pr=create_pr,
+        )
+
+
+def _check_keywords(method: str, kwargs: dict[str, Any], known: tuple[str, ...] = ()) -> None:
+    unknown = sorted(kwargs.keys() - {*known, *_IGNORED_KEYWORDS})
+    if unknown:
+        raise TypeError(
+            f"{method} got unexpected keyword arguments: {', '.join(unknown)}; see its documentation for those that "
+            "it takes (adapter_name=... selects the adapter)."
         )

@@ -11,7 +11,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from ..atomic import update_manifest, write_text
+from ..atomic import write_text
+from ..manifest import update_manifest
 from .configuration_detris import DetrisConfig
 from .encoders import backbone_class
 

@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.generic import ModelOutput
 
 from ..adapters import ParallelAdapterLayer
 from ..adapters.portable import PortableModule
 from .checkpoint.trainer_index import LoadsCheckpointFiles
-from .checkpoint.weights import backbone_buffers
-from .configuration_detris import DetrisConfig
+from .checkpoint.weights import backbone_buffers, head_keys
+from .configuration_detris import DetrisConfig, check_kind
 from .encoders import (
     IMAGE_ENCODERS,
     ImageEncoder,
@@ -88,8 +88,8 @@ class DetrisForReferringSegmentation(DetrisHubMixin, LoadsCheckpointFiles, Porta
         text = text_model if text_model is not None else build_backbone(config.text_config)
         if config.position_interpolation == "official":
             use_official_position_table(vision)
-        self.vision_model = _adapt(vision, config.vision_adapter)
-        self.text_model = _adapt(text, config.text_adapter)
+        self.vision_model = adapt_backbone(vision, config.vision_adapter)
+        self.text_model = adapt_backbone(text, config.text_adapter)
         dim, text_dim = config.hidden_dim, config.text_config.hidden_size
         self.neck = CrossModalNeck(
             config.vision_config.hidden_size,
@@ -102,7 +102,9 @@ class DetrisForReferringSegmentation(DetrisHubMixin, LoadsCheckpointFiles, Porta
             dim, text_dim, config.decoder_layers, config.decoder_heads, config.decoder_ffn_dim, config.dropout
         )
         self.projector = Projector(dim, config.sentence_dim)
-        self.initial_buffers = backbone_buffers(self)  # to find out when saving whether training changed one
+        # To find out when saving what a caller has added, and which buffers training has changed.
+        self.head_keys = head_keys(self)
+        self.initial_buffers = backbone_buffers(self)
         self.post_init()
         # Otherwise transformers' Trainer warns that frozen weights are not in its checkpoints.
         frozen = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
@@ -131,7 +133,17 @@ class DetrisForReferringSegmentation(DetrisHubMixin, LoadsCheckpointFiles, Porta
 
         Raises:
             ValueError: the config or the tokenizer does not fit the backbones.
+            TypeError: an argument is something else.
         """
+        for name, model in (("vision_model", vision_model), ("text_model", text_model)):
+            if not isinstance(getattr(model, "config", None), PreTrainedConfig):
+                raise TypeError(
+                    f"{name}: expected a model of transformers, got {type(model).__name__}; load it with "
+                    "from_pretrained."
+                )
+            check_kind(name, model.config)
+        if not isinstance(config, DetrisConfig | None):
+            raise TypeError(f"config: expected a DetrisConfig or None, got {type(config).__name__}; pass one of them.")
         for model in (vision_model, text_model):
             model.config.architectures = [type(model).__name__]  # so that loading creates the same class
         if config is None:
@@ -176,7 +188,11 @@ class DetrisForReferringSegmentation(DetrisHubMixin, LoadsCheckpointFiles, Porta
             labels: (B, H, W) masks, floats in [0, 1] (fractional at edges that the letterbox interpolated).
             target_sizes: ignored; accepted so that `model(**processor(...))` works.
             return_dict: if False, return a tuple.
+
+        Raises:
+            ValueError: an input has another shape; the message names it.
         """
+        _check_shapes(pixel_values, input_ids, labels)
         # 1. Text first: the Dense Aligners need its hidden states
         text_states, sentence = self.encode_text(input_ids)
         # 2. Image
@@ -236,8 +252,38 @@ class DetrisForReferringSegmentation(DetrisHubMixin, LoadsCheckpointFiles, Porta
         return height // patch, width // patch
 
 
-def _adapt(backbone: PreTrainedModel, adapter: PeftConfig | None) -> nn.Module:
-    """Freeze the backbone and add new adapters, unless the adapter config is None."""
+def _check_shapes(pixel_values: Any, input_ids: Any, labels: Any) -> None:
+    inputs = (
+        ("pixel_values", pixel_values, 4, "images (B, 3, H, W)"),
+        ("input_ids", input_ids, 2, "tokens (B, L)"),
+        ("labels", labels, 3, "masks (B, H, W)"),
+    )
+    for name, value, ndim, expected in inputs:
+        if value is None and name == "labels":
+            continue
+        if not isinstance(value, torch.Tensor) or value.ndim != ndim or not value.numel():
+            got = f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+            raise ValueError(f"{name}: expected a tensor of {expected}, got {got}; pass what the processor returns.")
+        if value.shape[0] != pixel_values.shape[0]:
+            raise ValueError(
+                f"{name}: expected one for each image, got {value.shape[0]} for {pixel_values.shape[0]} images; pass "
+                "as many."
+            )
+    if input_ids.is_floating_point():
+        raise ValueError(f"input_ids: expected integers, got {input_ids.dtype}; pass what the processor returns.")
+    if labels is not None and labels.shape[1:] != pixel_values.shape[2:]:
+        raise ValueError(
+            f"labels: expected masks with the height and width of pixel_values, {tuple(pixel_values.shape[2:])}, got "
+            f"{tuple(labels.shape[1:])}; let the processor prepare both."
+        )
+
+
+def adapt_backbone(backbone: PreTrainedModel, adapter: PeftConfig | None) -> nn.Module:
+    """Freeze a backbone and add new adapters, unless the adapter config is None.
+
+    Raises:
+        ValueError: the backbone already has adapters, or lacks modules that the adapter config names.
+    """
     if isinstance(backbone, PeftModel) or any(isinstance(m, ParallelAdapterLayer) for m in backbone.modules()):
         raise ValueError(
             f"expected a {backbone.config.model_type} backbone without adapters, got one that already has some; pass "

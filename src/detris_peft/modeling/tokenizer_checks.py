@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from .encoders import text_encoder
 
@@ -21,6 +21,11 @@ def check_tokenizer(config: PreTrainedConfig, tokenizer: Any, pad_token_id: int)
         tokenizer: the tokenizer.
         pad_token_id: id of the padding token that the model masks.
     """
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise ValueError(
+            f"tokenizer: expected a tokenizer of transformers, got {type(tokenizer).__name__}; load it with "
+            "AutoTokenizer.from_pretrained."
+        )
     name, settings = tokenizer.name_or_path or type(tokenizer).__name__, text_encoder(config)
     fix = "pass the text encoder's own tokenizer (--tokenizer)"
     size = 1 + max(tokenizer.get_vocab().values(), default=-1)

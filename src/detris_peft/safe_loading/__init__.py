@@ -1,7 +1,7 @@
 """Readers for files that other people wrote: no code is executed, and memory, depth and counts are bounded."""
 
 from .checkpoints import read_checkpoint
-from .pickle_reader import printable
+from .pickle_values import printable
 from .pickles import load_plain_pickle
 from .safetensors_files import check_safetensors, read_safetensors
 from .text_files import parse_json, read_json, read_yaml

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 
 from .limits import MAX_ARCHIVE_MEMBERS, MAX_INDEX_BYTES, MAX_INFLATED_BYTES
-from .pickle_reader import printable
+from .pickle_values import printable
 
 _BLOCK = 1 << 20
 

@@ -18,8 +18,9 @@ import torch
 from ..errors import one_line
 from .archives import check_members, read_index
 from .limits import MAX_INDEX_BYTES, MAX_OVERLAP
+from .pickle_reader import ForbiddenPickleError
 from .pickles import check_expanded
-from .tensor_pickles import ScriptModule, Storage, TensorEntry, TensorPickleReader
+from .tensor_pickles import NUMPY_FUNCTIONS, ScriptModule, Storage, TensorEntry, TensorPickleReader
 
 # A file of torch before 1.6 starts with a pickle of this number, and is a sequence of pickles and storages.
 _LEGACY_START = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
@@ -56,6 +57,12 @@ def read_checkpoint(
         raise ValueError(f"{path}: expected a complete file, got a truncated one; copy or download it again.")
     try:
         content = _read_archive(path, mmap, scripted, checksums) if is_archive else _read_legacy(path)
+    except ForbiddenPickleError as error:
+        raise ValueError(
+            f"{path}: expected a PyTorch checkpoint without pickled code, which is never executed, got one with other "
+            f"objects than tensors, numbers and text ({one_line(error)}); save its state_dict alone, or pass another "
+            "file."
+        ) from None
     except Exception as error:  # corrupt files can raise any error in `torch.load` and `zipfile`
         raise ValueError(
             f"{path}: expected a PyTorch checkpoint without pickled code, which is never executed, "
@@ -113,7 +120,8 @@ def _read_legacy(path: Path) -> Any:
 
 def _load(path: Path, mmap: bool = False) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        with torch.serialization.safe_globals([(function, name) for name, function in NUMPY_FUNCTIONS.items()]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError:  # torch's message advises to load the file without `weights_only`
         raise ValueError("opcodes that torch.save does not write") from None
 

@@ -6,13 +6,13 @@ gigabytes for the memo, overflow the C stack by hashing a nested tuple, or build
 
 from __future__ import annotations
 
-import codecs
 import pickle
 import struct
 from collections.abc import Callable
 from typing import Any
 
-from .limits import MAX_INTEGER_BYTES, MAX_INTEGER_KEY
+from .limits import MAX_DEPTH, MAX_INTEGER_BYTES, MIN_CONTAINER_BYTES, MIN_CONTAINERS
+from .pickle_values import binary_text, check_key, decimal, integer_or_boolean, printable, python_2_text, quoted_text
 
 
 class ForbiddenPickleError(pickle.UnpicklingError):
@@ -26,16 +26,17 @@ class PickleReader:
     raise a `ForbiddenPickleError` here.
 
     Args:
-        data: the file's content; `bytes` or `mmap`.
+        data: the file's content.
     """
 
-    def __init__(self, data: Any) -> None:
+    def __init__(self, data: bytes) -> None:
         self.data, self.position = data, 0
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []  # stacks below each open MARK
         self.memo: dict[int, Any] = {}
+        self._free_containers = max(MIN_CONTAINERS, len(data) // MIN_CONTAINER_BYTES)
         # Protocol 0 is text. If each line ends with CRLF, the line ends were converted.
-        is_text = data[:1] != pickle.PROTO and isinstance(data, bytes)
+        is_text = data[:1] != pickle.PROTO
         self._line_end = b"\r\n" if is_text and 0 < data.count(b"\n") == data.count(b"\r\n") else b"\n"
 
     def load(self, start: int = 0) -> Any:
@@ -46,24 +47,82 @@ class PickleReader:
             ValueError: damaged data, or a value that exceeds the limits.
         """
         self.stack, self.marks, self.memo, self.position = [], [], {}, start
-        data, size = self.data, len(self.data)
         try:
-            while self.position < size:
-                opcode = data[self.position]
-                self.position += 1
-                if opcode in _VALUES:
-                    value = _VALUES[opcode](self)  # may replace the stack
-                    self.stack.append(value)
-                elif opcode in _ACTIONS:
-                    _ACTIONS[opcode](self)
-                elif opcode == _STOP:
-                    return self.stack.pop()
-                else:
-                    raise ValueError(f"unknown opcode {opcode:#04x} at byte {self.position - 1:,}")
+            return self._run()
         except (IndexError, KeyError, TypeError, AttributeError, OverflowError, struct.error) as error:
             problem = f"{type(error).__name__} at byte {self.position:,}"
             raise ValueError(f"opcodes that do not fit together, {problem}") from None
-        raise ValueError("truncated")
+
+    def _run(self) -> Any:
+        """Execute opcodes until STOP. The most frequent ones are handled without a call of their own, for speed."""
+        data, size, memo, stack = self.data, len(self.data), self.memo, self.stack
+        position, line_end = self.position, self._line_end
+        try:
+            while position < size:
+                opcode = data[position]
+                position += 1
+                if opcode in _LINES:
+                    end = data.find(line_end, position)
+                    if end < 0:
+                        raise ValueError("truncated")
+                    text = data[position:end]
+                    position = end + len(line_end)
+                    decode = _LINES[opcode]
+                    if decode is not None:
+                        stack.append(decode(text))
+                    elif not text.isdigit() or len(text) > 10:
+                        raise ValueError(f"a memo index that is not a number, {text[:20]!r}")
+                    elif opcode == _PUT:
+                        memo[int(text)] = stack[-1]
+                    else:
+                        stack.append(memo[int(text)])
+                elif opcode in _SIZED:
+                    width, decode = _SIZED[opcode]
+                    begin = position + width
+                    position = begin + int.from_bytes(data[position:begin], "little")
+                    if position > size:
+                        raise ValueError("truncated")
+                    stack.append(decode(data[begin:position]))
+                elif opcode in _PUTS:
+                    end = position + _PUTS[opcode]
+                    memo[int.from_bytes(data[position:end], "little")] = stack[-1]
+                    position = end
+                elif opcode in _GETS:
+                    end = position + _GETS[opcode]
+                    stack.append(memo[int.from_bytes(data[position:end], "little")])
+                    position = end
+                elif opcode == _MEMOIZE:
+                    memo[len(memo)] = stack[-1]
+                elif opcode in _INTEGERS:
+                    end = position + _INTEGERS[opcode]
+                    stack.append(int.from_bytes(data[position:end], "little"))
+                    position = end
+                elif opcode == _MARK:
+                    self.marks.append(stack)
+                    if len(self.marks) > MAX_DEPTH:
+                        raise ValueError(f"containers nested more than {MAX_DEPTH} levels deep")
+                    stack = self.stack = []
+                elif opcode == _SETITEM:
+                    value, key, target = stack.pop(), stack.pop(), stack[-1]
+                    if not isinstance(target, dict):
+                        raise ValueError("keys and values outside a dict")
+                    target[key if type(key) is str else check_key(key)] = value
+                elif opcode == _APPEND:
+                    value = stack.pop()
+                    if not isinstance(stack[-1], list):
+                        raise ValueError("items outside a list")
+                    stack[-1].append(value)
+                elif opcode == _STOP:
+                    return stack.pop()
+                elif opcode in _ACTIONS:
+                    self.position = position
+                    _ACTIONS[opcode](self)
+                    position, stack = self.position, self.stack
+                else:
+                    raise ValueError(f"unknown opcode {opcode:#04x} at byte {position - 1:,}")
+            raise ValueError("truncated")
+        finally:
+            self.position = position  # for the caller, and for error messages
 
     def find_global(self, module: str, name: str) -> Any:
         """Return the value that represents a class or function."""
@@ -91,20 +150,6 @@ class PickleReader:
         self.position = end
         return part
 
-    def unsigned(self, count: int) -> int:
-        start = self.position
-        self.position = start + count
-        return int.from_bytes(self.data[start : start + count], "little")
-
-    def sized(self, count: int) -> bytes:
-        """Return bytes that follow their length, an unsigned integer of `count` bytes."""
-        start = self.position + count
-        end = start + int.from_bytes(self.data[self.position : start], "little")
-        if end > len(self.data):
-            raise ValueError("truncated")
-        self.position = end
-        return self.data[start:end]
-
     def line(self) -> bytes:
         end = self.data.find(self._line_end, self.position)
         if end < 0:
@@ -113,16 +158,18 @@ class PickleReader:
         self.position = end + len(self._line_end)
         return part
 
-    def index(self, text: bytes) -> int:
-        if not text.isdigit() or len(text) > 10:
-            raise ValueError(f"a memo index that is not a number, {text[:20]!r}")
-        return int(text)
-
     def pop_mark(self) -> list[Any]:
         items, self.stack = self.stack, self.marks.pop()
         return items
 
     def push(self, value: Any) -> None:
+        self.stack.append(value)
+
+    def push_container(self, value: Any) -> None:
+        """Push a new container. An empty one is a single byte in the file, but takes up to 200 bytes of memory."""
+        self._free_containers -= 1
+        if self._free_containers < 0:
+            raise ValueError("more containers than a file of this size can reasonably hold")
         self.stack.append(value)
 
     # -- containers ---------------------------------------------------------------------------------------------------
@@ -131,8 +178,8 @@ class PickleReader:
         target = self.stack[-1]
         if not isinstance(target, dict) or len(items) % 2:
             raise ValueError("keys and values outside a dict")
-        for i in range(0, len(items), 2):
-            target[_key(items[i])] = items[i + 1]
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            target[key if type(key) is str else check_key(key)] = value
 
     def append_items(self, items: list[Any]) -> None:
         if not isinstance(self.stack[-1], list):
@@ -142,16 +189,18 @@ class PickleReader:
     def add_items(self, items: list[Any]) -> None:
         if not isinstance(self.stack[-1], set):
             raise ValueError("items outside a set")
-        self.stack[-1].update(map(_key, items))
+        self.stack[-1].update(map(check_key, items))
 
     def new_dict(self, items: list[Any]) -> None:
-        self.push({})
+        self.push_container({})
         self.set_items(items)
 
     def pop_tuple(self, count: int) -> None:
         if len(self.stack) < count:
             raise ValueError("too few items for a tuple")
-        self.stack[-count:] = [tuple(self.stack[-count:])]
+        items = tuple(self.stack[-count:])
+        del self.stack[-count:]
+        self.push_container(items)
 
     def pop_or_pop_mark(self) -> None:
         if self.stack:
@@ -179,71 +228,16 @@ class PickleReader:
         self.build(self.stack[-1], state)
 
 
-def printable(text: str) -> str:
-    """Return the start of a text from a file, without line breaks and control characters, for error messages."""
-    return "".join(character if character.isprintable() else "?" for character in text[:100])
-
-
-def _key(value: Any) -> Any:
-    """Return a key of a dict or an item of a set.
-
-    Tuples are refused, because hashing a nested one recurses in C, and so are large integers and floats, which can be
-    chosen to have equal hashes.
-    """
-    if type(value) in (str, bytes, bool, type(None)) or (type(value) is int and abs(value) <= MAX_INTEGER_KEY):
-        return value
-    raise ValueError(f"a key that is neither text nor an integer but {type(value).__name__}")
-
-
-def _python_2_text(text: bytes) -> str:
-    """Decode a byte string of Python 2 by itself, so that one in Latin-1 does not garble the others."""
-    try:
-        return text.decode("utf-8")
-    except UnicodeDecodeError:
-        return text.decode("latin-1")
-
-
-def _quoted(text: bytes) -> str:
-    text = text.strip()
-    if len(text) < 2 or text[:1] != text[-1:] or text[:1] not in b"'\"":
-        raise ValueError("a string without quotes")
-    return _python_2_text(codecs.escape_decode(text[1:-1])[0])  # type: ignore[attr-defined]
-
-
-def _decimal(text: bytes) -> int:
-    text = text.strip().removesuffix(b"L")
-    if len(text) > 2 * MAX_INTEGER_BYTES:
-        raise ValueError(f"an integer of {len(text):,} digits")
-    return int(text)
-
-
-def _integer_or_boolean(text: bytes) -> int | bool:
-    text = text.strip()
-    return text == b"01" if text in (b"00", b"01") else _decimal(text)
-
-
-def _long(reader: PickleReader, count: int) -> int:
+def _long(reader: PickleReader, width: int) -> int:
+    count = int.from_bytes(reader.take(width), "little")
     if count > MAX_INTEGER_BYTES:
         raise ValueError(f"an integer of {count:,} bytes")
     return int.from_bytes(reader.take(count), "little", signed=True)
 
 
-def _binary_text(text: bytes) -> str:
-    return text.decode("utf-8", "surrogatepass")
-
-
-def _set_memo(reader: PickleReader, index: int) -> None:
-    reader.memo[index] = reader.stack[-1]
-
-
 def _global(reader: PickleReader) -> None:
     module, name = reader.line(), reader.line()
     reader.push(reader.find_global(module.decode("utf-8", "replace"), name.decode("utf-8", "replace")))
-
-
-def _mark(reader: PickleReader) -> None:
-    reader.marks.append(reader.stack)
-    reader.stack = []
 
 
 def _inst(reader: PickleReader) -> None:
@@ -264,63 +258,63 @@ def _extension(reader: PickleReader) -> None:
     raise ForbiddenPickleError("imports from the extension registry")
 
 
-_STOP = pickle.STOP[0]
-# Opcodes that push one value.
-_VALUES: dict[int, Callable[[PickleReader], Any]] = {
-    pickle.NONE[0]: lambda r: None,
-    pickle.NEWTRUE[0]: lambda r: True,
-    pickle.NEWFALSE[0]: lambda r: False,
-    pickle.EMPTY_LIST[0]: lambda r: [],
-    pickle.EMPTY_DICT[0]: lambda r: {},
-    pickle.EMPTY_TUPLE[0]: lambda r: (),
-    pickle.EMPTY_SET[0]: lambda r: set(),
-    pickle.INT[0]: lambda r: _integer_or_boolean(r.line()),
-    pickle.LONG[0]: lambda r: _decimal(r.line()),
-    pickle.FLOAT[0]: lambda r: float(r.line()),
-    pickle.BININT[0]: lambda r: int.from_bytes(r.take(4), "little", signed=True),
-    pickle.BININT1[0]: lambda r: r.unsigned(1),
-    pickle.BININT2[0]: lambda r: r.unsigned(2),
-    pickle.LONG1[0]: lambda r: _long(r, r.unsigned(1)),
-    pickle.LONG4[0]: lambda r: _long(r, r.unsigned(4)),
-    pickle.BINFLOAT[0]: lambda r: struct.unpack(">d", r.take(8))[0],
-    pickle.STRING[0]: lambda r: _quoted(r.line()),
-    pickle.SHORT_BINSTRING[0]: lambda r: _python_2_text(r.sized(1)),
-    pickle.BINSTRING[0]: lambda r: _python_2_text(r.sized(4)),
-    pickle.UNICODE[0]: lambda r: r.line().decode("raw-unicode-escape"),
-    pickle.SHORT_BINUNICODE[0]: lambda r: _binary_text(r.sized(1)),
-    pickle.BINUNICODE[0]: lambda r: _binary_text(r.sized(4)),
-    pickle.BINUNICODE8[0]: lambda r: _binary_text(r.sized(8)),
-    pickle.SHORT_BINBYTES[0]: lambda r: r.sized(1),
-    pickle.BINBYTES[0]: lambda r: r.sized(4),
-    pickle.BINBYTES8[0]: lambda r: r.sized(8),
-    pickle.BYTEARRAY8[0]: lambda r: r.sized(8),
-    pickle.GET[0]: lambda r: r.memo[r.index(r.line())],
-    pickle.BINGET[0]: lambda r: r.memo[r.unsigned(1)],
-    pickle.LONG_BINGET[0]: lambda r: r.memo[r.unsigned(4)],
-    pickle.DUP[0]: lambda r: r.stack[-1],
-    pickle.LIST[0]: lambda r: r.pop_mark(),
-    pickle.TUPLE[0]: lambda r: tuple(r.pop_mark()),
-    pickle.FROZENSET[0]: lambda r: frozenset(map(_key, r.pop_mark())),
-    pickle.PERSID[0]: lambda r: r.find_persistent(r.line()),
-    pickle.BINPERSID[0]: lambda r: r.find_persistent(r.stack.pop()),
+_STOP, _MARK, _MEMOIZE, _PUT, _SETITEM, _APPEND = (
+    code[0] for code in (pickle.STOP, pickle.MARK, pickle.MEMOIZE, pickle.PUT, pickle.SETITEM, pickle.APPEND)
+)
+# Values that follow their length: number of bytes of the length, and how to decode the value.
+_SIZED: dict[int, tuple[int, Callable[[bytes], Any]]] = {
+    pickle.SHORT_BINSTRING[0]: (1, python_2_text),
+    pickle.BINSTRING[0]: (4, python_2_text),
+    pickle.SHORT_BINUNICODE[0]: (1, binary_text),
+    pickle.BINUNICODE[0]: (4, binary_text),
+    pickle.BINUNICODE8[0]: (8, binary_text),
+    pickle.SHORT_BINBYTES[0]: (1, bytes),
+    pickle.BINBYTES[0]: (4, bytes),
+    pickle.BINBYTES8[0]: (8, bytes),
+    pickle.BYTEARRAY8[0]: (8, bytes),
+}
+# Number of bytes of the index in the memo.
+_PUTS = {pickle.BINPUT[0]: 1, pickle.LONG_BINPUT[0]: 4}
+_GETS = {pickle.BINGET[0]: 1, pickle.LONG_BINGET[0]: 4}
+# Number of bytes of an unsigned integer.
+_INTEGERS = {pickle.BININT1[0]: 1, pickle.BININT2[0]: 2}
+# Opcodes whose argument is the rest of the line, and how to decode a value from it; None: an index in the memo.
+_LINES: dict[int, Callable[[bytes], Any] | None] = {
+    _PUT: None,
+    pickle.GET[0]: None,
+    pickle.INT[0]: integer_or_boolean,
+    pickle.LONG[0]: decimal,
+    pickle.FLOAT[0]: float,
+    pickle.STRING[0]: quoted_text,
+    pickle.UNICODE[0]: lambda text: text.decode("raw-unicode-escape"),
 }
 _ACTIONS: dict[int, Callable[[PickleReader], Any]] = {
-    pickle.MARK[0]: _mark,
+    pickle.NONE[0]: lambda r: r.push(None),
+    pickle.NEWTRUE[0]: lambda r: r.push(True),
+    pickle.NEWFALSE[0]: lambda r: r.push(False),
+    pickle.EMPTY_LIST[0]: lambda r: r.push_container([]),
+    pickle.EMPTY_DICT[0]: lambda r: r.push_container({}),
+    pickle.EMPTY_TUPLE[0]: lambda r: r.push(()),
+    pickle.EMPTY_SET[0]: lambda r: r.push_container(set()),
+    pickle.BININT[0]: lambda r: r.push(int.from_bytes(r.take(4), "little", signed=True)),
+    pickle.LONG1[0]: lambda r: r.push(_long(r, 1)),
+    pickle.LONG4[0]: lambda r: r.push(_long(r, 4)),
+    pickle.BINFLOAT[0]: lambda r: r.push(struct.unpack(">d", r.take(8))[0]),
+    pickle.DUP[0]: lambda r: r.push(r.stack[-1]),
+    pickle.LIST[0]: lambda r: r.push_container(r.pop_mark()),
+    pickle.TUPLE[0]: lambda r: r.push_container(tuple(r.pop_mark())),
+    pickle.FROZENSET[0]: lambda r: r.push_container(frozenset(map(check_key, r.pop_mark()))),
+    pickle.PERSID[0]: lambda r: r.push(r.find_persistent(r.line())),
+    pickle.BINPERSID[0]: lambda r: r.push(r.find_persistent(r.stack.pop())),
     pickle.PROTO[0]: lambda r: r.take(1),
     pickle.FRAME[0]: lambda r: r.take(8),
     pickle.POP[0]: lambda r: r.pop_or_pop_mark(),
     pickle.POP_MARK[0]: lambda r: r.pop_mark(),
-    pickle.PUT[0]: lambda r: _set_memo(r, r.index(r.line())),
-    pickle.BINPUT[0]: lambda r: _set_memo(r, r.unsigned(1)),
-    pickle.LONG_BINPUT[0]: lambda r: _set_memo(r, r.unsigned(4)),
-    pickle.MEMOIZE[0]: lambda r: _set_memo(r, len(r.memo)),
     pickle.TUPLE1[0]: lambda r: r.pop_tuple(1),
     pickle.TUPLE2[0]: lambda r: r.pop_tuple(2),
     pickle.TUPLE3[0]: lambda r: r.pop_tuple(3),
     pickle.DICT[0]: lambda r: r.new_dict(r.pop_mark()),
-    pickle.APPEND[0]: lambda r: r.append_items([r.stack.pop()]),
     pickle.APPENDS[0]: lambda r: r.append_items(r.pop_mark()),
-    pickle.SETITEM[0]: lambda r: r.set_items([r.stack.pop(), r.stack.pop()][::-1]),
     pickle.SETITEMS[0]: lambda r: r.set_items(r.pop_mark()),
     pickle.ADDITEMS[0]: lambda r: r.add_items(r.pop_mark()),
     pickle.GLOBAL[0]: _global,

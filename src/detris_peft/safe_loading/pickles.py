@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 from typing import Any
 
 from ..errors import one_line
-from .limits import MAX_DEPTH, MAX_EXPANSION, MAX_PICKLE_BYTES, MIN_EXPANDED
+from .limits import MAX_DEPTH, MAX_EXPANDED_CHARACTERS, MAX_EXPANDED_VALUES, MAX_PICKLE_BYTES, MIN_EXPANDED
 from .pickle_reader import ForbiddenPickleError, PickleReader
 
 
@@ -29,6 +30,8 @@ def load_plain_pickle(path: str | os.PathLike) -> Any:
             "another file."
         )
     data = path.read_bytes()
+    collects = gc.isenabled()
+    gc.disable()  # it would visit the growing result again and again
     try:
         value = PickleReader(data).load()
         check_expanded(value, len(data))
@@ -47,6 +50,9 @@ def load_plain_pickle(path: str | os.PathLike) -> Any:
         raise ValueError(
             f"{path}: expected a pickle, got unreadable data ({one_line(error)}); download it again."
         ) from None
+    finally:
+        if collects:
+            gc.enable()
     return value
 
 
@@ -61,33 +67,26 @@ def check_expanded(root: Any, num_bytes: int) -> None:
         ValueError: the value contains itself, is nested more than `MAX_DEPTH` levels deep, or expands to more values
             and characters than a file of this size can reasonably hold.
     """
-    limit = max(MIN_EXPANDED, MAX_EXPANSION * num_bytes)
-    done: dict[int, tuple[int, int]] = {}  # id → expanded size and depth
-    opened: set[int] = set()  # the path from the root
-    pending = [root] if isinstance(root, _CONTAINERS) else []
-    while pending:
-        value = pending[-1]
-        if id(value) in done:
-            pending.pop()
-            continue
-        children = value.values() if isinstance(value, dict) else value
-        inner = [child for child in children if isinstance(child, _CONTAINERS)]
-        waiting = [child for child in inner if id(child) not in done]
-        if waiting:
-            opened.add(id(value))
-            if len(opened) >= MAX_DEPTH or any(id(child) in opened for child in waiting):
-                raise ValueError(f"containers nested more than {MAX_DEPTH} levels deep")
-            pending += waiting
-            continue
-        size = 1 + len(value) + sum(len(child) for child in children if type(child) in _TEXTS)
-        size += sum(len(key) for key in value if type(key) in _TEXTS) if isinstance(value, dict) else 0
-        size += sum(done[id(child)][0] for child in inner)
-        depth = 1 + max((done[id(child)][1] for child in inner), default=0)
-        if size > limit or depth > MAX_DEPTH:
-            raise ValueError(f"containers nested more than {MAX_DEPTH} levels deep, or shared too often")
-        opened.discard(id(value))
-        done[id(value)] = (size, depth)
-        pending.pop()
+    values = max(MIN_EXPANDED, MAX_EXPANDED_VALUES * num_bytes)
+    characters = max(MIN_EXPANDED, MAX_EXPANDED_CHARACTERS * num_bytes)
+    level = [root]
+    for _ in range(MAX_DEPTH + 1):  # level by level, without recursion
+        children: list[Any] = []
+        for container in level:
+            if isinstance(container, _CONTAINERS):
+                children += container
+                if isinstance(container, dict):
+                    children += container.values()
+                if len(children) > values:
+                    raise ValueError("containers shared too often")
+        if not children:
+            return
+        values -= len(children)
+        characters -= sum([len(child) for child in children if type(child) in _TEXTS])
+        if characters < 0:
+            raise ValueError("text shared too often")
+        level = [child for child in children if type(child) not in _TEXTS]
+    raise ValueError(f"containers nested more than {MAX_DEPTH} levels deep")
 
 
 _CONTAINERS = (dict, list, tuple, set, frozenset)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import struct
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors.torch import load_file
 
 from ..errors import one_line
 from .limits import MAX_SAFETENSORS_HEADER, MAX_TENSOR_DIMENSIONS
+from .text_files import parse_json
 
 _LENGTH_BYTES = 8  # a safetensors file starts with the length of its header
 
@@ -54,9 +54,9 @@ def check_safetensors(file: str | os.PathLike) -> None:
             raise _damaged(file, f"a header of {length:,} bytes in {size:,} bytes")
         header = stream.read(length)
     try:
-        content = json.loads(header)
-    except (ValueError, RecursionError) as error:
-        raise _damaged(file, f"a header that is not JSON: {one_line(error)}") from None
+        content = parse_json(header.decode("utf-8"), f"{file}: header of the safetensors file")
+    except UnicodeDecodeError:
+        raise _damaged(file, "a header that is not UTF-8") from None
     if not isinstance(content, dict):
         raise _damaged(file, "a header that is not a JSON object")
     available = size - _LENGTH_BYTES - length

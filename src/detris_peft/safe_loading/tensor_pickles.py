@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from .limits import MAX_TENSOR_DIMENSIONS
-from .pickle_reader import ForbiddenPickleError, PickleReader, printable
+from .pickle_reader import ForbiddenPickleError, PickleReader
+from .pickle_values import printable
 
 _STORAGES = {
     "FloatStorage": torch.float32,
@@ -69,6 +70,16 @@ class _Opaque:
     """Represents a value without tensors that the conversion does not use, such as a device."""
 
 
+class NumpyType:
+    """Represents a type of NumPy, such as that of the best score in a checkpoint."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        """Ignore the byte order and size."""
+
+
 class TensorPickleReader(PickleReader):
     """Reader for the pickles of `torch.save` and, with `scripted`, `torch.jit.save`.
 
@@ -110,6 +121,8 @@ class TensorPickleReader(PickleReader):
         return function(*arguments)
 
     def build(self, instance: Any, state: Any) -> None:
+        if type(instance) is NumpyType:
+            return
         if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
             raise ForbiddenPickleError("sets a state that is not a dict")
         if type(instance) is ScriptModule:
@@ -163,6 +176,17 @@ def _opaque(*_: Any) -> _Opaque:
     return _Opaque()
 
 
+def _ignored(*_: Any) -> None:
+    """Represent a number of NumPy, which the conversion does not use."""
+
+
+def _encode(text: Any, encoding: Any) -> bytes:
+    """Return bytes, which `torch.save` stores as text. Other encodings may run other code."""
+    if not isinstance(text, str) or encoding != "latin1":
+        raise ForbiddenPickleError("calls _codecs.encode with another encoding than latin1")
+    return text.encode("latin1")
+
+
 def _counter(counts: Any) -> dict:
     if not isinstance(counts, dict):  # other items would be hashed by torch, however deeply they are nested
         raise ValueError("a Counter of another value than a dict")
@@ -183,7 +207,15 @@ def _list(values: Any) -> list:
     return values
 
 
+# Replace functions and classes of NumPy by their full names, here and in `torch.load`.
+NUMPY_FUNCTIONS: Mapping[str, Callable[..., Any]] = {
+    "numpy.core.multiarray.scalar": _ignored,
+    "numpy._core.multiarray.scalar": _ignored,
+    "numpy.dtype": NumpyType,
+}
 _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
+    **NUMPY_FUNCTIONS,
+    "_codecs.encode": _encode,
     "torch._utils._rebuild_parameter": _parameter,
     "torch._utils._rebuild_meta_tensor_no_storage": _opaque,
     "collections.Counter": _counter,

@@ -8,11 +8,13 @@ import os
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 import torch
 
+from ..field_types import describe_type, has_type
 from ..metrics import METRIC_NAMES
+from .launcher import PRECISIONS, launcher_settings
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
 
@@ -40,12 +42,6 @@ def _one_of(choices: Sequence[str]) -> Range:
 _POSITIVE = Range("above 0 and finite", lambda value: 0 < value < math.inf)
 _NOT_EMPTY = Range("a text that is not empty", lambda value: bool(value.strip()) and "\0" not in value)
 _SEED = Range("at least 0 and below 2^31", lambda value: 0 <= value < 1 << 31)
-_PRECISIONS = ("no", "bf16", "fp16")
-# Options that `accelerate launch` sets as well, with its environment variables and the defaults without it.
-_LAUNCHER_VARIABLES = {
-    "mixed_precision": "ACCELERATE_MIXED_PRECISION",
-    "gradient_accumulation_steps": "ACCELERATE_GRADIENT_ACCUMULATION_STEPS",
-}
 _LAUNCHER_DEFAULTS = {"mixed_precision": "no", "gradient_accumulation_steps": 1}
 _FRACTION = Range("at least 0 and below 1", lambda value: 0 <= value < 1)
 
@@ -132,7 +128,7 @@ class TrainingArguments:
     mixed_precision: str = _argument(
         None,
         "precision of the forward pass; if not set, the value of accelerate launch, or no",
-        _one_of(_PRECISIONS),
+        _one_of(PRECISIONS),
     )
     gradient_checkpointing: bool = _argument(
         False, "recompute the backbones' blocks in the backward pass to save memory", may_change_on_resume=True
@@ -152,7 +148,7 @@ class TrainingArguments:
         "known to be true of the mirrored image; false: never mirror",
     )
     skip_bad_rows: bool = _argument(
-        False, "skip and list rows that cannot be read; otherwise stop at the first one", may_change_on_resume=True
+        False, "skip and list invalid rows; otherwise stop at the first one", may_change_on_resume=True
     )
     on_nan: str = _argument(
         "stop",
@@ -206,74 +202,16 @@ class TrainingArguments:
                 setattr(self, name, value)
         types = get_type_hints(type(self))
         for option in fields(self):
-            value = getattr(self, option.name)
-            _check_type(option.name, value, types[option.name])  # a YAML file may hold anything
+            value, expected = getattr(self, option.name), types[option.name]
+            if not has_type(value, expected):  # a YAML file may hold anything
+                raise ValueError(f"{option.name}: expected {describe_type(expected)}, got {value!r}.")
+            if isinstance(value, tuple):  # equal to the list that a resumed run reads from run.json
+                setattr(self, option.name, value := list(value))
             _check_range(option.name, value, option.metadata["range"])
         if self.mixed_precision == "fp16" and not torch.cuda.is_available():
             raise ValueError("mixed_precision: expected bf16 or no on a machine without a GPU, got 'fp16'.")
         if self.resume and self.overwrite:
             raise ValueError(f"expected resume or overwrite, got both (resume={self.resume!r}); remove one of them.")
-
-
-def launcher_settings() -> dict[str, Any]:
-    """Return the options set by `accelerate launch`, keyed by name.
-
-    Its mixed_precision "no" is omitted: the launcher also sends it if the user asked for nothing.
-
-    Raises:
-        ValueError: the launcher's value is not supported.
-    """
-    settings: dict[str, Any] = {}
-    for name, variable in _LAUNCHER_VARIABLES.items():
-        value: Any = os.environ.get(variable)
-        if not value or value == "no":
-            continue
-        if name == "gradient_accumulation_steps":
-            value = int(value) if value.isdecimal() else value
-            is_valid, expected = isinstance(value, int) and value > 0, "at least 1"
-        else:
-            is_valid, expected = value in _PRECISIONS, f"one of {', '.join(_PRECISIONS)}"
-        if not is_valid:
-            raise ValueError(
-                f"{name}: expected {expected}, got {value!r} of accelerate launch ({variable}); change it there."
-            )
-        settings[name] = value
-    return settings
-
-
-def describe_ignored_launcher_settings(**used: Any) -> list[str]:
-    """Return one line for each option that differs from what `accelerate launch` set: the option takes precedence.
-
-    Args:
-        used: values in use, keyed by the option's name.
-    """
-    set_by_launcher = {name: os.environ.get(_LAUNCHER_VARIABLES[name]) for name in used}
-    return [
-        f"{name}: {value} is used, as set by the option or the preset; {set_by_launcher[name]} of accelerate launch "
-        "is ignored."
-        for name, value in used.items()
-        if set_by_launcher[name] not in (None, "", str(value))
-    ]
-
-
-def _check_type(name: str, value: Any, expected: Any) -> None:
-    if type(None) in get_args(expected):
-        if value is None:
-            return
-        expected = next(member for member in get_args(expected) if member is not type(None))
-    is_list = get_origin(expected) is list
-    item_type = get_args(expected)[0] if is_list else expected
-    items = value if is_list and isinstance(value, list) else [value]
-    if isinstance(value, list) != is_list or not all(_is_instance(item, item_type) for item in items):
-        description = f"a list of {item_type.__name__}" if is_list else item_type.__name__
-        raise ValueError(f"{name}: expected {description}, got {value!r}.")
-
-
-def _is_instance(value: Any, expected: type) -> bool:
-    """Return whether a value has a type; an int is accepted as a float, a bool is not accepted as a number."""
-    if isinstance(value, bool):
-        return expected is bool
-    return isinstance(value, (int, float) if expected is float else expected)
 
 
 def _check_range(name: str, value: Any, accepted: Range | None) -> None:

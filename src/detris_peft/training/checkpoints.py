@@ -25,16 +25,15 @@ from torch import nn
 
 from ..atomic import (
     commit,
-    manifest_problem,
     recover_all,
     remove,
     remove_atomically,
     staging_path,
     start_staging,
     write_json,
-    write_manifest,
 )
 from ..errors import one_line
+from ..manifest import manifest_problem, write_manifest
 from ..safe_loading import read_json
 from .distributed import run_on_all_ranks
 from .ema import ExponentialMovingAverage
@@ -111,7 +110,7 @@ class Checkpoints:
                 remove(staging_path(target))
             existing = self.all()
             advice = (
-                f"{existing[-1]} is intact, continue from it with --resume latest"
+                f"{existing[-1]} is intact, resume from it with --resume latest"
                 if existing
                 else "there is no earlier checkpoint"
             )
@@ -168,11 +167,8 @@ class Checkpoints:
         candidates = self.all()[::-1] if latest else [Path(resume)]
         damaged = []
         for folder in candidates:
-            if not folder.is_dir():
-                return (
-                    None,
-                    f"resume: expected latest or a folder in {self.folder}, got {folder}, which is not a folder.",
-                )
+            if not latest:
+                check_resume_folder(folder)
             problem = manifest_problem(folder)
             if problem is None:
                 refusal = self._refusal(folder)
@@ -180,15 +176,15 @@ class Checkpoints:
             damaged.append(f"{folder}: {problem}")
             if latest:
                 self.accelerator.print(f"{damaged[-1]}; falling back to the checkpoint before it.")
-        return None, f"No intact checkpoint found: {'; '.join(damaged)}." if damaged else None
+        if not damaged:
+            return None, None
+        return (
+            None,
+            f"No intact checkpoint found: {'; '.join(damaged)}; pass another one, or start again with --overwrite.",
+        )
 
     def _refusal(self, folder: Path) -> str | None:
         """Return why an intact checkpoint does not belong to this run, or None if it does."""
-        if not (folder / PROGRESS_FILE).exists():
-            return (
-                f"{folder}: expected a checkpoint to resume from, got a folder without {PROGRESS_FILE}; pass a folder "
-                f"step-... in {self.folder}, or latest."
-            )
         if not (folder / FINGERPRINT_FILE).exists():  # not in the manifest, so it was never written
             return (
                 f"{folder}: expected {FINGERPRINT_FILE}, got none: a version of detris_peft before 0.1.0 wrote this "
@@ -235,6 +231,19 @@ class Checkpoints:
             if self.ema is not None:
                 self.ema.load(Path(folder) / EMA_FILE)
         models.clear()  # otherwise accelerate loads weights too
+
+
+def check_resume_folder(folder: Path) -> None:
+    """Raise a ValueError if a folder is not a checkpoint to resume from. Whether it is intact is not checked."""
+    if not folder.is_dir():
+        raise ValueError(
+            f"resume: expected latest or a checkpoint folder, got {folder}, which is not a folder; correct the path."
+        )
+    if not any((folder / name).exists() for name in (PROGRESS_FILE, FINGERPRINT_FILE)):
+        raise ValueError(
+            f"resume: expected latest or a checkpoint folder, got {folder}, which has no {PROGRESS_FILE}; pass "
+            "latest, or a folder checkpoints/step-... of a run."
+        )
 
 
 def _frozen_names(model: nn.Module) -> set[str]:

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, gather_object, patch_environment
 from safetensors import SafetensorError
 from torch.distributed.checkpoint.api import CheckpointException
 
 from ..errors import one_line
-from .arguments import TrainingArguments, describe_ignored_launcher_settings
+from .arguments import TrainingArguments
+from .launcher import describe_ignored_launcher_settings
 
 
 def create_accelerator(arguments: TrainingArguments) -> Accelerator:
@@ -58,7 +59,9 @@ def sum_over_ranks(accelerator: Accelerator, value: torch.Tensor, flag: bool) ->
     return total, flags > 0
 
 
-def run_on_all_ranks(accelerator: Accelerator, action: Callable[[], Any], main_only: bool = False) -> str | None:
+def run_on_all_ranks(
+    accelerator: Accelerator | PartialState, action: Callable[[], Any], main_only: bool = False
+) -> str | None:
     """Run an action on all ranks, or on the main one. All ranks learn of a failure, so that none waits forever.
 
     Returns:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +13,14 @@ from typing import IO
 from accelerate import Accelerator
 
 from ..atomic import recover, recover_all, remove, write_text
-from ..outputs import MARKER, mark_folder
+from ..outputs import MARKER, folder_kind, mark_folder
 from ..safe_loading import read_json
 from .arguments import TrainingArguments
 from .distributed import run_on_all_ranks
 from .run_json import RUN_FILE
+
+if sys.platform != "win32":  # on Windows, nothing is locked
+    import fcntl
 
 LOCK_FILE = ".lock"
 _RESULTS = ("checkpoints", "best", "last")
@@ -69,7 +72,7 @@ def check_output_dir(folder: Path, resume: bool, overwrite: bool) -> None:
             )
         if existing and not resume and not overwrite:
             raise ValueError(
-                f"{folder}: expected a folder without a run, got {', '.join(existing)} of an earlier run; continue it "
+                f"{folder}: expected a folder without a run, got {', '.join(existing)} of an earlier run; resume it "
                 "with --resume latest, start again with --overwrite, or choose another output_dir."
             )
         folder.mkdir(parents=True, exist_ok=True)
@@ -90,6 +93,8 @@ def lock(folder: Path) -> IO[str]:
         ValueError: another process trains in the folder; the message names its machine and pid.
     """
     file = (folder / LOCK_FILE).open("a+", encoding="utf-8", errors="replace")
+    if sys.platform == "win32":
+        return file
     try:
         # A lock of the process (lockf), not of the open file (flock): DataLoader workers inherit open files, and would
         # keep the folder locked for seconds after their parent was killed. It also works on NFS. Closing any open file
@@ -130,7 +135,7 @@ def _prepare(folder: Path, overwrite: bool) -> None:
 
 def _is_run(folder: Path) -> bool:
     """Return whether a run of detris, of any version, was started in this folder."""
-    if (folder / MARKER).is_file():
+    if (folder / MARKER).is_file() and folder_kind(folder) == "run":
         return True
     try:
         content = read_json(folder / RUN_FILE)

@@ -78,5 +78,5 @@ class Progress:
         return self.history[-1]
 
     def add_bad_rows(self, bad_rows: Iterable[BadRowError]) -> None:
-        """Record bad rows for the list at the end of the run."""
+        """Record invalid rows for the list at the end of the run."""
         self.bad_rows.update({str(error): error.kind for error in bad_rows})

@@ -67,7 +67,7 @@ class ResultsWriter:
         if failure:
             raise OSError(
                 f"{self.folder}: the results of step {progress.step} could not be written ({failure}); fix the error, "
-                "then continue from the last checkpoint with --resume latest."
+                "then resume from the last checkpoint with --resume latest."
             )
 
     def _write_files(self, progress: Progress, state: Any) -> None:

@@ -191,6 +191,10 @@ class _Run:
         if restored is not None:
             restored.bad_rows.update(self.progress.bad_rows)
             self.progress = restored
+            if restored.epoch > self.arguments.epochs:
+                self.accelerator.print(
+                    f"All {self.arguments.epochs} epochs are trained already; nothing is left to train."
+                )
 
     def _stops_early(self) -> bool:
         patience, metric = self.arguments.early_stopping_patience, self.arguments.selection_metric
@@ -310,7 +314,7 @@ class _Run:
         folder = self._save()
         raise TrainingInterrupted(
             f"Stopped by {signal.Signals(number).name} after step {self.progress.step}; the run is saved in {folder}. "
-            "To continue, run the same command with --resume latest.",
+            "To resume, run the same command with --resume latest.",
             number,
         )
 
@@ -319,9 +323,8 @@ class _Run:
         if progress.skipped_batches:
             output(f"{progress.skipped_batches} batches were skipped because their loss was not finite.")
         if progress.bad_rows:
-            output(
-                f"{len(progress.bad_rows)} bad {'row was' if len(progress.bad_rows) == 1 else 'rows were'} skipped:"
-            )
+            number = len(progress.bad_rows)
+            output(f"{number} invalid {'row was' if number == 1 else 'rows were'} skipped:")
             for message, kind in progress.bad_rows.items():
                 output(f"  {kind}: {message}")
 

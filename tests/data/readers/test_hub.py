@@ -13,7 +13,7 @@ import pytest
 from PIL import Image as Pillow
 
 from detris_peft.data import FEATURES, decode_row, open_image
-from detris_peft.data.errors import BadRowError, BadRows
+from detris_peft.data.errors import BadRowError, BadRows, collect_notices
 from detris_peft.data.readers import hub_rows
 from detris_peft.data.readers.column_mapping import ColumnMapping, look_up, shipped_mappings
 from detris_peft.data.readers.hub import load_mapped, mapped_splits
@@ -258,6 +258,23 @@ def test_converted_parquet_needs_no_mapping(tmp_path, converted, split):
     path = parquet(tmp_path / "set", converted, plain_features(), f"{split}-00000-of-00001")
     assert loaded(path, None, split)["sentences"] == [["s0"], ["s1"], ["s2"]]
     assert mapped_splits(path) == [split]
+
+
+@pytest.mark.parametrize("column", ["image", "mask"])
+def test_files_outside_of_the_folder_and_the_cache_are_noticed(tmp_path, column):
+    """`detris data convert` would otherwise embed any image of the machine."""
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "set" / "data").mkdir(parents=True)
+    for folder, noticed in ((tmp_path, 1), (tmp_path / "cache", 0), (tmp_path / "set", 0)):
+        file = folder / "a.png"
+        file.write_bytes(png(SQUARE)["bytes"])
+        row = {"image": png(), "text": "it", "mask": png(SQUARE), column: {"bytes": None, "path": str(file)}}
+        schema = datasets.Features({"image": Image(), "text": Value("string"), "mask": Image()}).arrow_schema
+        # `datasets` would embed the file.
+        pq.write_table(pa.Table.from_pylist([row], schema), tmp_path / "set" / "data" / "train.parquet")
+        with collect_notices() as notices:
+            load_mapped(str(tmp_path / "set"), "train", ColumnMapping.parse("sentences=text,mask=mask"))
+        assert [kind for kind, _ in notices] == ["file_outside"] * noticed
 
 
 def test_converted_rows_are_checked(tmp_path, converted):

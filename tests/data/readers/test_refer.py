@@ -666,12 +666,17 @@ def test_images_outside_of_the_image_folder_are_noticed(toys):
     (toys.image_dir / names[0]).symlink_to(toys.root / "x.jpg")
     (toys.image_dir / names[1]).rename(toys.root / "y.jpg")
     toys.images[1]["file_name"] = "../../y.jpg"
+    (toys.root / "elsewhere").mkdir()
+    (toys.image_dir / names[2]).rename(toys.root / "elsewhere" / names[2])
+    (toys.image_dir / "linked").symlink_to(toys.root / "elsewhere")
+    toys.images[2]["file_name"] = f"linked/{names[2]}"
     toys.instances_file.write_text(json.dumps({"images": toys.images, "annotations": toys.annotations}))
     with collect_notices() as notices:
         load_refer(toys.root, "toys", "unc", "train")
     assert sorted(message.split(":")[0] for kind, message in notices if kind == "file_outside") == [
         "../../y.jpg",
         names[0],
+        f"linked/{names[2]}",
     ]
 
 

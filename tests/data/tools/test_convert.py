@@ -350,7 +350,7 @@ def test_files_outside_of_the_dataset_are_copied_only_on_request(tmp_path, name)
     (folder / "metadata.jsonl").write_text(json.dumps(line))
     source = DataSource(str(folder))
     for bad_rows in (None, BadRows()):
-        with pytest.raises(ValueError, match=r"is not in the folder .*set; move it there, or pass --allow_outside"):
+        with pytest.raises(ValueError, match=r"is not in the folder .*set; copy it there, or pass --allow_outside"):
             write_parquet(source, tmp_path / "out", bad_rows=bad_rows, progress=False)
     assert not (tmp_path / "out").exists()
     assert write_parquet(source, tmp_path / "out", allow_outside=True, progress=False) == {"train": 1}

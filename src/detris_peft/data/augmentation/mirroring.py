@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-
-from .english_words import ENGLISH_WORDS
+from pathlib import Path
 
 _SIDES = re.compile(
     r"\b(left|right)(?=most|-?hand|-?side|er|ie|y|s|wards?|\b)"  # "leftmost", "lefthand"; not "bright", "leftover"
@@ -31,7 +30,12 @@ _SIDE_WORDS = frozenset(
 _ORDER_WORDS = frozenset(
     ("first", "second", "third", "fourth", "fifth", "last", "start", "beginning", "end", "before", "after")
 )
+_ORDINAL = re.compile(r"\b(?:1st|2nd|3rd|[4-9]th)\b", re.IGNORECASE)
 _CHARACTERS = re.compile(r"[A-Za-z\s.,;:!?'’\"“”()&/-]+")  # noqa: RUF001  no digits ("at 3:00"), no arrows
+# English words of referring expressions whose meaning does not change in a mirrored image. Words are missing on purpose
+# if they depend on the direction ("west", "clockwise", "clock" in "3 on the clock", "driver" in "driver's side"), or
+# concern text, which cannot be read in a mirrored image ("letter", "says"). Plurals are recognized by their singular.
+ENGLISH_WORDS = frozenset((Path(__file__).parent / "english_words.txt").read_text(encoding="utf-8").split())
 _WORD = re.compile(r"[a-z]+(?:n't)?")
 # "left" and "right" in the sense of a side usually follow one of these words, or come before a noun.
 _BEFORE_SIDE = (
@@ -43,9 +47,11 @@ _NOT_A_SIDE = re.compile(
     # "right behind it" means directly behind it, and "left on the plate" remaining there.
     rf"|{_BEFORE_SIDE}\b(?:left|right) (?:behind|next|beside|above|below|beneath|under|underneath|before|after|between"
     r"|in|on|at|by|over|around|across|against|along|with|inside|outside|near|to|up|down|off|out|away|alone|open|here"
-    r"|there|now|where)\b"
-    # "the only slice left", "what is left of it", "who has left".
-    rf"|\b(?:only|what|who)\b.*{_BEFORE_SIDE}\bleft\b|\b(?:has|have|had|been|being|is|are|was|were) left(?! of\b)",
+    r"|there|now|where|into|onto|upon|through|past|toward|towards|within|about|as|for|from|until|this|way|the|a|an"
+    r"|his|her|their|its|it)\b|\bright way\b"
+    rf"|\b(?:only|what|who|that['’]?s|no|any|some|few|last)\b.*{_BEFORE_SIDE}\bleft\b"  # noqa: RUF001
+    r"|\bleft overs?\b|\b(?:more|less|least|with (?:the )?most|(?:least|less|more|most) \w+) left\b"
+    r"|\b(?:has|have|had|been|being|is|are|was|were) left(?! of\b)",
     re.IGNORECASE,
 )
 
@@ -73,6 +79,7 @@ def can_be_flipped(sentence: str) -> bool:
     directly ("the cup right behind it"), "left" in the sense of remaining, and an order without a side ("the first
     giraffe").
     """
+    sentence = _ORDINAL.sub("second", sentence)  # only whether there is an order matters here
     if not _CHARACTERS.fullmatch(sentence) or _NOT_A_SIDE.search(sentence):
         return False
     words = _WORD.findall(sentence.lower().replace("’", "'").replace("'s", ""))  # noqa: RUF001

@@ -18,7 +18,7 @@ from ..errors import BadRowError, BadRows, join_names, reject
 from ..fields import read_flag, read_id, read_mask, read_sentences, text_id, upright_size
 from ..masks import as_integer, unite_masks
 from ..schema import make_row, to_dataset
-from .paths import find_image_folder, named_file, note_outside
+from .paths import find_image_folder, mask_finder, named_file, note_outside
 from .registry import DatasetReader, Source, candidate_paths
 
 PLACEHOLDER = "{split}"
@@ -226,7 +226,9 @@ def _row(
     if no_target:
         mask = unite_masks([], height, width)
     else:
-        mask = read_mask(annotation.get("segmentation"), height, width, f"{where}: 'segmentation'")
+        label = f"{where}: 'segmentation'"
+        find_file = mask_finder(folder, root, label)
+        mask = read_mask(annotation.get("segmentation"), height, width, label, find_file=find_file)
     name, number = file_name, read_id(image_id, text_id(file_name), f"{where}: 'image_id'")
     if base is not None:
         name = Path(os.path.relpath(file, base)).as_posix()

@@ -20,7 +20,7 @@ from ..errors import BadRowError, BadRows, join_names, reject
 from ..fields import read_flag, read_id, read_mask, read_sentences, text_id, upright_size
 from ..masks import unite_masks
 from ..schema import make_row, to_dataset
-from .paths import named_file, note_outside
+from .paths import mask_finder, named_file, note_outside
 from .registry import DatasetReader, Source, dataset_folder, dataset_path
 
 METADATA = "metadata.jsonl"
@@ -155,7 +155,7 @@ def _object(item: Any, where: str) -> dict:
     """Return the JSON object of a line or item.
 
     Raises:
-        BadRowError: it is no object, or its split is not text.
+        BadRowError: it is not an object, or its split is not text.
     """
     if isinstance(item, str):
         try:
@@ -174,11 +174,11 @@ def _select_split(split: str | None, splits: list[str], folder: Path) -> str:
     found = sorted(set(splits))
     if split is None and len(found) == 1:
         return found[0]
+    if not found:
+        raise ValueError(f"{folder}: expected at least one readable row, got none; add rows, or fix its lines")
     if split not in found:
         problem = "expected split=" if split is None else f"no split '{split}', expected"
-        raise ValueError(
-            f"{folder}: {problem} one of {join_names(found)}" + ("" if found else "; no line of it is readable")
-        )
+        raise ValueError(f"{folder}: {problem} one of {join_names(found)}")
     return str(split)
 
 
@@ -211,22 +211,11 @@ def _row(
     sentences = read_sentences(line[sentence], f"{where}: '{sentence}'")
     ref_id = read_id(line.get("ref_id"), number, f"{where}: 'ref_id'")
     ann_ids = [] if no_target else [read_id(line.get("ann_id"), ref_id, f"{where}: 'ann_id'")]
-
-    def find_mask(name: str) -> str:
-        file = named_file(folder, name)
-        note_outside(file, root, f"{where}: '{mask_field}'")
-        return os.path.abspath(file)
-
     if no_target:
         mask = unite_masks([], height, width)
     else:
-        mask = read_mask(
-            line[mask_field],
-            height,
-            width,
-            f"{where}: '{mask_field}'",
-            find_file=find_mask,
-        )
+        label = f"{where}: '{mask_field}'"
+        mask = read_mask(line[mask_field], height, width, label, find_file=mask_finder(folder, root, label))
     name = image.relative_to(root).as_posix() if image.is_relative_to(root) else image.as_posix()
     return make_row(
         image=os.path.abspath(image),

@@ -138,7 +138,7 @@ def _errors_name_path(path: str) -> Iterator[None]:
                 f"{cache}: the cache of `datasets` cannot be written ({cause.strerror or reason}); free disk space, "
                 "or set HF_HOME to a folder that can be written"
             ) from error
-        if "corresponds to no data" in reason:
+        if "corresponds to no data" in reason or "BatchSize must be greater than 0" in reason:
             raise ValueError(f"{path}: expected at least one row, got an empty split ({reason}); add rows") from error
         if os.path.exists(path):
             fix = "pass another folder" if isinstance(cause, DataFilesNotFoundError) else "write the files again"

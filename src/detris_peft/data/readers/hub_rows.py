@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import datasets
+import datasets.config
+from huggingface_hub.constants import HF_HUB_CACHE
+
+from ...images import is_url
 from ..errors import BadRowError, BadRows, reject
 from ..fields import read_box, read_flag, read_id, read_mask, read_sentences, sentence_ids, text_id, upright_size
 from ..masks import unite_masks
 from ..schema import FEATURES, make_row
 from .column_mapping import ColumnMapping, look_up, our_split
-from .paths import named_file, note_outside
+from .paths import is_inside, named_file, note_outside
 
 
 class RowConverter:
@@ -106,10 +110,13 @@ class RowConverter:
 
         image = values["image"]
         if isinstance(image, str):
-            image = {"path": self._file(image), "bytes": None}
+            path = image if is_url(image) else str(named_file(Path(self.image_folder), image))
+            image = {"path": path, "bytes": None}
         if not isinstance(image, Mapping) or not (image.get("path") or image.get("bytes")):
             raise BadRowError(f"{label('image')}: expected an image, got none; add its file name or its bytes")
         require_no_url(image, label("image"))
+        if not image.get("bytes"):
+            _note_outside(Path(str(image["path"])), self.image_folder, label("image"))
         height, width = upright_size(image, label("image"))
         sentences = read_sentences(values["sentences"], label("sentences"))
         ref_id = read_id(values.get("ref_id"), ref_id, label("ref_id"))
@@ -146,18 +153,19 @@ class RowConverter:
             raise BadRowError(f"{where}: expected a {name}, got nothing; add it, or mark the row as no_target")
         if name == "box":
             return read_box(value, height, width, where, corners=mapping.box_format == "xyxy", fractions=fractions)
-        return read_mask(value, height, width, where, find_file=self._file, fractions=fractions)
 
-    def _file(self, name: str) -> str:
-        if is_url(name):
-            return name
-        file = named_file(Path(self.image_folder), name)
-        note_outside(file, Path(self.image_folder), self.where)
-        return str(file)
+        def find_file(name: str) -> str:
+            file = named_file(Path(self.image_folder), name)
+            _note_outside(file, self.image_folder, where)
+            return str(file)
+
+        return read_mask(value, height, width, where, find_file=find_file, fractions=fractions)
 
 
-def is_url(path: str) -> bool:
-    return re.match(r"[\w+.-]+://", path) is not None
+def _note_outside(file: Path, image_folder: str, where: str) -> None:
+    """Notice a file that is neither in the image folder nor in a cache, where `datasets` puts downloaded files."""
+    if not any(is_inside(file, cache) for cache in (datasets.config.HF_DATASETS_CACHE, HF_HUB_CACHE)):
+        note_outside(file, Path(image_folder), where)
 
 
 def require_no_url(image: Mapping[str, Any], where: str) -> None:
@@ -210,7 +218,7 @@ class RowChecker:
             raise BadRowError(f"{where}: 'image': expected an image, got none; add its bytes", "image_missing")
         require_no_url(image, f"{where}: 'image'")
         if image.get("bytes") is None:
-            note_outside(Path(image["path"]), Path(self.image_folder), where)
+            _note_outside(Path(image["path"]), self.image_folder, where)
         read_sentences(row["sentences"], f"{where}: 'sentences'")
         size = (row["mask"] or {}).get("size")
         if (
@@ -222,8 +230,7 @@ class RowChecker:
                 f"{where}: 'mask': expected a size [height, width], got {size!r:.40}; write the mask again",
                 "mask_malformed",
             )
-        if not row["no_target"]:
-            read_mask(row["mask"], size[0], size[1], f"{where}: 'mask'")
+        read_mask(row["mask"], size[0], size[1], f"{where}: 'mask'", no_target=row["no_target"])
         if self.seen is not None:
             if (row["dataset"], row["ref_id"]) in self.seen:
                 raise BadRowError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import notice
@@ -16,6 +17,17 @@ def named_file(folder: Path, name: str) -> Path:
     return path
 
 
+def mask_finder(folder: Path, root: Path, where: str) -> Callable[[str], str]:
+    """Return a function from the name of a mask file to its path below `folder`; arguments as for `note_outside`."""
+
+    def find_file(name: str) -> str:
+        file = named_file(folder, name)
+        note_outside(file, root, where)
+        return os.path.abspath(file)
+
+    return find_file
+
+
 def note_outside(file: Path, root: Path, where: str) -> None:
     """Notice a file that is not below `root`, once links are resolved: a dataset could name any file of the machine.
 
@@ -24,12 +36,19 @@ def note_outside(file: Path, root: Path, where: str) -> None:
         root: the folder of the dataset or of its images.
         where: prefix of the message.
     """
-    if not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(root)):
+    if not is_inside(file, root):
+        real = os.path.realpath(file)
+        link = "" if real == os.path.abspath(file) else f", which leads to {real},"
         notice(
             "file_outside",
-            f"{where}: {file} is not in the folder {root}; move it there, or pass --allow_outside to `detris data "
-            "convert`",
+            f"{where}: {file}{link} is not in the folder {root}; copy it there, or pass --allow_outside to `detris "
+            "data convert`",
         )
+
+
+def is_inside(file: str | os.PathLike[str], folder: str | os.PathLike[str]) -> bool:
+    """Return whether a file or folder is below `folder`, once links are resolved."""
+    return Path(os.path.realpath(file)).is_relative_to(os.path.realpath(folder))
 
 
 def find_image_folder(root: Path, image_folder: str) -> Path:

@@ -12,7 +12,7 @@ from ...safe_loading import load_plain_pickle, read_json
 from ..errors import BadRowError, BadRows, MissingImageError, join_names, reject
 from ..masks import encode_mask, mask_area, outside_frame, unite_masks
 from ..schema import make_row, to_dataset
-from .paths import find_image_folder, note_outside
+from .paths import find_image_folder, is_inside, note_outside
 from .refer_fields import as_int, field, read_category, read_sentences, repeated_ids
 from .registry import Source, dataset_folder
 
@@ -79,6 +79,8 @@ class ReferFiles:
             ValueError: the split does not exist.
             FileNotFoundError: the image folder is missing.
         """
+        if not self.splits():
+            raise ValueError(f"{self.refs_file}: expected at least one reference with a 'split', got none; add some")
         if split not in self.splits():
             raise ValueError(f"{self.refs_file}: no split '{split}', expected one of {join_names(self.splits())}")
         repeated = repeated_ids(self.references, unique_sentences)
@@ -298,9 +300,11 @@ def _existing(folder: Path, file_names: Iterable[str]) -> set[str]:
         parent, name = os.path.split(file_name)
         path = folder / parent
         if parent not in contents:
-            contents[parent] = {e.name: e.is_symlink() for e in os.scandir(path)} if path.is_dir() else {}
+            outside = not is_inside(path, folder)
+            entries = os.scandir(path) if path.is_dir() else ()
+            contents[parent] = {entry.name: outside or entry.is_symlink() for entry in entries}
         if name in contents[parent]:
             existing.add(file_name)
-            if parent or contents[parent][name]:  # a file of the image folder itself can only be outside as a link
+            if contents[parent][name]:
                 note_outside(path / name, folder, file_name)
     return existing

@@ -121,7 +121,9 @@ def _check_target(target: Path, overwrite: bool) -> None:
     names = {path.name for path in target.iterdir()} if target.is_dir() else set()
     if names and names <= {*_FILES, MARKER}:  # without the marker: written by an earlier version
         if not overwrite:
-            raise FileExistsError(f"{target}: exists already; pass --overwrite (overwrite=True), or another folder")
+            raise FileExistsError(
+                f"{target}: expected a new folder, got an existing RefShapes; pass --overwrite, or another folder"
+            )
         return
     if names:
         raise ValueError(

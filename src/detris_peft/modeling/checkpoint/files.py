@@ -32,6 +32,9 @@ PROCESSOR_FILES = (
     "vocab.json",
     "vocab.txt",
     "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
 )
 
 

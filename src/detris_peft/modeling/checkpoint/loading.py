@@ -13,9 +13,10 @@ from transformers import PreTrainedModel
 
 from ...adapters.layer import execution_device
 from ...adapters.state_dict import check_weights, load_adapter_state_dict
-from ...atomic import MANIFEST, manifest_problem, recover
+from ...atomic import MANIFEST, recover
 from ...errors import one_line
 from ...locks import lock_folder
+from ...manifest import manifest_problem
 from ...safe_loading import read_json, read_safetensors
 from ..backbones import load_pretrained_backbone
 from ..configuration_detris import DetrisConfig
@@ -37,6 +38,7 @@ _BACKBONE_KEYWORDS = (
     "dtype",
     "device_map",
     "max_memory",
+    "offload_folder",
     "quantization_config",
     "attn_implementation",
     "use_safetensors",
@@ -55,11 +57,12 @@ def load_checkpoint(
     text_model: PreTrainedModel | None,
     *,
     config: DetrisConfig | None = None,
-    subfolder: str = "",
+    subfolder: str | None = None,
     **kwargs: Any,
 ) -> Any:
     """Load a checkpoint; see `DetrisForReferringSegmentation.from_pretrained`."""
     hub, keywords = _split_keywords(kwargs)
+    subfolder = subfolder or ""
     if recover(Path(name_or_path, subfolder)) and "adapter_kwargs" in kwargs:
         config = None  # read by AutoModel before an interrupted save was completed
     # 1. Files
@@ -78,7 +81,7 @@ def load_checkpoint(
         if isinstance(backbone, PeftModel):
             file = f"{name}/{ADAPTER_FILE}"
             load_adapter_state_dict(backbone, "default", weights[file], where=str(folder / file))
-    head = {k: v for k, v in model.state_dict().items() if k.split(".")[0] in HEAD}
+    head = {key: value for key, value in model.state_dict().items() if key in model.head_keys}
     check_weights(weights[HEAD_FILE], head, "the head", f"{folder / HEAD_FILE}: the")
     model.load_state_dict(weights[HEAD_FILE], strict=False)  # the backbones' keys are absent
     for part in HEAD:

@@ -15,17 +15,18 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers.utils import logging
 
-from ...atomic import MANIFEST, atomic_update_dir, file_entry, recover, sync_tree, write_manifest
+from ...atomic import MANIFEST, atomic_update_dir, recover, sync_tree
 from ...errors import one_line
+from ...manifest import file_entry, write_manifest
 from ...outputs import mark_folder
 from ...safe_loading import read_json
+from ..backbone_folders import use_default_permissions
 from ..configuration_detris import DetrisConfig
 from ..model_card import CARD_FILE, CARD_HEADING, is_hub_name, model_card
 from .files import (
     ADAPTER_FILE,
     ADAPTERS,
     CHECKPOINT_FILES,
-    HEAD,
     HEAD_FILE,
     PROCESSOR_FILES,
 )
@@ -69,25 +70,30 @@ def save_checkpoint(
     removed = sorted(name for name in earlier if name.partition("/")[0] in _absent(adapters))
     keeps_card = (folder / CARD_FILE).is_file() and CARD_FILE not in earlier
     marks = _contains_only_known_files(folder)
-    with atomic_update_dir(folder, removed) as staging:
-        for kind, name in adapters.items():
-            _save_adapter_config(getattr(model, f"{kind}_model"), name, config, kind, staging / ADAPTERS[kind])
-            prefix = f"{kind}_model."
-            own = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
-            _save_weights(own, staging / ADAPTERS[kind] / ADAPTER_FILE)
-        _save_weights({k: v for k, v in weights.items() if k.split(".")[0] in HEAD}, staging / HEAD_FILE)
-        write_index(staging, model, adapters)
-        config.save_pretrained(staging)
-        if keeps_card:
-            logger.warning(f"{folder / CARD_FILE} was not written by save_pretrained, so it is kept.")
-        else:
-            (staging / CARD_FILE).write_text(model_card(config), encoding="utf-8")
-        for file in staging.rglob("*.safetensors"):  # safetensors writes files with mode 600
-            file.chmod((staging / "config.json").stat().st_mode)
-        write_manifest(staging)
-        if marks:
-            mark_folder(staging, "checkpoint")
-        sync_tree(staging)
+    try:
+        with atomic_update_dir(folder, removed) as staging:
+            for kind, name in adapters.items():
+                _save_adapter_config(getattr(model, f"{kind}_model"), name, config, kind, staging / ADAPTERS[kind])
+                prefix = f"{kind}_model."
+                own = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+                _save_weights(own, staging / ADAPTERS[kind] / ADAPTER_FILE)
+            _save_weights({key: weights[key] for key in model.head_keys}, staging / HEAD_FILE)
+            write_index(staging, model, adapters)
+            config.save_pretrained(staging)
+            if keeps_card:
+                logger.warning(f"{folder / CARD_FILE} differs from what save_pretrained wrote, so it is kept.")
+            else:
+                (staging / CARD_FILE).write_text(model_card(config), encoding="utf-8")
+            use_default_permissions(staging)
+            write_manifest(staging)
+            if marks:
+                mark_folder(staging, "checkpoint")
+            sync_tree(staging)
+    except (OSError, SafetensorError) as error:  # safetensors does not raise an OSError for a full disk
+        raise OSError(
+            f"{folder}: the checkpoint cannot be written ({one_line(error)}); free disk space, or choose another "
+            "folder."
+        ) from error
 
 
 # -- what the folder contains -----------------------------------------------------------------------------------------
@@ -218,10 +224,4 @@ def _portable(config: DetrisConfig, folder: Path) -> DetrisConfig:
 def _save_weights(weights: Mapping[str, torch.Tensor], file: Path) -> None:
     # Copies, because safetensors does not accept tensors that share memory.
     copies = {k: v.detach().clone(memory_format=torch.contiguous_format) for k, v in weights.items()}
-    try:
-        save_file(copies, file, metadata={"format": "pt"})
-    except SafetensorError as error:  # not an OSError, also if the disk is full
-        raise OSError(
-            f"{file.name}: the weights cannot be written ({one_line(error)}); free disk space, or choose another "
-            "folder."
-        ) from error
+    save_file(copies, file, metadata={"format": "pt"})

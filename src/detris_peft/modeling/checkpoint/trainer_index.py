@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.modules.module import _IncompatibleKeys
 
 from ...adapters.state_dict import PREFIX, adapter_keys, load_adapter_state_dict
-from .files import ADAPTER_FILE, ADAPTERS, HEAD, HEAD_FILE, INDEX_FILE
+from .files import ADAPTER_FILE, ADAPTERS, HEAD_FILE, INDEX_FILE
 from .weights import selected_adapters
 
 
@@ -28,7 +28,7 @@ def write_index(folder: Path, model: Any, adapters: Mapping[str, str]) -> None:
         model: a [`DetrisForReferringSegmentation`].
         adapters: names of the saved adapters: kind of backbone → name.
     """
-    files = {key: HEAD_FILE for key in model.state_dict() if key.split(".")[0] in HEAD}
+    files = dict.fromkeys(model.head_keys, HEAD_FILE)
     for kind, name in adapters.items():
         keys = adapter_keys(getattr(model, f"{kind}_model"), name).values()
         files |= {f"{kind}_model.{key}": f"{ADAPTERS[kind]}/{ADAPTER_FILE}" for key in keys}

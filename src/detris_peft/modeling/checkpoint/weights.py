@@ -64,21 +64,25 @@ def trainable_state_dict(
         adapter's name, with the prefix `vision_model.` or `text_model.`.
 
     Raises:
-        ValueError: weights are missing in `state_dict`.
+        ValueError: weights are missing in `state_dict`, or have other shapes or types than the model's.
     """
     source = model.state_dict() if state_dict is None else state_dict
-    state = _head(source)
-    missing = sorted(_head(model.state_dict()).keys() - state.keys()) if state_dict is not None else []
+    # DistributedDataParallel adds the prefix "module." to all keys.
+    source = {without_wrappers(key).removeprefix("module."): value for key, value in source.items()}
+    state = {key: value for key, value in source.items() if key in model.head_keys}
+    missing = sorted(model.head_keys - state.keys())
     if missing:
         raise ValueError(
-            f"state_dict: expected all weights of adapters and head, but {len(missing)} are missing, such as "
-            f"{missing[:3]}; pass the complete state dict."
+            f"state_dict: expected all weights of the head, but {len(missing)} are missing, such as {missing[:3]}; "
+            "pass the complete state dict of an unchanged model."
         )
     for kind, name in selected_adapters(model, adapter_name).items():
         prefix = f"{kind}_model."
         own = {key.removeprefix(prefix): value for key, value in source.items() if key.startswith(prefix)}
         adapter = adapter_state_dict(getattr(model, f"{kind}_model"), name, own)
         state.update({prefix + key: value for key, value in adapter.items()})
+    if state_dict is not None:
+        _check_given(state, trainable_state_dict(model, adapter_name=adapter_name))
     return state
 
 
@@ -93,7 +97,7 @@ def check_nothing_is_lost(model: Any, adapter_name: str | None = None) -> None:
         model: a [`DetrisForReferringSegmentation`].
         adapter_name: the adapter to save; if given, other adapters are omitted deliberately.
     """
-    saved, omitted = {key for key in model.state_dict() if key.split(".")[0] in HEAD}, set()
+    saved, omitted = set(model.head_keys), set()
     for kind, name in selected_adapters(model, adapter_name).items():
         backbone = getattr(model, f"{kind}_model")
         for other in backbone.peft_config:
@@ -128,8 +132,13 @@ def backbone_buffers(model: Any) -> dict[str, torch.Tensor]:
     return {
         name: buffer.detach().clone()
         for name, buffer in _persistent_buffers(model).items()
-        if name.split(".")[0] not in HEAD and name not in saved
+        if name not in model.head_keys and name not in saved
     }
+
+
+def head_keys(model: nn.Module) -> frozenset[str]:
+    """Return the keys of the head's weights in the state dict of a new model."""
+    return frozenset(key for key in model.state_dict() if key.split(".")[0] in HEAD)
 
 
 def check_values(weights: Mapping[str, torch.Tensor], where: str) -> None:
@@ -148,12 +157,20 @@ def check_values(weights: Mapping[str, torch.Tensor], where: str) -> None:
         if not torch.isfinite(value).all():
             raise ValueError(
                 f"{where}: expected finite weights to save, got NaN or infinity in {name}: the training diverged; "
-                "continue from an earlier checkpoint, with a lower learning rate."
+                "resume from an earlier checkpoint, with a lower learning rate."
             )
 
 
-def _head(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {key: value for key, value in state_dict.items() if key.split(".")[0] in HEAD}
+def _check_given(given: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> None:
+    """Raise a ValueError if weights cannot be loaded into the model whose weights are `own`."""
+    for name, value in given.items():
+        # The model's own weights are empty where DeepSpeed has partitioned them.
+        fits = value.shape == own[name].shape if own[name].numel() else value.numel() > 0
+        if not fits or value.is_floating_point() != own[name].is_floating_point():
+            raise ValueError(
+                f"state_dict: expected {name} as in the model ({tuple(own[name].shape)}, {own[name].dtype}), got "
+                f"{tuple(value.shape)}, {value.dtype}; pass the gathered weights (accelerator.get_state_dict(model))."
+            )
 
 
 def _parameters_of_other_tuners(model: nn.Module) -> set[str]:
