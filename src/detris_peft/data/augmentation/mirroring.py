@@ -32,9 +32,9 @@ _ORDER_WORDS = frozenset(
 )
 _ORDINAL = re.compile(r"\b(?:1st|2nd|3rd|[4-9]th)\b", re.IGNORECASE)
 _CHARACTERS = re.compile(r"[A-Za-z\s.,;:!?'’\"“”()&/-]+")  # noqa: RUF001  no digits ("at 3:00"), no arrows
-# English words of referring expressions whose meaning does not change in a mirrored image. Words are missing on purpose
-# if they depend on the direction ("west", "clockwise", "clock" in "3 on the clock", "driver" in "driver's side"), or
-# concern text, which cannot be read in a mirrored image ("letter", "says"). Plurals are recognized by their singular.
+# English words of referring expressions whose meaning does not change in a mirrored image. Words are missing if they
+# depend on the direction ("west", "clockwise", "clock" in "3 on the clock", "driver" in "driver's side"), or concern
+# text, which cannot be read in a mirrored image ("letter", "says"). Plurals are recognized by their singular.
 ENGLISH_WORDS = frozenset((Path(__file__).parent / "english_words.txt").read_text(encoding="utf-8").split())
 _WORD = re.compile(r"[a-z]+(?:n't)?")
 # "left" and "right" in the sense of a side usually follow one of these words, or come before a noun.
