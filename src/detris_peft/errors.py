@@ -1,6 +1,9 @@
-"""One-line error messages, and recognition of errors."""
+"""One-line error messages, recognition of errors, and the check of path arguments."""
 
 from __future__ import annotations
+
+import os
+from typing import Any
 
 
 def one_line(error: BaseException, first_line: bool = False) -> str:
@@ -21,3 +24,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     # On CPU, PyTorch raises a plain RuntimeError: "can't allocate memory", "not enough memory".
     text = str(error)
     return isinstance(error, RuntimeError) and "memory" in text and ("allocate" in text or "not enough" in text)
+
+
+def check_path(name: str, value: Any) -> None:
+    """Raise a TypeError that names the argument if a value is not a path.
+
+    Args:
+        name: the argument.
+        value: its value.
+    """
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{name}: expected a path (str or os.PathLike), got {type(value).__name__}; pass one.")

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
 from .defaults import MAX_TEXT_LENGTH
-from .errors import one_line
+from .errors import check_path, one_line
 from .field_types import has_type
 from .image_inputs import as_list, as_sizes, check_counts
 from .image_processing_detris import FIELDS as IMAGE_FIELDS
@@ -95,6 +95,7 @@ class DetrisProcessor(ProcessorMixin):
             OSError: `processor_config.json` lacks a field, or has one of a wrong type or value.
             ValueError: a file is damaged.
         """
+        check_path("pretrained_model_name_or_path", pretrained_model_name_or_path)
         name, folder = pretrained_model_name_or_path, Path(pretrained_model_name_or_path)
         kwargs["trust_remote_code"] = False  # otherwise transformers asks on standard input whether to run code
         if folder.is_dir():

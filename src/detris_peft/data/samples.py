@@ -252,6 +252,8 @@ class _RowDecoder:
 
 
 def _undecoded(rows: Any) -> Any:
+    if not isinstance(rows, (datasets.Dataset, datasets.IterableDataset)):
+        raise TypeError(f"rows: expected a datasets.Dataset, got {type(rows).__name__}; load it with a reader.")
     # `decode_row` decodes instead of `datasets`, because its errors name the file.
     return rows.cast_column("image", datasets.Image(decode=False))
 

@@ -6,6 +6,7 @@ import os
 from dataclasses import field, fields
 from typing import Any, ClassVar, Literal
 
+import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
@@ -122,6 +123,8 @@ class DetrisConfig(PreTrainedConfig):
             self.extract_layers = list(self.extract_layers)
         if self.pad_token_id is None:
             self.pad_token_id = text_encoder(self.text_config).pad_token_id
+        if isinstance(self.dtype, str) and not isinstance(getattr(torch, self.dtype, None), torch.dtype):
+            raise ValueError(f"dtype={self.dtype!r}: expected the name of a torch dtype, such as float32; correct it.")
         super().__post_init__(**kwargs)
         self.validate_architecture()
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import datasets
 
+from ...errors import check_path
 from ...safe_loading import read_json
 from ..errors import BadRowError, BadRows, join_names, reject
 from ..fields import read_flag, read_id, read_mask, read_sentences, text_id, upright_size
@@ -81,6 +82,7 @@ def load_coco(
         ValueError: the split is unknown, the file is not COCO JSON, or no annotation has a sentence. A `BadRowError`
             if an annotation is invalid: it names file, id and field.
     """
+    check_path("file", file)
     templated = PLACEHOLDER in str(file)
     if templated and split is None:
         raise ValueError(f"{file}: expected a split, got None; pass split=, one of {join_names(coco_splits(file))}")

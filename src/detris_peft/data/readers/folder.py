@@ -15,6 +15,7 @@ from typing import Any
 
 import datasets
 
+from ...errors import check_path
 from ...safe_loading import parse_json
 from ..errors import BadRowError, BadRows, join_names, reject
 from ..fields import read_flag, read_id, read_mask, read_sentences, text_id, upright_size
@@ -72,6 +73,7 @@ def load_folder(
         ValueError: the split is unknown, or the file is not text. A `BadRowError` if a line is invalid: it names
             file, line and field.
     """
+    check_path("folder", folder)
     lines, splits = [], []
     for file, default in _metadata_files(Path(folder)):
         for number, line in _lines(file, bad_rows):

@@ -8,6 +8,7 @@ from typing import Any
 
 import datasets
 
+from ...errors import check_path
 from ...safe_loading import load_plain_pickle, read_json
 from ..errors import BadRowError, BadRows, MissingImageError, join_names, reject
 from ..masks import encode_mask, mask_area, outside_frame, unite_masks
@@ -40,6 +41,7 @@ class ReferFiles:
     def __init__(
         self, root: str | os.PathLike[str], dataset: str, names: Sequence[str], images: str | None = None
     ) -> None:
+        check_path("root", root)
         self.dataset = dataset
         self.refs_file = _find_refs_file(Path(root), dataset, names)
         self.instances_file = Path(root) / dataset / "instances.json"

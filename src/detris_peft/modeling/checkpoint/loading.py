@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from ...adapters.layer import execution_device
 from ...adapters.state_dict import check_weights, load_adapter_state_dict
 from ...atomic import MANIFEST, recover
-from ...errors import one_line
+from ...errors import check_path, one_line
 from ...locks import lock_folder
 from ...manifest import manifest_problem
 from ...safe_loading import read_json, read_safetensors
@@ -61,6 +61,7 @@ def load_checkpoint(
     **kwargs: Any,
 ) -> Any:
     """Load a checkpoint; see `DetrisForReferringSegmentation.from_pretrained`."""
+    check_path("pretrained_model_name_or_path", name_or_path)
     hub, keywords = _split_keywords(kwargs)
     subfolder = subfolder or ""
     if recover(Path(name_or_path, subfolder)) and "adapter_kwargs" in kwargs:

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from transformers.utils import logging
 
 from ...atomic import MANIFEST, atomic_update_dir, recover, sync_tree
-from ...errors import one_line
+from ...errors import check_path, one_line
 from ...manifest import file_entry, write_manifest
 from ...outputs import mark_folder
 from ...safe_loading import read_json
@@ -46,6 +46,11 @@ def save_checkpoint(
     adapter_name: str | None = None,
 ) -> None:
     """Save a checkpoint; see `DetrisForReferringSegmentation.save_pretrained`."""
+    check_path("save_directory", folder)
+    if state_dict is not None and not isinstance(state_dict, Mapping):
+        raise TypeError(
+            f"state_dict: expected weights by name, got {type(state_dict).__name__}; pass model.state_dict() or None."
+        )
     folder = Path(folder)
     if folder.is_file():
         raise ValueError(f"{folder}: expected a folder to save to, got a file.")
