@@ -128,3 +128,16 @@ def test_names_that_only_contain_a_part_of_a_key_are_accepted(tmp_path: Path):
     model.save_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(CLIP_TEXT.make_backbone(), tmp_path / "mlp2", adapter_name="my-layer")
     assert torch.equal(CLIP_TEXT.run(loaded.eval()), CLIP_TEXT.run(model))
+
+
+@each_tuner
+def test_checking_a_name_draws_no_random_numbers(case: AdapterCase):
+    """Otherwise the seeded weights of an adapter would depend on the check."""
+    backbone, config = case.make_backbone(), case.make_config()
+    torch.manual_seed(0)
+    model = get_peft_model(backbone, config)
+    state = torch.get_rng_state()
+    torch.manual_seed(0)
+    for layer in model.base_model._adapted_layers:
+        layer.make_branch(model.peft_config["default"])
+    assert torch.equal(torch.get_rng_state(), state)
