@@ -248,11 +248,16 @@ def test_missing_and_invalid_fields_are_refused(tokenizer, tmp_path, name, value
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["processor_config.json", "tokenizer.json", "tokenizer_config.json"])
-@pytest.mark.parametrize("content", ["{", "[]", '{"version": 3}', ""], ids=["cut", "list", "other", "empty"])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (name, content)
+        for name in ("processor_config.json", "tokenizer.json", "tokenizer_config.json")
+        for content in ("{", "[]", '{"version": 3}', "")
+        if (name, content) != ("tokenizer_config.json", '{"version": 3}')  # valid: all of its fields are optional
+    ],
+)
 def test_damaged_files_are_refused_in_one_line(tokenizer, tmp_path, name, content):
-    if (name, content) == ("tokenizer_config.json", '{"version": 3}'):
-        pytest.skip("a tokenizer_config.json without any field is valid")
     DetrisProcessor(tokenizer, image_size=56).save_pretrained(tmp_path)
     (tmp_path / name).write_text(content)
     with pytest.raises((OSError, ValueError)) as caught:

@@ -14,6 +14,7 @@ from .adapters import DenseAlignerConfig, TextAdapterConfig
 from .modeling import DetrisConfig, build_backbone
 from .modeling.backbone_folders import recover_backbone, write_backbone
 from .modeling.backbones import read_backbone_config
+from .modeling.encoders import first_difference
 
 _BASE: dict[str, Any] = {"vision_name_or_path": "facebook/dinov2-with-registers-base"}
 _CLIP: dict[str, Any] = {"text_name_or_path": "openai/clip-vit-base-patch16"}
@@ -143,13 +144,12 @@ def random_backbones(config: DetrisConfig, folder: str | os.PathLike, seed: int 
 def _check_same_size(kind: str, folder: Path, expected: Any) -> None:
     """Raise a ValueError if the backbone in a folder, written by an earlier call, has other sizes than expected."""
     found = read_backbone_config(kind, str(folder), "remove the folder")
-    for name in ("model_type", "hidden_size", "num_hidden_layers", "patch_size", "vocab_size"):
-        sizes = getattr(expected, name, None), getattr(found, name, None)
-        if sizes[0] != sizes[1]:
-            raise ValueError(
-                f"{folder}: expected a backbone with {name}={sizes[0]}, got {sizes[1]}; choose another output folder, "
-                "or remove this one."
-            )
+    if difference := first_difference(expected, found):
+        name, size, other = difference
+        raise ValueError(
+            f"{folder}: expected a backbone with {name}={size}, got {other}; choose another output folder, or remove "
+            "this one."
+        )
 
 
 class _Preset(NamedTuple):

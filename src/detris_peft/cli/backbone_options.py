@@ -15,6 +15,7 @@ from ..conversion.original_backbones import load_original_clip_text, load_origin
 from ..modeling.backbone_folders import recover_backbone, write_backbone
 from ..modeling.backbones import load_pretrained_backbone, read_backbone_config
 from ..modeling.configuration_detris import backbone_config
+from ..modeling.encoders import first_difference
 
 KINDS = ("vision", "text")
 _ORIGINAL_FILES: dict[str, tuple[str, Callable[..., PreTrainedModel]]] = {
@@ -126,14 +127,12 @@ def name_backbones(config: DetrisConfig, arguments: BackboneArguments, folder: P
         name, original = _select(arguments, kind)
         if original is not None:
             option = _ORIGINAL_FILES[kind][0]
-            for field_name in ("hidden_size", "num_hidden_layers", "patch_size", "vocab_size"):
-                configs = (getattr(config, f"{kind}_config"), original.config)
-                expected, got = (getattr(c, field_name, None) for c in configs)
-                if expected != got:
-                    raise ValueError(
-                        f"{getattr(arguments, option)}: expected {field_name}={expected}, got {got}; choose another "
-                        "file or preset."
-                    )
+            if difference := first_difference(getattr(config, f"{kind}_config"), original.config):
+                field_name, expected, got = difference
+                raise ValueError(
+                    f"{getattr(arguments, option)}: expected {field_name}={expected}, got {got}; choose another file "
+                    "or preset."
+                )
             name = str(folder / option)
             Backbone(name, original.config, original).write(overwrite=True)
         config.name_backbone(kind, name)

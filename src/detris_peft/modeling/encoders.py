@@ -99,6 +99,19 @@ def backbone_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     return getattr(transformers, architecture(config))
 
 
+def first_difference(expected: PreTrainedConfig, got: PreTrainedConfig) -> tuple[str, Any, Any] | None:
+    """Compare the type and the sizes of two encoders.
+
+    Returns:
+        The first field that differs, its expected value and the other value; None if the encoders are alike.
+    """
+    for name in ("model_type", "hidden_size", "num_hidden_layers", "patch_size", "vocab_size"):
+        values = getattr(expected, name, None), getattr(got, name, None)
+        if values[0] != values[1]:
+            return name, *values
+    return None
+
+
 def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
     """Create a backbone with random weights."""
     return backbone_class(config)(config)

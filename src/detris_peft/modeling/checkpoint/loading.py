@@ -20,7 +20,7 @@ from ...manifest import manifest_problem
 from ...safe_loading import read_json, read_safetensors
 from ..backbones import load_pretrained_backbone
 from ..configuration_detris import DetrisConfig
-from ..encoders import architecture
+from ..encoders import architecture, first_difference
 from ..hub_download import download
 from .files import (
     ADAPTER_CONFIG_FILE,
@@ -214,13 +214,12 @@ def _backbone(
 ) -> PreTrainedModel:
     """Return the backbone that was passed, or load the one that the config names; update the name in the config."""
     backbone = given if given is not None else _load_backbone(config, kind, folder, keywords)
-    for name in ("model_type", "hidden_size", "num_hidden_layers", "patch_size", "vocab_size"):
-        expected, got = (getattr(c, name, None) for c in (getattr(config, f"{kind}_config"), backbone.config))
-        if expected != got:
-            raise ValueError(
-                f"expected a {kind} encoder with {name}={expected}, as in training, got {got}; load the checkpoint "
-                "over the backbone that it was trained with, or train a new one with from_backbones."
-            )
+    if difference := first_difference(getattr(config, f"{kind}_config"), backbone.config):
+        name, expected, got = difference
+        raise ValueError(
+            f"expected a {kind} encoder with {name}={expected}, as in training, got {got}; load the checkpoint over "
+            "the backbone that it was trained with, or train a new one with from_backbones."
+        )
     config.name_backbone(kind, backbone.name_or_path)
     return backbone
 
