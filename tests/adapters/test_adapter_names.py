@@ -11,7 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from safetensors.torch import load_file
 
 from detris_peft.adapters.state_dict import adapter_state_dict, load_adapter_state_dict
-from tests.helpers.adapter_cases import CLIP_TEXT, DINOV2, AdapterCase, each_tuner, randomize_statistics
+from tests.helpers.adapter_cases import CLIP_TEXT, DINOV2, AdapterCase, each_tuner, randomize
 
 
 def parts(model: torch.nn.Module) -> set[str]:
@@ -81,7 +81,7 @@ def test_state_dict_functions_agree_with_the_files_of_peft(case: AdapterCase, tm
     name = "layernorm" if case.is_image_encoder else "final_layer_norm"
     model = case.make_model("a", modules_to_save=[name])
     model.add_adapter("b", case.make_config(layers_to_transform=[1]))
-    randomize_statistics(model, "b")
+    randomize(model, "b")
     model.save_pretrained(tmp_path)
     for adapter in ("a", "b"):
         ours, theirs = adapter_state_dict(model, adapter), load_file(tmp_path / adapter / "adapter_model.safetensors")

@@ -11,7 +11,7 @@ from detris_peft import DenseAlignerConfig, TextAdapterConfig
 from detris_peft.adapters.dense_aligner import DenseAligner
 from detris_peft.adapters.dmoc import DenseMixtureOfConvolutions
 from detris_peft.adapters.text_adapter import TextAdapter
-from tests.helpers.adapter_cases import CLIP_TEXT, DINOV2, TEXT_DIM, randomize_statistics
+from tests.helpers.adapter_cases import CLIP_TEXT, DINOV2, TEXT_DIM, randomize
 
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-4}
 
@@ -127,7 +127,7 @@ def test_a_sentence_of_one_token(training):
 def test_a_mixed_batch_after_compilation(case):
     model = case.make_model()
     model.add_adapter("other", case.make_config(layers_to_transform=[1]))
-    randomize_statistics(model, "other")
+    randomize(model, "other")
     model.eval()
     mixed = ["other", "__base__", "default"]
     expected = {None: case.run(model), "mixed": case.run(model, adapter_names=mixed)}

@@ -12,20 +12,26 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from tests.helpers.adapter_cases import (
+    BOTTLENECK,
     CASES,
+    CLIP_TEXT,
+    COMPACTER,
+    DINOV2,
     AdapterCase,
     assert_differ,
+    each_parallel_tuner,
     each_tuner,
-    every_case,
     every_image_case,
-    randomize_statistics,
+    every_parallel_case,
+    every_parallel_case_and_each_tuner,
+    randomize,
 )
 
 # Gradients may be summed in a different order.
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-4}
 
 
-@every_case
+@every_parallel_case_and_each_tuner
 @torch.no_grad()
 def test_recorded_hidden_states_are_the_outputs_of_the_blocks(case: AdapterCase):
     """`output_hidden_states` includes the output of the adapters."""
@@ -47,7 +53,7 @@ def test_recorded_hidden_states_are_the_outputs_of_the_blocks(case: AdapterCase)
     torch.testing.assert_close(rows, torch.ones_like(rows))
 
 
-@every_case
+@every_parallel_case_and_each_tuner
 def test_eager_and_sdpa_attention_agree(case: AdapterCase):
     model = case.make_model()
     sdpa = case.run(model)
@@ -97,7 +103,7 @@ def gradients(
     return loss.detach(), {name: leaf.grad.clone() for name, leaf in leaves.items()}
 
 
-@every_case
+@every_parallel_case_and_each_tuner
 @pytest.mark.parametrize("forwards", [1, 2], ids=["one-forward", "two-forwards-before-one-backward"])
 def test_gradient_checkpointing_keeps_gradients_and_statistics(case: AdapterCase, forwards: int):
     plain = trainable(case)
@@ -160,7 +166,11 @@ def test_model_compiles_in_one_graph(case: AdapterCase):
     torch.testing.assert_close(case.run(compiled), case.run(model), **TOLERANCE)
 
 
-@each_tuner
+@pytest.mark.parametrize(
+    "case",
+    [DINOV2, CLIP_TEXT, *(pytest.param(case, marks=pytest.mark.slow) for case in (BOTTLENECK, COMPACTER))],
+    ids=lambda case: case.name,
+)
 def test_compiled_training_step_equals_the_eager_one(case: AdapterCase):
     plain = trainable(case).train()
     compiled = copy.deepcopy(plain)
@@ -183,12 +193,12 @@ def test_exported_model_has_the_same_outputs(case: AdapterCase):
     torch.testing.assert_close(output, case.run(model), **TOLERANCE)
 
 
-@every_case
+@every_parallel_case
 def test_frozen_adapters_stay_in_eval_mode(case: AdapterCase):
     """`.train()` does not enable dropout or statistics updates in them."""
     model = trainable(case)
     model.add_adapter("other", case.make_config())
-    randomize_statistics(model)
+    randomize(model)
     evaluated = case.run(model)
     model.set_requires_grad("default", False)
     model.train()
@@ -202,7 +212,7 @@ def test_frozen_adapters_stay_in_eval_mode(case: AdapterCase):
     assert all(".other." in key for key in changed)
 
 
-@each_tuner
+@each_parallel_tuner
 def test_adapters_frozen_without_peft_stay_in_eval_mode(case: AdapterCase):
     """Also if `requires_grad_(False)` is called after `.train()`."""
     model = trainable(case).train()
@@ -212,7 +222,7 @@ def test_adapters_frozen_without_peft_stay_in_eval_mode(case: AdapterCase):
     assert all(torch.equal(model.get_buffer(key), value) for key, value in before.items())
 
 
-@each_tuner
+@each_parallel_tuner
 def test_sync_batch_norm_keeps_keys_and_outputs(case: AdapterCase):
     model = case.make_model()
     keys, before = set(model.state_dict()), case.run(model)
@@ -223,7 +233,7 @@ def test_sync_batch_norm_keeps_keys_and_outputs(case: AdapterCase):
     torch.testing.assert_close(case.run(model), before)
 
 
-@each_tuner
+@each_parallel_tuner
 def test_second_input_is_released_after_the_call(case: AdapterCase):
     """Otherwise it would occupy memory and could be used by the next call."""
     model = case.make_model()
@@ -232,7 +242,7 @@ def test_second_input_is_released_after_the_call(case: AdapterCase):
     assert [layer.call_state.second_input for layer in layers] == [None, None]
 
 
-@each_tuner
+@each_parallel_tuner
 def test_cross_attention_dropout_is_the_same_under_checkpointing(case: AdapterCase):
     if not case.is_image_encoder:
         pytest.skip("only the Dense Aligner has dropout")

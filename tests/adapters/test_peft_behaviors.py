@@ -1,4 +1,4 @@
-"""peft's operations, for both tuners on every backbone."""
+"""peft's operations, for all tuners and backbones."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ from tests.helpers.adapter_cases import (
     DIM,
     AdapterCase,
     assert_differ,
+    each_parallel_tuner,
     each_tuner,
     every_case,
-    randomize_statistics,
+    randomize,
     select_samples,
 )
 
@@ -39,11 +40,11 @@ def assert_close(a: torch.Tensor, b: torch.Tensor) -> None:
 
 
 @every_case
-def test_adapters_are_parallel_to_the_mlps_and_only_they_are_trained(case: AdapterCase):
+def test_the_selected_blocks_get_adapters_and_only_they_are_trained(case: AdapterCase):
     model = case.make_model()
     blocks = model.get_base_model().get_submodule(case.block_list)
     layers = [name for name, module in blocks.named_modules() if isinstance(module, BaseTunerLayer)]
-    assert layers == [f"0.{case.mlp}", f"2.{case.mlp}"]
+    assert layers == [f"{block}.{target}" for block in (0, 2) for target in case.targets]
     prefix = model.base_model.prefix
     assert all(p.requires_grad == (prefix in name) for name, p in model.named_parameters())
     assert_differ(case.run(model), case.run(case.make_backbone()))
@@ -58,8 +59,9 @@ def test_loading_under_another_name_is_bit_identical(case: AdapterCase, tmp_path
     model.save_pretrained(tmp_path)
     expected = case.run(model)
     saved = load_file(tmp_path / "adapter_model.safetensors")
-    assert saved.keys() == {key.replace(".default.", ".") for key in model.state_dict() if ".default." in key}
-    assert any("running_var" in key for key in saved)
+    own = [key for key, _ in (*model.named_parameters(), *model.named_buffers()) if ".default." in key]
+    assert saved.keys() == {key.replace(".default.", ".") for key in own}  # shared ones once
+    assert any("running_var" in key for key in saved) == case.has_statistics
 
     for low_cpu_mem_usage in (False, True):
         loaded = PeftModel.from_pretrained(
@@ -82,7 +84,7 @@ def test_several_adapters_can_be_activated_and_deleted(case: AdapterCase):
     model = case.make_model("a")
     a = case.run(model)
     model.add_adapter("b", case.make_config(layers_to_transform=[1, 2], scale=0.5))
-    randomize_statistics(model, "b")
+    randomize(model, "b")
     assert_close(case.run(model), a)  # adding does not activate
     assert {name for name, p in model.named_parameters() if p.requires_grad and ".b." in name} == set()
     model.set_adapter("b")
@@ -157,7 +159,7 @@ def test_only_the_selected_adapter_is_saved(case: AdapterCase, tmp_path: Path):
 @every_case
 def test_inject_adapter_in_model_works_with_and_without_weights(case: AdapterCase):
     model = inject_adapter_in_model(case.make_config(), case.make_backbone(), adapter_name="injected")
-    randomize_statistics(model)
+    randomize(model)
     state = get_peft_model_state_dict(model, adapter_name="injected")
     assert_differ(case.run(model), case.run(case.make_backbone()))
     empty = inject_adapter_in_model(case.make_config(), case.make_backbone(), low_cpu_mem_usage=True)
@@ -173,7 +175,7 @@ def test_adapter_methods_of_transformers_work(case: AdapterCase, tmp_path: Path,
     model = case.make_backbone()
     plain = case.run(model)
     model.add_adapter(case.make_config(), adapter_name="mine")
-    randomize_statistics(model)
+    randomize(model)
     adapted = case.run(model)
     model.disable_adapters()
     assert_close(case.run(model), plain)
@@ -196,7 +198,7 @@ def test_auto_classes_of_peft_load_the_adapter_and_its_config(case: AdapterCase,
     backbone = case.make_backbone()
     backbone.save_pretrained(tmp_path / "backbone")
     model = get_peft_model(type(backbone).from_pretrained(tmp_path / "backbone"), case.make_config())
-    randomize_statistics(model)
+    randomize(model)
     model.eval().save_pretrained(tmp_path / "adapter")
     loaded = AutoPeftModel.from_pretrained(tmp_path / "adapter")
     assert_close(case.run(loaded), case.run(model))
@@ -205,7 +207,7 @@ def test_auto_classes_of_peft_load_the_adapter_and_its_config(case: AdapterCase,
     assert type(config) is type(case.make_config())
     assert config.dim == DIM
     assert config.layers_to_transform == [0, 2]
-    assert config.peft_type.value == ("DENSE_ALIGNER" if case.is_image_encoder else "TEXT_ADAPTER")
+    assert config.peft_type.value == case.peft_type
     reloaded = type(config).from_pretrained(tmp_path / "adapter")
     assert reloaded.to_dict() == config.to_dict()
 
@@ -228,13 +230,14 @@ def test_status_parameter_counts_and_repr(case: AdapterCase, capsys: pytest.Capt
     model = case.make_model()
     model.add_adapter("second", case.make_config())
     for status in (model.get_model_status(), get_model_status(model)):
-        assert status.num_adapter_layers == 2
+        assert status.num_adapter_layers == 2 * len(case.targets)
         assert status.enabled is True
         assert status.active_adapters == ["default"]
         assert status.merged_adapters == []
         assert status.available_adapters == ["default", "second"]
         assert status.requires_grad == {"default": True, "second": False}
-    assert [layer.name.endswith(case.mlp) for layer in get_layer_status(model)] == [True, True]
+    names = [layer.name for layer in get_layer_status(model)]
+    assert [name.endswith(target) for name, target in zip(names, case.targets * 2, strict=True)] == [True] * len(names)
     model.print_trainable_parameters()
     trainable, total = model.get_nb_trainable_parameters()
     assert f"trainable params: {trainable:,} || all params: {total:,}" in capsys.readouterr().out
@@ -264,7 +267,7 @@ def test_modules_to_save_are_trained_saved_and_loaded(case: AdapterCase, tmp_pat
 def test_mixed_batch_equals_separate_samples(case: AdapterCase):
     model = case.make_model("refcoco")
     model.add_adapter("gref", case.make_config(layers_to_transform=[1]))
-    randomize_statistics(model, "gref")
+    randomize(model, "gref")
     mixed = case.run(model, adapter_names=["gref", "__base__", "refcoco"])
     with torch.no_grad():
         for row, name in ((0, "gref"), (2, "refcoco")):
@@ -307,7 +310,7 @@ def test_training_changes_only_the_adapters(case: AdapterCase, tmp_path: Path):
     assert_close(case.run(PeftModel.from_pretrained(case.make_backbone(), tmp_path)), case.run(model))
 
 
-@each_tuner
+@each_parallel_tuner
 def test_adding_a_frozen_adapter_keeps_the_first_in_training_mode(case: AdapterCase):
     """peft freezes the first adapter temporarily while it adds one for inference."""
     model = case.make_model().train()

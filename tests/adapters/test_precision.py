@@ -11,7 +11,14 @@ import torch
 from peft import PeftModel, get_peft_model
 from torch import nn
 
-from tests.helpers.adapter_cases import AdapterCase, assert_differ, each_tuner, every_case, randomize_statistics
+from tests.helpers.adapter_cases import (
+    AdapterCase,
+    assert_differ,
+    each_parallel_tuner,
+    each_tuner,
+    every_parallel_case_and_each_tuner,
+    randomize,
+)
 
 low_precision = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 
@@ -24,7 +31,7 @@ def inputs_in_dtype(case: AdapterCase, dtype: torch.dtype) -> dict[str, Any]:
     }
 
 
-@every_case
+@every_parallel_case_and_each_tuner
 @low_precision
 @pytest.mark.parametrize("autocast_adapter_dtype", [True, False], ids=["adapter-fp32", "adapter-as-backbone"])
 def test_adapter_dtype_and_outputs_on_half_precision_backbones(
@@ -93,7 +100,7 @@ def test_adapter_gradients_and_statistics_stay_float32_under_autocast(case: Adap
     assert all(b.dtype == torch.float32 for name, b in model.named_buffers() if "running" in name)
 
 
-@each_tuner
+@each_parallel_tuner
 def test_casting_the_model_casts_weights_and_statistics(case: AdapterCase):
     model = case.make_model().to(torch.bfloat16)
     assert {b.dtype for name, b in model.named_buffers() if "running" in name} == {torch.bfloat16}
@@ -108,13 +115,13 @@ def quantize(backbone: nn.Module) -> nn.Module:
     return backbone
 
 
-@every_case
+@every_parallel_case_and_each_tuner
 def test_adapters_train_save_and_load_on_an_int8_backbone(case: AdapterCase, tmp_path: Path):
     plain = case.make_backbone()
     backbone = quantize(copy.deepcopy(plain))
     assert any("torchao" in type(p).__module__ for p in backbone.parameters())
     model = get_peft_model(backbone, case.make_config())
-    randomize_statistics(model)
+    randomize(model)
     weights = [p for name, p in model.named_parameters() if "_branches." in name]
     assert {(p.dtype, type(p)) for p in weights} == {(torch.float32, nn.Parameter)}
     model.train()(**case.inputs()).last_hidden_state.square().mean().backward()

@@ -11,7 +11,7 @@ from peft import PeftConfig, PeftModel, PeftType, get_peft_model
 
 from detris_peft import DenseAlignerConfig, DetrisConfig, DetrisForReferringSegmentation, TextAdapterConfig
 from detris_peft.adapters import DenseAlignerModel, TextAdapterModel, register
-from tests.helpers.adapter_cases import DINOV2, randomize_statistics
+from tests.helpers.adapter_cases import DINOV2, randomize
 from tests.helpers.tiny_models import image_encoder, inputs, text_encoder, tiny_config
 
 SIZES = {"dim": 16, "layers_to_transform": [0, 2], "cross_attention_dim": 8, "cross_attention_heads": 2}
@@ -45,7 +45,7 @@ def test_an_adapter_of_a_registered_subclass_is_loaded_as_itself(tmp_path: Path)
     config = DoubledAlignerConfig(**SIZES, text_dim=24, note="ours")
     assert config.peft_type == PeftType["DOUBLED_ALIGNER"]
     model = get_peft_model(DINOV2.make_backbone(), config)
-    randomize_statistics(model)
+    randomize(model)
     model.eval().save_pretrained(tmp_path)
     assert type(model.base_model) is DoubledAlignerModel
     loaded = PeftModel.from_pretrained(DINOV2.make_backbone(), tmp_path).eval()

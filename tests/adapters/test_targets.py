@@ -30,8 +30,9 @@ from tests.helpers.adapter_cases import (
     TEXT_CASES,
     AdapterCase,
     assert_differ,
+    each_parallel_tuner,
     each_tuner,
-    every_case,
+    every_parallel_case,
 )
 
 
@@ -65,7 +66,7 @@ SELECTIONS = [
 ]
 
 
-@every_case
+@every_parallel_case
 @pytest.mark.parametrize("selection", SELECTIONS, ids=lambda selection: selection.name)
 def test_the_selected_blocks_get_adapters(case: AdapterCase, selection: Selection, tmp_path: Path):
     model = get_peft_model(case.make_backbone(), selection.make_config(case)).eval()
@@ -78,7 +79,7 @@ def test_the_selected_blocks_get_adapters(case: AdapterCase, selection: Selectio
     assert adapted_modules(reloaded) == adapted_modules(model)
 
 
-@each_tuner
+@each_parallel_tuner
 def test_default_blocks_are_those_of_detris_b(case: AdapterCase):
     """Every second block of twelve."""
     backbone_config = case.backbone_config()
@@ -135,7 +136,8 @@ def test_identity_initialization_equals_the_plain_backbone(case: AdapterCase):
     model = case.make_model(init_weights="identity")
     torch.testing.assert_close(case.run(model), plain, atol=1e-6, rtol=0)
     model.train()(**case.inputs()).last_hidden_state.sum().backward()
-    grads = [p.grad.abs().sum() for name, p in model.named_parameters() if name.endswith("up.weight")]
+    grads = [p.grad.abs().sum() for name, p in model.named_parameters() if name.endswith(case.up_key)]
+    assert len(grads) == 2 * len(case.targets)
     assert all(grad > 0 for grad in grads)  # it can still be trained
 
 

@@ -15,7 +15,7 @@ from tests.helpers.adapter_cases import (
     IMAGE_CASES,
     AdapterCase,
     assert_differ,
-    randomize_statistics,
+    randomize,
 )
 
 ATTENTION = r".*att.*\.(q_proj|query|v_proj|value)"
@@ -27,7 +27,7 @@ def wrap_twice(case: AdapterCase) -> tuple[PeftModel, PeftModel]:
     lora_config = LoraConfig(target_modules=ATTENTION, r=4, init_lora_weights=False)
     lora = get_peft_model(case.make_backbone(), lora_config, adapter_name="lora")
     ours = get_peft_model(lora.get_base_model(), case.make_config(), adapter_name="ours")
-    randomize_statistics(ours)
+    randomize(ours)
     lora.eval(), ours.eval()
     return lora, ours
 
@@ -106,7 +106,7 @@ def test_wrapper_around_the_lora_wrapper(case: AdapterCase, tmp_path: Path):
     lora_config = LoraConfig(target_modules=ATTENTION, r=4, init_lora_weights=False)
     lora = get_peft_model(case.make_backbone(), lora_config, adapter_name="lora")
     outer = get_peft_model(lora, case.make_config(), adapter_name="ours")
-    randomize_statistics(outer)
+    randomize(outer)
     both = case.run(outer.eval())
     with outer.disable_adapter():
         only_lora = case.run(outer)

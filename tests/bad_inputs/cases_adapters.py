@@ -26,6 +26,11 @@ def field(adapter: str, **changes: Any) -> Prepare:
     return prepare
 
 
+def adapter(name: str, **fields: Any) -> Prepare:
+    """Return a function that replaces an adapter in a checkpoint's config.json."""
+    return edit_json(f"{BEST}/config.json", **{name: fields})
+
+
 CASES = [
     Case(
         "adapter width is text",
@@ -121,5 +126,41 @@ CASES = [
         f"{TRAIN} --config adapters.yaml",
         ("vision_adapter.dim", "int"),
         write("adapters.yaml", "vision_adapter: {dim: wide}\n"),
+    ),
+    Case(
+        "bottleneck with an unknown activation",
+        PREDICT,
+        ("config.json", "vision_adapter.activation='gellu'", "expected one of gelu, quick_gelu, relu", "correct"),
+        adapter("vision_adapter", peft_type="BOTTLENECK_ADAPTER", activation="gellu"),
+    ),
+    Case(
+        "bottleneck width is zero",
+        PREDICT,
+        ("config.json", "text_adapter.dim=0", "expected a size from 1 to 16,384", "correct"),
+        adapter("text_adapter", peft_type="BOTTLENECK_ADAPTER", dim=0),
+    ),
+    Case(
+        "compacter with a number of products that does not divide its width",
+        PREDICT,
+        ("config.json", "text_adapter.phm_dim=4", "expected a divisor of dim=50", "change one of them"),
+        adapter("text_adapter", peft_type="COMPACTER", dim=50),
+    ),
+    Case(
+        "compacter with a rank that is text",
+        PREDICT,
+        ("config.json", "text_adapter.phm_rank='high'", "expected int", "correct"),
+        adapter("text_adapter", peft_type="COMPACTER", phm_rank="high"),
+    ),
+    Case(
+        "compacter on an encoder whose width it does not divide",
+        f"{TRAIN} --config adapters.yaml",
+        ("phm_dim=7", "expected a divisor of", "the width of the encoder", "change it"),
+        write("adapters.yaml", "vision_adapter: {peft_type: COMPACTER, dim: 14, phm_dim: 7, phm_rank: 2}\n"),
+    ),
+    Case(
+        "bottleneck on a module that returns no tensor",
+        f"{TRAIN} --config adapters.yaml",
+        ("target_modules", "expected modules whose output is a tensor", "attention.o_proj"),
+        write("adapters.yaml", "vision_adapter: {peft_type: BOTTLENECK_ADAPTER, target_modules: [attention]}\n"),
     ),
 ]

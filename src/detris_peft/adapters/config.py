@@ -1,4 +1,4 @@
-"""Configuration fields shared by all adapters."""
+"""Configuration fields shared by all adapters, by the parallel ones, and by the sequential ones."""
 
 from __future__ import annotations
 
@@ -18,25 +18,24 @@ DEFAULT_LAYERS = (1, 3, 5, 7, 9, 11)
 # Upper bounds of the sizes, far above any useful value: a config may come from an untrusted file.
 MAX_DIM = 16_384
 MAX_TEXT_DIM = 65_536
+ACTIVATIONS = ("gelu", "quick_gelu", "relu", "silu", "tanh")  # names of transformers
 
 
 @dataclass
-class ParallelAdapterConfig(PeftConfig):
-    """Configuration of a parallel adapter for the MLPs of a transformer encoder.
+class AdapterConfig(PeftConfig):
+    """Configuration fields of all adapters: which modules get one, and how its output is added.
 
     Args:
-        dim: bottleneck width D, a multiple of 16 (D-MoC's narrowest branch has D/16 channels).
+        dim: bottleneck width D.
         layers_to_transform: blocks that get an adapter, counted from 0; None for all. Omit it if `target_modules`
             selects the blocks: a regular expression, or names that contain the index of a block.
-        scale: factor applied to the branch's output before it is added to the MLP's output.
+        scale: factor applied to the branch's output before it is added.
         init_weights: `"paper"`, or `"identity"`: the up-projection starts at zero, so that the adapted backbone equals
             the plain one until the first step.
-        target_modules: modules that get a parallel adapter: names within a block (`["mlp"]`), full names, or a regular
+        target_modules: modules that get an adapter: names within a block (`["mlp"]`), full names, or a regular
             expression over full names. Not needed for known backbones.
         exclude_modules: modules to skip, as names or a regular expression.
         layers_pattern: name of the list of blocks. Not needed for known backbones.
-        input_module: name, within the block, of the submodule whose inputs contain the adapter's second input. Needed
-            only for backbones that are not listed in `detris_peft.adapters.block_layouts`.
         modules_to_save: further modules of the backbone to train and save completely.
 
     Raises:
@@ -44,19 +43,21 @@ class ParallelAdapterConfig(PeftConfig):
     """
 
     dim: int = 64
-    layers_to_transform: list[int] | int | None = field(default_factory=lambda: list(DEFAULT_LAYERS))
-    scale: float = 0.2  # not in the paper; the value of the released implementation
+    layers_to_transform: list[int] | int | None = None
+    scale: float = 1.0
     init_weights: str = "paper"
     target_modules: list[str] | set[str] | str | None = None
     exclude_modules: list[str] | set[str] | str | None = None
     layers_pattern: list[str] | str | None = None
-    input_module: str | None = None
     modules_to_save: list[str] | None = None
 
+    # Not fields: the encoders that the adapter is for ("image", "text", None for both), and the blocks by default.
+    encoder_kind: ClassVar[str | None] = None
+    default_layers: ClassVar[tuple[int, ...] | None] = None
     # Not a field: whether peft read the config in order to load the weights of the same folder.
     is_from_file: ClassVar[bool] = False
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> ParallelAdapterConfig:
+    def __new__(cls, *args: Any, **kwargs: Any) -> AdapterConfig:
         # Not in `__init__`: peft catches its TypeError for an unknown name, and drops the field with a warning.
         parameters = inspect.signature(cls.__init__).parameters
         for name in kwargs.keys() - parameters.keys():
@@ -79,11 +80,7 @@ class ParallelAdapterConfig(PeftConfig):
             self.target_modules = set(self.target_modules)
         if isinstance(self.exclude_modules, list):
             self.exclude_modules = set(self.exclude_modules)
-        if self.dim < 16 or self.dim % 16:
-            raise ValueError(
-                f"dim={self.dim}: expected a positive multiple of 16; D-MoC has convolutions of width dim/16."
-            )
-        check_size("dim", self.dim, MAX_DIM)
+        self._check_dim()
         if not math.isfinite(self.scale):
             raise ValueError(f"scale={self.scale}: expected a finite number; correct it.")
         if self.init_weights not in ("paper", "identity"):
@@ -124,6 +121,9 @@ class ParallelAdapterConfig(PeftConfig):
                     f"{name}={pattern!r}: expected a regular expression, got an invalid one ({error}); correct it."
                 ) from None
 
+    def _check_dim(self) -> None:
+        check_size("dim", self.dim, MAX_DIM)
+
     def _check_layers(self) -> None:
         layers = self.layers_to_transform
         if layers is not None:
@@ -136,7 +136,7 @@ class ParallelAdapterConfig(PeftConfig):
         targets = self.target_modules
         if isinstance(targets, str) or (targets and any(map(has_block_index, targets))):
             # The targets select the blocks; an explicit `layers_to_transform` still applies.
-            if layers == list(DEFAULT_LAYERS):
+            if self.default_layers is not None and layers == list(self.default_layers):
                 self.layers_to_transform = None
             elif layers is not None and isinstance(targets, str):
                 raise ValueError(
@@ -148,6 +148,59 @@ class ParallelAdapterConfig(PeftConfig):
         """Match the block's path and index (groups 1 and 2) in a module name; return None outside the blocks."""
         patterns = "|".join(as_list(self.layers_pattern))
         return re.match(rf"((?:.*?\.)?(?:{patterns})\.(\d+))(?:\.|$)", key)
+
+
+@dataclass
+class ParallelAdapterConfig(AdapterConfig):
+    """Configuration of a parallel adapter for the MLPs of a transformer encoder.
+
+    The fields are those of [`AdapterConfig`], and `input_module`.
+
+    Args:
+        dim: bottleneck width D, a multiple of 16 (D-MoC's narrowest branch has D/16 channels).
+        input_module: name, within the block, of the submodule whose inputs contain the adapter's second input. Needed
+            only for backbones that are not listed in `detris_peft.adapters.block_layouts`.
+
+    Raises:
+        ValueError: a field is invalid; the message names it and says what is expected.
+    """
+
+    layers_to_transform: list[int] | int | None = field(default_factory=lambda: list(DEFAULT_LAYERS))
+    scale: float = 0.2  # not in the paper; the value of the released implementation
+    input_module: str | None = None
+
+    default_layers: ClassVar[tuple[int, ...] | None] = DEFAULT_LAYERS
+
+    def _check_dim(self) -> None:
+        if self.dim < 16 or self.dim % 16:
+            raise ValueError(
+                f"dim={self.dim}: expected a positive multiple of 16; D-MoC has convolutions of width dim/16."
+            )
+        super()._check_dim()
+
+
+@dataclass
+class SequentialAdapterConfig(AdapterConfig):
+    """Configuration of an adapter on the outputs of modules of a block, inside the residual connection.
+
+    Fields that are not listed here are those of [`AdapterConfig`].
+
+    Args:
+        after_attention: also add an adapter on the output of the attention of each block. It has no effect if
+            `target_modules` is given.
+        activation: nonlinearity of the bottleneck: gelu, quick_gelu, relu, silu or tanh.
+
+    Raises:
+        ValueError: a field is invalid; the message names it and says what is expected.
+    """
+
+    after_attention: bool = False
+    activation: str = "gelu"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"activation={self.activation!r}: expected one of {', '.join(ACTIVATIONS)}; correct it.")
 
 
 def check_size(name: str, value: int, maximum: int) -> None:

@@ -1,13 +1,10 @@
-"""The layer shared by all adapters: a backbone module with parallel adapter branches.
+"""The layer shared by all adapters: a backbone module to whose output the outputs of branches are added.
 
-A branch is nonlinear, contains BatchNorm and needs a second input in addition to the MLP's own. Therefore:
+A branch is nonlinear and may contain BatchNorm. Therefore:
 
-- A forward pre-hook on an earlier module of the same block captures the second input. The hook is persistent and
-  inside the block, so it also runs when gradient checkpointing recomputes the block.
-- The captured value belongs to the running call: it is stored per thread (`CallState`) and consumed by the next
-  forward of the layer.
+- It cannot be merged.
 - BatchNorm running statistics are frozen with the adapter and updated once per step under gradient checkpointing.
-- The branch cannot be merged.
+- What belongs to a call (the names of a mixed batch) is stored per thread, in `CallState`.
 """
 
 from __future__ import annotations
@@ -24,31 +21,26 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 NOT_MERGEABLE = (
-    "This adapter cannot be merged into the backbone's weights: its branch (convolutions, ReLU, attention) is "
-    "nonlinear. Keep the adapter attached, or remove it with `unload()`."
+    "This adapter cannot be merged into the backbone's weights: its branch is nonlinear. Keep the adapter attached, "
+    "or remove it with `unload()`."
 )
 
 
 class CallState(threading.local):
-    """Values of the running forward call, separate for each thread.
+    """Values of the running forward call, separate for each thread."""
 
-    The hook and its layer share one instance, so the two also find each other in `nn.DataParallel` replicas, which are
-    shallow copies called from threads.
-    """
-
-    second_input: Any = None
     adapter_names: list[str] | None = None
+    second_input: Any = None  # of a parallel adapter
 
     def __reduce__(self) -> tuple:
         # The values belong to a call, so copies and pickles start without any.
         return type(self), ()
 
 
-class ParallelAdapterLayer(nn.Module, BaseTunerLayer):
-    """A backbone module with parallel adapter branches: `base(x) + Σ scale · branch(x, second input)`.
+class AdapterLayer(nn.Module, BaseTunerLayer):
+    """A backbone module with adapter branches: `base(x) + Σ scale · branch(...)`, summed over the active adapters.
 
-    Subclasses name the `ModuleDict` of branches in `adapter_layer_names` and implement `extract_input`, `make_branch`
-    and `check_input`.
+    Subclasses name the `ModuleDict` of branches in `adapter_layer_names`, and implement `make_branch` and `forward`.
     """
 
     other_param_names = ("scale", "initial_sum")
@@ -59,7 +51,6 @@ class ParallelAdapterLayer(nn.Module, BaseTunerLayer):
         self.scale: dict[str, float] = {}
         self.initial_sum: dict[str, float] = {}
         self.call_state = CallState()
-        self.input_hook: torch.utils.hooks.RemovableHandle | None = None
         self.merged_adapters = []
         setattr(self, self.adapter_layer_names[0], nn.ModuleDict())
 
@@ -70,35 +61,19 @@ class ParallelAdapterLayer(nn.Module, BaseTunerLayer):
     @property
     def width(self) -> int:
         """Width C of the residual stream: the output size of the wrapped module's last linear layer."""
-        linear = [m for m in self.base_layer.modules() if isinstance(m, nn.Linear)]
+        linear = [m for m in self.get_base_layer().modules() if isinstance(m, nn.Linear)]
         if not linear:
             raise ValueError(
-                f"target_modules: expected the MLP of a block, got a {type(self.base_layer).__name__} without a "
-                "linear layer; target another module."
+                f"target_modules: expected a module with a linear layer, got a {type(self.base_layer).__name__}; "
+                "target the MLP of a block."
             )
         return linear[-1].out_features
-
-    # Subclass interface
-
-    @staticmethod
-    def extract_input(args: tuple, kwargs: dict) -> Any:
-        """Return the adapter's second input from the arguments of the block's `input_module`."""
-        raise NotImplementedError
 
     def make_branch(self, config: Any) -> nn.Module:
         """Return a new branch for an adapter config."""
         raise NotImplementedError
 
-    def check_input(self, hidden_states: torch.Tensor, second_input: Any) -> tuple:
-        """Return the arguments of the branch. Raise a ValueError if the second input is missing or does not fit."""
-        raise NotImplementedError
-
     # Adding an adapter
-
-    def register_input_hook(self, source: nn.Module) -> None:
-        """Register the hook on `source`, an earlier module of the block, that captures the second input."""
-        hook = _CaptureInput(self.extract_input, self.call_state)
-        self.input_hook = source.register_forward_pre_hook(hook, with_kwargs=True)
 
     def update_layer(self, adapter_name: str, config: Any, inference_mode: bool = False) -> None:
         """Add an adapter (method name required by peft)."""
@@ -145,30 +120,33 @@ class ParallelAdapterLayer(nn.Module, BaseTunerLayer):
 
     # Forward
 
-    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        second_input, self.call_state.second_input = self.call_state.second_input, None
-        result = self.base_layer(hidden_states, *args, **kwargs)
+    def add_branches(self, result: torch.Tensor, make_inputs: Callable[[], tuple]) -> torch.Tensor:
+        """Add the outputs of the active adapters to the output of the wrapped module.
+
+        Args:
+            result: output of the wrapped module (B, ..., C).
+            make_inputs: returns the arguments of the branches. It is called only if there is an adapter to run.
+        """
         if self.disable_adapters:
             return result
         adapter_names = self.call_state.adapter_names
         if adapter_names is not None:
-            return self._forward_mixed_batch(hidden_states, second_input, adapter_names, result)
-        for name in self.active_adapters:
-            if name in self.branches:
-                delta = self._run_branch(name, *self.check_input(hidden_states, second_input))
-                result = torch.add(result, delta.to(result.dtype), alpha=self.scale[name])
+            return self._add_mixed_batch(result, make_inputs, adapter_names)
+        names = [name for name in self.active_adapters if name in self.branches]
+        inputs = make_inputs() if names else ()
+        for name in names:
+            delta = self._run_branch(name, *inputs)
+            result = torch.add(result, delta.to(result.dtype), alpha=self.scale[name])
         return result
 
-    def _forward_mixed_batch(
-        self, hidden_states: torch.Tensor, second_input: Any, adapter_names: list[str], result: torch.Tensor
+    def _add_mixed_batch(
+        self, result: torch.Tensor, make_inputs: Callable[[], tuple], adapter_names: list[str]
     ) -> torch.Tensor:
         """Run each sample of the batch through its own adapter; `"__base__"` samples through none."""
-        if len(adapter_names) != len(hidden_states):
-            raise ValueError(
-                f"adapter_names: expected {len(hidden_states)} names, one per sample, got {len(adapter_names)}."
-            )
+        if len(adapter_names) != len(result):
+            raise ValueError(f"adapter_names: expected {len(result)} names, one per sample, got {len(adapter_names)}.")
         names = sorted(set(adapter_names) & set(self.branches))
-        inputs = self.check_input(hidden_states, second_input) if names else ()
+        inputs = make_inputs() if names else ()
         for name in names:
             rows = torch.tensor([i for i, n in enumerate(adapter_names) if n == name], device=result.device)
             delta = self._run_branch(name, *(x[rows] if isinstance(x, torch.Tensor) else x for x in inputs))
@@ -186,7 +164,7 @@ class ParallelAdapterLayer(nn.Module, BaseTunerLayer):
 
     # Training mode: a frozen adapter stays in eval mode (dropout, running statistics) even after `.train()`.
 
-    def train(self, mode: bool = True) -> ParallelAdapterLayer:
+    def train(self, mode: bool = True) -> AdapterLayer:
         super().train(mode)
         for branch in self.branches.values():
             self._sync_training_mode(branch)
@@ -198,7 +176,7 @@ class ParallelAdapterLayer(nn.Module, BaseTunerLayer):
         if branch.training != trained:
             branch.train(trained)
 
-    def _replicate_for_data_parallel(self) -> ParallelAdapterLayer:
+    def _replicate_for_data_parallel(self) -> AdapterLayer:
         # Replicas copy the mode of the branches, and cannot find it out: they have no parameters, only attributes.
         for branch in self.branches.values():
             self._sync_training_mode(branch)
@@ -212,8 +190,6 @@ class ParallelAdapterLayer(nn.Module, BaseTunerLayer):
         """Return the original module (method name required by peft)."""
         if merge:
             self.merge(safe_merge, adapter_names)
-        if self.input_hook is not None:
-            self.input_hook.remove()
         return self.base_layer
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
@@ -243,20 +219,6 @@ def _dtype(module: nn.Module) -> torch.dtype:
         for p in (*m._parameters.values(), *getattr(m, "_former_parameters", {}).values())
         if p is not None
     )
-
-
-class _CaptureInput:
-    """Forward pre-hook that stores the second input of a block for the adapter in the same block.
-
-    A class instead of a closure, so that it can be copied and pickled with the modules that it connects.
-    """
-
-    def __init__(self, extract: Callable[[tuple, dict], Any], call_state: CallState) -> None:
-        self.extract, self.call_state = extract, call_state
-
-    def __call__(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        self.call_state.second_input = self.extract(args, kwargs)
-        return args, kwargs
 
 
 def is_recomputing() -> bool:

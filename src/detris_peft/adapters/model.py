@@ -15,16 +15,16 @@ from peft.utils import AuxiliaryTrainingWrapper
 from torch import nn
 
 from .block_layouts import ANY_LIST, BLOCK_LIST, BlockLayout
-from .config import ParallelAdapterConfig, as_list, has_block_index
-from .layer import NOT_MERGEABLE, ParallelAdapterLayer
+from .config import AdapterConfig, as_list, has_block_index
+from .layer import NOT_MERGEABLE, AdapterLayer
 from .names import check_adapter_names, key_parts
 from .portable import PortableModule
 from .registry import check_registered
 from .state_dict import PREFIX, adapter_keys, check_weights, without_wrappers
 
 
-class ParallelAdapterModel(PortableModule, BaseTuner):
-    """Inject `tuner_layer_cls` in parallel with the MLPs of the selected blocks.
+class AdapterModel(PortableModule, BaseTuner):
+    """Inject `tuner_layer_cls` at modules of the selected blocks.
 
     Subclasses set the layer and config classes, the prefix of the parameters, and the table of known backbones.
 
@@ -39,10 +39,9 @@ class ParallelAdapterModel(PortableModule, BaseTuner):
         >>> both.save_pretrained(folder, selected_adapters=["aligner"])
     """
 
-    tuner_layer_cls: type[ParallelAdapterLayer]
-    config_cls: ClassVar[type[ParallelAdapterConfig]]
+    tuner_layer_cls: type[AdapterLayer]
+    config_cls: ClassVar[type[AdapterConfig]]
     layouts: ClassVar[dict[str, BlockLayout]]
-    second_input: ClassVar[str]  # its description in error messages
     target_module_mapping: ClassVar[dict] = {}  # `layouts` replaces peft's mapping
 
     def __init__(self, model: nn.Module, peft_config: Any, adapter_name: str, *args: Any, **kwargs: Any) -> None:
@@ -56,22 +55,13 @@ class ParallelAdapterModel(PortableModule, BaseTuner):
         super().__init__(model, peft_config, adapter_name, *args, **kwargs)
 
     @property
-    def _adapted_layers(self) -> list[ParallelAdapterLayer]:
+    def _adapted_layers(self) -> list[AdapterLayer]:
         return [m for m in self.model.modules() if isinstance(m, self.tuner_layer_cls)]
 
     # Selecting modules
 
     def _prepare_adapter_config(self, peft_config: Any, model_config: dict) -> Any:
-        known = self.layouts.get(model_config.get("model_type", ""))
-        if known is None and (peft_config.target_modules is None or peft_config.input_module is None):
-            raise ValueError(
-                f"{type(self).__name__}: expected a known backbone type ({', '.join(self.layouts)}), got "
-                f"{model_config.get('model_type')!r}; set target_modules (the MLP of a block) and input_module (the "
-                f"module of a block that receives {self.second_input}) in the config."
-            )
-        if known is not None:
-            peft_config.target_modules = peft_config.target_modules or {known.mlp}
-            peft_config.input_module = peft_config.input_module or known.input_module
+        known = model_config.get("model_type") in self.layouts
         peft_config.layers_pattern = peft_config.layers_pattern or (BLOCK_LIST if known else ANY_LIST)
         return peft_config
 
@@ -119,16 +109,20 @@ class ParallelAdapterModel(PortableModule, BaseTuner):
         except Exception:
             self._remove_adapter(adapter_name)
             raise
-        for layer in self._adapted_layers:
-            if adapter_name in layer.branches:
-                layer.mark_initial(adapter_name)
+        layers = [layer for layer in self._adapted_layers if adapter_name in layer.branches]
+        self._share_modules([layer.branches[adapter_name] for layer in layers])
+        for layer in layers:
+            layer.mark_initial(adapter_name)
+
+    def _share_modules(self, branches: list[Any]) -> None:
+        """Replace modules of the new branches of an adapter by modules that all of them share."""
 
     def _new_key_parts(self, config: Any) -> set[str]:
         """Return the parts of the keys that an adapter of this config adds, without its name."""
         with torch.device(
             "meta"
         ):  # takes no memory, and draws no random numbers, which would change the seeded weights
-            layer = self.tuner_layer_cls(nn.Linear(1, 1))
+            layer = self.tuner_layer_cls(nn.Linear(1, config.dim))  # Compacter accepts few widths; this is one
             branch = layer.make_branch(config)
         parts = {"base_layer", layer.adapter_layer_names[0]} | key_parts(branch)
         return parts | ({"original_module", "modules_to_save"} if config.modules_to_save else set())
@@ -153,28 +147,19 @@ class ParallelAdapterModel(PortableModule, BaseTuner):
         if isinstance(target, self.tuner_layer_cls):
             target.update_layer(adapter_name, peft_config, inference_mode=peft_config.inference_mode)
             return
-        source = self._input_module(peft_config, current_key)
         layer = self.tuner_layer_cls(target)
         layer._active_adapter = adapter_name
         layer.update_layer(adapter_name, peft_config, inference_mode=peft_config.inference_mode)
         layer.train(target.training)
-        layer.register_input_hook(source)
+        self._connect(layer, peft_config, current_key)
         self._replace_module(parent, target_name, layer, target)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         # peft's own version copies `weight` and `bias`, which an MLP does not have.
         setattr(parent, child_name, new_module)
 
-    def _input_module(self, config: Any, key: str) -> nn.Module:
-        block = config.match_block(key)
-        name = f"{block.group(1)}.{config.input_module}" if block else config.input_module
-        try:
-            return self.model.get_submodule(name)
-        except AttributeError:
-            raise ValueError(
-                f"input_module: expected a module of the block that receives {self.second_input} for the adapter at "
-                f"{key!r}, got {name!r}, which does not exist; set input_module to a name within the block."
-            ) from None
+    def _connect(self, layer: Any, peft_config: Any, key: str) -> None:
+        """Connect a new layer, which will replace the module `key`, with other modules of its block."""
 
     # Enabling, disabling and unloading affect only our own adapters: another tuner (LoRA) may share the backbone.
 
@@ -277,7 +262,11 @@ class ParallelAdapterModel(PortableModule, BaseTuner):
             _discard_initial_adapter(model, config, adapter_name)
             raise
         own = {without_wrappers(key): key for key in model.state_dict()}
-        return {own.get(key, key): value for key, value in remapped.items()}
+        loaded = {own.get(key, key): value for key, value in remapped.items()}
+        # A shared tensor is saved under one key; peft reports its other keys as missing.
+        tensors = model.state_dict(keep_vars=True)
+        values = {id(tensors[key]): value for key, value in loaded.items() if key in tensors}
+        return {key: values[id(tensor)] for key, tensor in tensors.items() if id(tensor) in values} | loaded
 
     # Mixed batches
 
@@ -322,7 +311,7 @@ def _embedding_keys(model: Any) -> set[str]:
 
 def _discard_initial_adapter(model: Any, config: Any, adapter_name: str) -> None:
     """Remove an adapter that was added in order to load a file, unless its weights have changed since."""
-    layers = [m for m in model.modules() if isinstance(m, ParallelAdapterLayer) and adapter_name in m.branches]
+    layers = [m for m in model.modules() if isinstance(m, AdapterLayer) and adapter_name in m.branches]
     is_new = config.is_from_file and all(layer.is_initial(adapter_name) for layer in layers)
     if not is_new or not isinstance(model, PeftModel):
         return

@@ -2,7 +2,7 @@
 
 The keys of a file are those of the model without the adapter's name: `...mlp.dense_aligner_branches.down.weight`. peft
 finds an adapter's weights by searching the keys for names, which selects wrong ones if an adapter is named like a
-module. The functions here find them by walking the modules.
+module. The functions here find those of our own types by walking the modules, and ask peft for those of its types.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from peft import PeftModel, get_peft_model_state_dict
 from peft.utils import AuxiliaryTrainingWrapper
 from torch import nn
 
-from .layer import ParallelAdapterLayer
+from .layer import AdapterLayer
+from .registry import type_name
 
 # Added to the names of modules, but not always to the keys of a state dict, by torch.compile, FSDP and checkpointing.
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
@@ -26,24 +28,66 @@ def adapter_keys(model: nn.Module, adapter_name: str) -> dict[str, str]:
     Args:
         model: a `PeftModel`, or a model into which the adapter was injected.
         adapter_name: the adapter; an unknown one has no keys.
+
+    Raises:
+        ValueError: peft does not save the weights of this type of adapter as they are in the model.
     """
-    keys = {}
+    keys, is_own, seen = {}, False, set()  # modules that several branches share are saved once, with the first
     for path, module in model.named_modules():
-        if isinstance(module, ParallelAdapterLayer) and adapter_name in module.branches:
+        if isinstance(module, AdapterLayer) and adapter_name in module.branches:
             container = module.adapter_layer_names[0]
-            names = module.branches[adapter_name].state_dict()
+            names, is_own = persistent_names(module.branches[adapter_name], seen), True
             pairs = {f"{container}.{name}": f"{container}.{adapter_name}.{name}" for name in names}
         elif isinstance(module, AuxiliaryTrainingWrapper):  # a module of `modules_to_save`
             pairs = module.adapter_state_dict_load_map(adapter_name)
         else:
             continue
         prefix = f"{path}." if path else ""
-        # Nested PeftModel wrappers (around LoRA) repeat the prefix; the file also fits the backbone without LoRA.
-        outer = prefix
-        while outer.startswith(PREFIX * 2):
-            outer = outer.removeprefix(PREFIX)
-        keys |= {without_wrappers(outer + file): without_wrappers(prefix + own) for file, own in pairs.items()}
-    return keys
+        keys |= {prefix + file: prefix + own for file, own in pairs.items()}
+    if not is_own and isinstance(model, PeftModel) and adapter_name in model.peft_config:
+        keys = _keys_of_peft(model, adapter_name)
+    return {_without_repetition(without_wrappers(file)): without_wrappers(own) for file, own in keys.items()}
+
+
+def _keys_of_peft(model: PeftModel, adapter_name: str) -> dict[str, str]:
+    """Return the keys of an adapter of peft (LoRA, IA3, ...): peft selects and renames placeholders of the weights."""
+    placeholders = {key: torch.empty(0, device="meta") for key in persistent_names(model)}
+    names = {id(value): key for key, value in placeholders.items()}
+    selected = get_peft_model_state_dict(model, placeholders, adapter_name, save_embedding_layers=False)
+    changed = [file for file, value in selected.items() if id(value) not in names]
+    if changed:
+        raise ValueError(
+            f"adapter {adapter_name!r}: expected a type whose weights peft saves as they are, got "
+            f"{type_name(model.peft_config[adapter_name].peft_type)}, for which it computes {changed[0]}; use another "
+            "type of adapter."
+        )
+    return {file: names[id(value)] for file, value in selected.items()}
+
+
+def persistent_names(model: nn.Module, seen: set[int] | None = None) -> list[str]:
+    """Return the keys of a model's state dict, without gathering the weights if they are sharded.
+
+    Args:
+        model: the model.
+        seen: ids of modules to omit; those of the model are added.
+    """
+    names = []
+    for path, module in model.named_modules(remove_duplicate=False):
+        if seen is not None:
+            if id(module) in seen:
+                continue
+            seen.add(id(module))
+        for name in (*module._parameters, *(module._buffers.keys() - module._non_persistent_buffers_set)):
+            if getattr(module, name, None) is not None:
+                names.append(f"{path}.{name}" if path else name)
+    return names
+
+
+def _without_repetition(key: str) -> str:
+    """Return a key without the repeated prefix of nested PeftModel wrappers: the file fits the plain backbone."""
+    while key.startswith(PREFIX * 2):
+        key = key.removeprefix(PREFIX)
+    return key
 
 
 def adapter_state_dict(

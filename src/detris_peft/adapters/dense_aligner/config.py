@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..config import MAX_DIM, MAX_TEXT_DIM, ParallelAdapterConfig, check_size
 
@@ -28,6 +29,9 @@ class DenseAlignerConfig(ParallelAdapterConfig):
         >>> vision = get_peft_model(Dinov2Model.from_pretrained("facebook/dinov2-base"), DenseAlignerConfig())
         >>> vision(pixel_values, text_states=text.last_hidden_state)
     """
+
+    encoder_kind: ClassVar[str | None] = "image"
+    takes_text_states: ClassVar[bool] = True  # whether the encoder is called with the text encoder's states
 
     dim: int = 128
     text_dim: int = 512

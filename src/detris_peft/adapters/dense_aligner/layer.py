@@ -13,7 +13,7 @@ from torch import nn
 
 from ..attention import MultiheadAttention
 from ..dmoc import DenseMixtureOfConvolutions
-from ..layer import ParallelAdapterLayer
+from ..parallel import ParallelAdapterLayer
 from .config import DenseAlignerConfig
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..block_layouts import IMAGE_BLOCKS
-from ..model import ParallelAdapterModel
+from ..parallel import ParallelAdapterModel
 from .config import DenseAlignerConfig
 from .layer import DenseAlignerLayer
 

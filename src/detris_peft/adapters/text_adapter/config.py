@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..config import ParallelAdapterConfig
 
@@ -23,5 +24,7 @@ class TextAdapterConfig(ParallelAdapterConfig):
     Example:
         >>> text = get_peft_model(CLIPTextModel.from_pretrained("openai/clip-vit-base-patch16"), TextAdapterConfig())
     """
+
+    encoder_kind: ClassVar[str | None] = "text"
 
     dim: int = 64

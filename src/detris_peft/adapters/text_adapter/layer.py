@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..dmoc import DenseMixtureOfConvolutions
-from ..layer import ParallelAdapterLayer
+from ..parallel import ParallelAdapterLayer
 from .config import TextAdapterConfig
 
 

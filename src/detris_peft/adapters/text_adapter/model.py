@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..block_layouts import TEXT_BLOCKS
-from ..model import ParallelAdapterModel
+from ..parallel import ParallelAdapterModel
 from .config import TextAdapterConfig
 from .layer import TextAdapterLayer
 
