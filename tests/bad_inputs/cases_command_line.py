@@ -44,7 +44,9 @@ CASES = [
     Case("unknown command", "xyz", ("expected one of train, evaluate", "choose one"), code=2),
     Case("options before the command", "--checkpoint run/best predict", ("--checkpoint", "command first"), code=2),
     Case("unknown option before the command", "-v", ("expected a command", "got -v", "command first"), code=2),
-    Case("no data command", "data", ("expected a command (check, convert)", "write the command first"), code=2),
+    Case(
+        "no data command", "data", ("expected a command (check, convert, describe)", "write the command first"), code=2
+    ),
     Case("mistyped data command", "data chekc", ("got 'chekc'", "use check"), code=2),
     # -- options
     Case("mistyped training option", "train --lerning_rate 1", ("--lerning_rate", "use --learning_rate"), code=2),

@@ -72,7 +72,7 @@ CASES = [
     Case("COCO file that does not exist", f"{CHECK_FOLDER} no.json", ("no.json: no such file", "pass a COCO")),
     Case("COCO template without files", f"{CHECK_FOLDER} no/{{split}}.json", ("no such file", "pass a COCO")),
     Case("Hub dataset offline", f"{CHECK_FOLDER} user/none", ("user/none", "no such folder", "HF_HUB_OFFLINE")),
-    Case("data command missing", "data", ("expected a command (check, convert)", "got none"), code=2),
+    Case("data command missing", "data", ("expected a command (check, convert, describe)", "got none"), code=2),
     Case("data command mistyped", "data chek --dataset x", ("got 'chek'", "use check"), code=2),
     Case("data option mistyped", "data check --datset x", ("got --datset", "use --dataset"), code=2),
     Case("output missing", "data convert --dataset folder", ("expected --output", "add it"), code=2),

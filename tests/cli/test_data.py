@@ -10,8 +10,8 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from detris_peft.cli import data as cli_data
 from detris_peft.cli import main
+from detris_peft.cli.data.check import CheckArguments, check
 from detris_peft.data.sources import DataSource
 
 SQUARE = [5.0, 5.0, 20.0, 5.0, 20.0, 15.0, 5.0, 15.0]
@@ -202,8 +202,10 @@ class Hub:
 @pytest.fixture
 def hub(monkeypatch):
     hub = Hub()
-    monkeypatch.setattr(cli_data, "HfApi", lambda: hub)
-    monkeypatch.setattr(cli_data, "check_hub_access", lambda name: hub.calls.append(("check", name)))
+    monkeypatch.setattr("detris_peft.cli.data.convert.HfApi", lambda: hub)
+    monkeypatch.setattr(
+        "detris_peft.cli.data.convert.check_hub_access", lambda name: hub.calls.append(("check", name))
+    )
     return hub
 
 
@@ -263,9 +265,9 @@ def test_the_report_is_written_before_anything_is_printed(garden, tmp_path, monk
     def fail(*_, **__):
         raise OSError("closed")
 
-    monkeypatch.setattr(cli_data, "print", fail, raising=False)
+    monkeypatch.setattr("detris_peft.cli.data.check.print", fail, raising=False)
     with pytest.raises(OSError, match="closed"):
-        cli_data.check(cli_data.CheckArguments(report=str(report)), DataSource(str(folder)))
+        check(CheckArguments(report=str(report)), DataSource(str(folder)))
     assert json.loads(report.read_text())["ok"]
 
 

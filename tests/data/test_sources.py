@@ -215,8 +215,7 @@ def test_the_code_in_the_documentation_runs(photographs, capsys):
 
 
 def test_the_commands_in_the_documentation_have_these_options(capsys):
-    (commands,) = blocks("bash")
-    for line in commands.splitlines():
+    for line in "".join(blocks("bash")).splitlines():
         program, *words = shlex.split(line)
         assert program == "detris"
         names = words[: next(i for i, word in enumerate(words) if word.startswith("--"))]

@@ -16,6 +16,7 @@ from .schema import FEATURES, decode_row, make_row, open_image, to_dataset
 from .sources import DataSource
 from .tools.check import check_data
 from .tools.convert import write_parquet
+from .tools.describe import describe_dataset
 
 # `detris_peft.data.refshapes` is not imported here: `python -m` would warn that it is loaded already.
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "check_data",
     "decode_mask",
     "decode_row",
+    "describe_dataset",
     "encode_mask",
     "iterate_batches",
     "load_coco",

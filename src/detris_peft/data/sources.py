@@ -32,7 +32,7 @@ class DataSource:
         default=None,
         metadata={
             "help": f"folder of the images, below data_root or from the working directory; by default "
-            f"{DEFAULT_IMAGE_FOLDER}, or the folder of a COCO file"
+            f"{DEFAULT_IMAGE_FOLDER}, or the folder of a COCO file ({{split}} is replaced as in its name)"
         },
     )
     leak: str | None = field(

@@ -37,15 +37,20 @@ class CocoReader(DatasetReader):
         return source.dataset.endswith(".json")
 
     def splits(self, source: Source) -> Iterable[str]:
-        return coco_splits(self._file(source))
+        return coco_splits(self.file(source))
 
     def load(self, source: Source, split: str, bad_rows: BadRows | None) -> datasets.Dataset:
-        folder = None
-        if source.image_folder is not None:
-            folder = find_image_folder(Path(source.data_root), source.image_folder)
-        return load_coco(self._file(source), image_folder=folder, split=split, bad_rows=bad_rows)
+        folder = self.image_folder(source, split)
+        return load_coco(self.file(source), image_folder=folder, split=split, bad_rows=bad_rows)
 
-    def _file(self, source: Source) -> Path:
+    def image_folder(self, source: Source, split: str) -> Path | None:
+        """Return the folder that `--image_folder` names, or None without this option."""
+        if source.image_folder is None:
+            return None
+        return find_image_folder(Path(source.data_root), source.image_folder.replace(PLACEHOLDER, split))
+
+    def file(self, source: Source) -> Path:
+        """Return the path of the .json file, which may hold "{split}"."""
         for path in candidate_paths(source):
             if coco_splits(path) if PLACEHOLDER in source.dataset else path.is_file():
                 return path
@@ -89,16 +94,19 @@ def load_coco(
     path = Path(str(file).replace(PLACEHOLDER, split or ""))
     if templated and not path.is_file():
         raise ValueError(f"{path}: no split '{split}', expected one of {join_names(coco_splits(file))}")
-    images, annotations = _read(path)
+    images, annotations, _ = read_coco_file(path)
     folder = Path(os.path.abspath(image_folder or path.parent))
     default = split if templated and split else "train"
     referred = [
-        (_split(annotation, images, default), annotation)
+        (split_of(annotation, images, default), annotation)
         for annotation in annotations
         if annotation.get("sentences") or annotation.get("sentence") is not None
     ]
     if not referred:
-        raise ValueError(f"{path}: expected annotations with 'sentences', got none; add them next to 'segmentation'")
+        raise ValueError(
+            f"{path}: expected annotations with 'sentences', got none; add them next to 'segmentation', "
+            "or make some with `detris data describe`"
+        )
     found = sorted({name for name, _ in referred})
     if not templated and split is not None and split not in found:
         raise ValueError(
@@ -139,12 +147,12 @@ def coco_splits(file: str | os.PathLike[str]) -> list[str]:
         pattern = re.compile(f"{before}([^/]+){after}".replace(re.escape(PLACEHOLDER), r"\1"))
         files = glob.glob(glob.escape(text).replace(glob.escape(PLACEHOLDER), "*"))
         return sorted(match[1] for match in map(pattern.fullmatch, files) if match)
-    images, annotations = _read(Path(file))
-    return sorted({_split(annotation, images, "train") for annotation in annotations})
+    images, annotations, _ = read_coco_file(Path(file))
+    return sorted({split_of(annotation, images, "train") for annotation in annotations})
 
 
-def _read(file: Path) -> tuple[dict[Any, list[dict]], list[dict]]:
-    """Return images, keyed by id (several of one id if they differ), and annotations."""
+def read_coco_file(file: Path) -> tuple[dict[Any, list[dict]], list[dict], dict[str, Any]]:
+    """Return images, keyed by id (several of one id if they differ), annotations, and the complete content."""
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file; pass a COCO .json file")
     content = read_json(file)
@@ -160,10 +168,10 @@ def _read(file: Path) -> tuple[dict[Any, list[dict]], list[dict]]:
             raise ValueError(
                 f"{file}: expected COCO JSON whose 'images' each have an 'id', got entry {number} without"
             )
-        entries = images.setdefault(_key(image["id"]), [])
+        entries = images.setdefault(coco_id(image["id"]), [])
         if image not in entries:
             entries.append(image)
-    return images, content["annotations"]
+    return images, content["annotations"], content
 
 
 def _is_list_of_objects(value: Any) -> bool:
@@ -174,15 +182,16 @@ def _json_type(value: Any) -> str:
     return "a list" if isinstance(value, list) else f"a {type(value).__name__}"
 
 
-def _split(annotation: Mapping[str, Any], images: Mapping[Any, list[dict]], default: str) -> str:
-    image = images.get(_key(annotation.get("image_id")), [{}])[0]
+def split_of(annotation: Mapping[str, Any], images: Mapping[Any, list[dict]], default: str) -> str:
+    """Return the split that an annotation or its image names, or the default."""
+    image = images.get(coco_id(annotation.get("image_id")), [{}])[0]
     return str(annotation.get("split") or image.get("split") or default)
 
 
-def _image(annotation: Mapping[str, Any], images: Mapping[Any, list[dict]], where: str) -> dict:
+def find_image(annotation: Mapping[str, Any], images: Mapping[Any, list[dict]], where: str) -> dict:
     """Return the image of an annotation."""
     image_id = annotation.get("image_id")
-    key = _key(image_id)
+    key = coco_id(image_id)
     entries = images.get(key, [])
     if key is None or not entries:
         raise BadRowError(
@@ -209,8 +218,8 @@ def _row(
     base: Path | None,
     root: Path,
 ) -> dict[str, Any]:
-    image = _image(annotation, images, where)
-    image_id, file_name = _key(annotation["image_id"]), image.get("file_name")
+    image = find_image(annotation, images, where)
+    image_id, file_name = coco_id(annotation["image_id"]), image.get("file_name")
     if not isinstance(file_name, str) or not file_name:
         raise BadRowError(f"{where}: expected text as 'file_name' of image {image_id}, got {file_name!r}; fix it")
     file = named_file(folder, file_name)
@@ -218,7 +227,7 @@ def _row(
         sizes[file] = upright_size({"path": str(file)}, f"{where}: image {image_id}")
         note_outside(file, root, where)
     height, width = sizes[file]
-    _require_declared_size(image, height, width, where, file)
+    check_declared_size(image, height, width, where, file)
     field = "sentences" if annotation.get("sentences") else "sentence"
     sentences = read_sentences(annotation[field], f"{where}: '{field}'")
     no_target = read_flag(annotation.get("no_target"), f"{where}: 'no_target'")
@@ -249,7 +258,7 @@ def _row(
     )
 
 
-def _require_declared_size(image: Mapping[str, Any], height: int, width: int, where: str, file: Path) -> None:
+def check_declared_size(image: Mapping[str, Any], height: int, width: int, where: str, file: Path) -> None:
     """Raise a BadRowError if the JSON declares another size than the file has; a missing size is accepted."""
     declared = []
     for name, actual in (("height", height), ("width", width)):
@@ -273,7 +282,7 @@ def _base(file: str) -> Path:
     return Path(os.path.abspath(f"{file.split(PLACEHOLDER)[0]}x")).parent
 
 
-def _key(value: Any) -> int | str | None:
+def coco_id(value: Any) -> int | str | None:
     """Return an id so that 7, 7.0 and "7" are the same, as exporters mean them; None if it is not an id."""
     value = as_integer(value)
     return value if isinstance(value, (int, str)) and not isinstance(value, bool) else None

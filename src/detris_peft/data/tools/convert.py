@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
-from ...atomic import atomic_write_dir, recover
-from ...outputs import MARKER, check_output_folder, mark_folder
+from ...outputs import MARKER, mark_folder
 from ..errors import BadRowError, BadRows, MissingImageError, collect_notices, reject
 from ..readers import dataset_path
 from ..schema import FEATURES, decode_row
 from ..sources import DataSource
 from .dataset_card import dataset_card
+from .output_folder import check_output, check_split_names, write_folder
 
 # Limits of a row group, and thus of the data in memory: `datasets` reads one row group at a time.
 BATCH_BYTES, BATCH_ROWS = 64 << 20, 1000
@@ -75,14 +74,12 @@ def write_parquet(
     if source.streaming:
         raise ValueError("--streaming: expected a dataset with random access, got a stream; omit --streaming")
     limit = shard_bytes(max_shard_size)
-    _check_output(output, overwrite, dataset_path(source))
+    check_output(output, overwrite, dataset_path(source), _is_ours)
     output = Path(os.path.realpath(output))
     splits = [*dict.fromkeys(splits or source.splits())]
-    for split in splits:
-        if not re.fullmatch(r"\w+(\.\w+)*", split):
-            raise ValueError(f"expected a split name of letters, digits, '_' and '.', got '{split}'; rename the split")
+    check_split_names(splits)
     counts = {}
-    with _write_folder(output) as staging:
+    with write_folder(output) as staging:
         for split in splits:
             with collect_notices() as notices:
                 rows = source.load(split, bad_rows)
@@ -186,49 +183,6 @@ def _batches(rows: Iterable[dict[str, Any]], limit: int) -> Iterator[list[dict[s
         yield batch
 
 
-def _check_output(output: str | os.PathLike[str], overwrite: bool, source: Path | None) -> None:
-    """Raise a ValueError if the folder must not be written or replaced.
-
-    Args:
-        output: the folder.
-        overwrite: whether an earlier conversion may be replaced.
-        source: the file or folder of the dataset, if it is local.
-    """
-    option, folder = "--output", Path(os.path.realpath(output))
-    recover(folder)  # from an interrupted conversion
-    if Path.cwd().is_relative_to(folder):
-        raise ValueError(f"{option} {output}: expected a new folder, got the working directory; add a folder name")
-    if source is not None and Path(os.path.realpath(source)).is_relative_to(folder):
-        raise ValueError(f"{option} {output}: expected another folder than the dataset's own; choose another folder")
-    check_output_folder(output, overwrite, option, kind="dataset")
-    # Files that were added later would be lost.
-    names = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if not file.is_dir()]
-    ours = (MARKER, "README.md")
-    foreign = [name for name in names if name not in ours and not _SHARD.fullmatch(name.removeprefix("data/"))]
-    if foreign:
-        raise ValueError(
-            f"{option} {output}: expected only converted files, got {min(foreign)}; move it, or choose another folder"
-        )
-
-
-@contextmanager
-def _write_folder(folder: Path) -> Iterator[Path]:
-    """Write a folder as `atomic_write_dir` does; write errors say what to do, errors of the source are unchanged."""
-    staging = None
-    try:
-        with atomic_write_dir(folder) as staging:
-            yield staging
-    except OSError as error:
-        if staging is None:
-            raise type(error)(
-                f"{folder}: cannot be written ({error.strerror}: {error.filename}); choose another folder"
-            ) from None
-        is_from_source = error.filename and not str(error.filename).startswith((str(staging), str(folder)))
-        if error.errno is None or is_from_source:
-            raise
-        raise OSError(
-            f"{folder}: cannot be written ({error.strerror or error}); free disk space or choose another folder; "
-            "no partial output was kept"
-        ) from None
-    finally:
-        recover(folder)  # the older folder, if only its replacement failed
+def _is_ours(name: str) -> bool:
+    """Return whether a conversion writes a file of this name, relative to its output."""
+    return name in (MARKER, "README.md") or _SHARD.fullmatch(name.removeprefix("data/")) is not None

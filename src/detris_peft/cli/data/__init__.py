@@ -1,0 +1,35 @@
+"""Check a dataset before training on it, convert it to parquet, or make sentences for instance masks."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import datasets
+
+from ...data.sources import DataSource
+from ..parser import CommandParser, parse_command
+from . import check, convert, describe
+
+_DESCRIPTIONS = {
+    "check": "count rows, decode every image, and list errors; exit code 1 if there are errors",
+    "convert": "write parquet shards with embedded images and masks, ready for the Hub",
+    "describe": "make referring expressions from the instance masks and classes of a COCO file",
+}
+_COMMANDS: dict[str, tuple[Any, Any]] = {
+    "check": (check.CheckArguments, check.check),
+    "convert": (convert.ConvertArguments, convert.convert),
+    "describe": (describe.DescribeArguments, describe.describe),
+}
+
+
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
+    """Run `detris data` with these arguments; by default with those of the command line."""
+    arguments, prog = [*(sys.argv[1:] if argv is None else argv)], prog or "detris data"
+    command = parse_command(arguments, prog, _DESCRIPTIONS)
+    options_class, run = _COMMANDS[command]
+    parser = CommandParser((options_class, DataSource), prog=f"{prog} {command}", description=_DESCRIPTIONS[command])
+    options, source = parser.parse_args_into_dataclasses(arguments[1:])
+    datasets.disable_progress_bars()
+    run(options, source)

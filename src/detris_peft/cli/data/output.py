@@ -1,0 +1,65 @@
+"""What the `detris data` commands share: checks of options, output files, and lists of findings."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from ...atomic import atomic_write_file
+from ...data.errors import BadRows
+from ...data.tools.report import Finding
+
+_SHOWN = 3  # maximum number of findings listed per kind and split
+
+
+def check_splits(splits: Sequence[str] | None) -> None:
+    """Raise a ValueError if a name of `--splits` is empty."""
+    if splits is not None and not all(splits):
+        raise ValueError("--splits: expected names of splits, got none or an empty one; omit --splits for all.")
+
+
+@contextmanager
+def write_output(file: str) -> Iterator[Path]:
+    """Yield a temporary path that replaces an output file on success."""
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write_file(Path(file)) as temporary:
+        yield temporary
+
+
+@contextmanager
+def stop_on_sigterm() -> Iterator[None]:
+    """Exit on SIGTERM as on an error, so that partial output is removed."""
+    previous = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def list_bad_rows(bad_rows: BadRows) -> str:
+    """Return the number of skipped rows, and the first errors of each kind."""
+    # A line that is not valid JSON has no split, so the reader of each split reports it.
+    findings = [*{str(error): Finding(error.kind, "", str(error)) for error in bad_rows}.values()]
+    number = f"{len(findings):,} invalid {'row' if len(findings) == 1 else 'rows'}"
+    return "\n".join(list_findings(f"skipped {number}", findings))
+
+
+def list_findings(title: str, findings: Sequence[Finding]) -> list[str]:
+    """Return lines with the number of rows and the first messages per split and kind."""
+    if not findings:
+        return []
+    lines = ["", title]
+    groups: dict[tuple[str, str], list[Finding]] = defaultdict(list)
+    for finding in findings:
+        groups[finding.split, finding.kind].append(finding)
+    for (split, kind), group in groups.items():
+        rows = sum(finding.rows for finding in group)
+        lines.append(f"  {' '.join(filter(None, (split, kind)))}{f': {rows:,}' if rows else ''}")
+        lines += [f"    {finding.message}" for finding in group[:_SHOWN]]
+        if len(group) > _SHOWN:
+            lines.append(f"    ... and {len(group) - _SHOWN:,} more")
+    return lines
