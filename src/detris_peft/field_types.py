@@ -21,6 +21,12 @@ def has_type(value: Any, expected: Any) -> bool:
     if origin in (list, set):
         accepted = (list, tuple) if origin is list else set
         return isinstance(value, accepted) and all(has_type(item, members[0]) for item in value)
+    if origin is tuple:
+        return isinstance(value, (list, tuple)) and len(value) == len(members) and all(map(has_type, value, members))
+    if origin is dict:
+        return isinstance(value, dict) and all(
+            has_type(key, members[0]) and has_type(item, members[1]) for key, item in value.items()
+        )
     if expected in (None, NoneType):
         return value is None
     if isinstance(value, bool):
@@ -35,6 +41,6 @@ def describe_type(expected: Any) -> str:
         return " or ".join(dict.fromkeys(map(describe_type, members)))
     if origin is Literal:
         return " or ".join(map(repr, members))
-    if origin in (list, set):
-        return f"{origin.__name__}[{describe_type(members[0])}]"
+    if origin in (list, set, tuple, dict):
+        return f"{origin.__name__}[{', '.join(map(describe_type, members))}]"
     return "None" if expected in (None, NoneType) else expected.__name__

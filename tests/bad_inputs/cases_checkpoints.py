@@ -237,7 +237,7 @@ CASES = [
     Case(
         "config with an adapter of a wrong type",
         PREDICT,
-        (CONFIG, "text_adapter", "expected a TextAdapterConfig or None"),
+        (CONFIG, "text_adapter", "expected a config of peft"),
         edit_json(CONFIG, text_adapter=3),
     ),
     Case(

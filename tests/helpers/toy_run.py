@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -44,8 +45,8 @@ def load_rows(root: Path):
     return tuple(load_refer(root, "refshapes", "unc", split) for split in ("train", "val"))
 
 
-def load_model(root: Path, dropout: float = 0.0) -> DetrisForReferringSegmentation:
-    """Return a model with the same weights at each call."""
+def load_model(root: Path, dropout: float = 0.0, **changes: Any) -> DetrisForReferringSegmentation:
+    """Return a model with the same weights at each call; `changes` are fields of its config."""
     torch.manual_seed(0)
     config = presets.random_backbones(presets.get("tiny"), root / "backbones")
     config.image_size = 48
@@ -59,6 +60,8 @@ def load_model(root: Path, dropout: float = 0.0) -> DetrisForReferringSegmentati
         cross_attention_dropout=dropout,
     )
     config.text_adapter = TextAdapterConfig(dim=16, layers_to_transform=[0])
+    for name, value in changes.items():
+        setattr(config, name, copy.deepcopy(value))
     vision = Dinov2WithRegistersModel.from_pretrained(config.vision_name_or_path)
     text = CLIPTextModelWithProjection.from_pretrained(config.text_name_or_path)
     return DetrisForReferringSegmentation.from_backbones(vision, text, config)

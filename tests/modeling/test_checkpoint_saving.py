@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, PeftType, get_peft_model
+from peft import LoraConfig, LoraModel, PeftModel, PeftType, get_peft_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -51,10 +51,6 @@ def add_lora(model):
     model.vision_model = get_peft_model(model.vision_model.get_base_model(), config, adapter_name="lora")
 
 
-def add_lora_outside_the_aligner(model):
-    model.vision_model = get_peft_model(model.vision_model, LoraConfig(r=2, target_modules=["q_proj"]), "lora")
-
-
 def unfreeze_backbone(model):
     model.text_model.get_base_model().text_model.final_layer_norm.weight.requires_grad_(True)
 
@@ -90,7 +86,6 @@ def train_statistics_of_a_backbone(model):
 @pytest.mark.parametrize(
     ("change", "name"),
     [
-        (add_lora_outside_the_aligner, "lora_A.lora.weight"),
         (unfreeze_backbone, "final_layer_norm.weight"),
         (add_parameter, "temperature"),
         (add_parameter_to_the_head, "neck.temperature"),
@@ -104,15 +99,33 @@ def test_trained_weights_that_would_be_lost_are_refused(model, tmp_path, change,
     assert_refused(model, tmp_path / "run", rf"would be lost \(.*{name}.*\); freeze them with requires_grad_\(False\)")
 
 
-def test_lora_instead_of_the_adapter_is_refused(backbones, tmp_path):
+def test_lora_that_replaces_the_adapter_is_saved(backbones, tmp_path):
     model = make(backbones, vision_adapter=None)
-    model.vision_model = get_peft_model(model.vision_model, LoraConfig(r=2, target_modules=["q_proj"]))
-    assert_refused(model, tmp_path / "run", r"lora_A.default.weight")
+    config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    model.vision_model = get_peft_model(model.vision_model, config)
+    model.save_pretrained(tmp_path / "run")
+    loaded = DetrisForReferringSegmentation.from_pretrained(tmp_path / "run")
+    assert loaded.config.vision_adapter.peft_type == "LORA"
+    assert torch.equal(logits(loaded), logits(model))
+
+
+def test_lora_in_addition_to_the_adapter_is_refused(backbones, tmp_path):
+    """A checkpoint has one adapter per encoder: the other would be lost."""
+    model = make(backbones)
+    add_lora(model)
+    assert_refused(model, tmp_path / "run", r"expected one active adapter to save, got .*'lora'")
     model.requires_grad_(False)
-    assert_refused(model, tmp_path / "run", r"lora_A.default.weight")
-    adapted = make(backbones)
-    add_lora(adapted)
-    assert_refused(adapted, tmp_path / "run", r"would be lost \(.*lora_A.lora.weight")
+    assert_refused(model, tmp_path / "run", r"expected one active adapter to save, got .*'lora'")
+
+
+def test_a_tuner_that_is_not_registered_in_the_encoder_is_refused(model, tmp_path):
+    """Injected without `peft_config`: no function of peft would save it."""
+    encoder = model.vision_model.get_base_model()
+    encoder.encoder.layer[0].attention = LoraModel(
+        encoder.encoder.layer[0].attention, LoraConfig(r=2, target_modules=["q_proj"]), "lora"
+    )
+    model.requires_grad_(False)
+    assert_refused(model, tmp_path / "run", r"would be lost \(.*lora_A.lora.weight")
 
 
 def test_statistics_of_a_backbone_that_training_changed_are_refused(backbones, tmp_path):

@@ -116,13 +116,13 @@ def test_explicit_padding_is_kept_for_the_same_encoder():
         ),
         (
             {"vision_adapter": TextAdapterConfig()},
-            "vision_adapter: expected a DenseAlignerConfig or None, got a TextAd",
+            "vision_adapter: expected an adapter for image encoders, got a TextAdapterConfig",
         ),
         (
             {"text_adapter": DenseAlignerConfig()},
-            "text_adapter: expected a TextAdapterConfig or None, got a DenseAlign",
+            "text_adapter: expected an adapter for text encoders, got a DenseAlignerConfig",
         ),
-        ({"text_adapter": "lora"}, "text_adapter: expected a TextAdapterConfig or None, got 'lora'"),
+        ({"text_adapter": "lora"}, "text_adapter: expected a config of peft, .*, or None, got 'lora'"),
         ({"position_interpolation": "linear"}, "position_interpolation='linear': expected 'backbone' or 'official'"),
         (
             {"vision_config": ViTConfig(), "position_interpolation": "official"},
@@ -224,8 +224,14 @@ def test_lists_of_layers_that_are_none_or_integers_scale():
         ({"vision_adapter": {"dim": "32"}}, "vision_adapter.dim='32': expected int"),
         ({"text_adapter": {"dim": 3.5}}, "text_adapter.dim=3.5: expected int"),
         ({"text_adapter": {"dim": 16 * 10**6}}, "dim.* from 1 to 16,384"),
-        ({"text_adapter": {"peft_type": "LORA"}}, "text_adapter.peft_type: expected the type of a TextAdapterConfig"),
-        ({"text_adapter": {"peft_type": "NEW"}}, "such as TEXT_ADAPTER, got 'NEW'"),
+        ({"text_adapter": {"peft_type": "PROMPT_TUNING"}}, "expected an adapter that changes modules of the encoder"),
+        ({"text_adapter": {"peft_type": "ADALORA"}}, "expected an adapter of another type, got ADALORA"),
+        ({"text_adapter": {"peft_type": "LORA", "r": "8"}}, "text_adapter.r='8': expected int"),
+        ({"text_adapter": {"peft_type": "LORA", "r": 10**9}}, "text_adapter.r=1000000000: expected at most 16,384"),
+        ({"text_adapter": {"peft_type": "LORA", "rank": 8}}, "text_adapter.rank: expected a field of LoraConfig"),
+        ({"train_backbones": True}, "train_backbones=True: expected no adapters, got vision_adapter"),
+        ({"train_backbones": 1}, "train_backbones=1: expected bool"),
+        ({"text_adapter": {"peft_type": "NEW"}}, "expected a type registered with peft, .*, got 'NEW'"),
         ({"vision_config": {"model_type": "vit", "hidden_size": "x"}}, "vision_config: expected a config of transf"),
         ({"vision_config": {"model_type": "bert"}}, "vision_config: expected an image encoder, got 'bert'"),
         ({"vision_config": {"model_type": ["vit"]}}, "vision_config: expected a config, or a dict with a model_type"),
@@ -270,7 +276,7 @@ def test_a_subclass_without_a_type_of_its_own_is_refused():
     class Unregistered(TextAdapterConfig):
         factor: int = 2
 
-    with pytest.raises(ValueError, match=r"got a Unregistered with peft_type .*, which would load as another class"):
+    with pytest.raises(ValueError, match="Unregistered: expected a config whose class has a peft type of its own"):
         tiny_config(text_adapter=Unregistered())
 
 
@@ -285,3 +291,13 @@ def test_inputs_that_do_not_fit_the_backbones_are_refused(changes, message):
     tiny_config().check_inputs()
     with pytest.raises(ValueError, match=message):
         tiny_config(**changes).check_inputs()
+
+
+def test_the_configs_of_loaded_encoders_are_copied():
+    """transformers would set their attention implementation to None, and CLIP's causal mask would be omitted."""
+    vision, text = image_encoder(), text_encoder()
+    before = [encoder.config.to_dict() for encoder in (vision, text)]
+    config = tiny_config(vision_config=vision.config, text_config=text.config)
+    assert config.text_config is not text.config
+    assert [encoder.config._attn_implementation for encoder in (vision, text)] == ["sdpa", "sdpa"]
+    assert [encoder.config.to_dict() for encoder in (vision, text)] == before

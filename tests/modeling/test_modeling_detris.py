@@ -10,7 +10,7 @@ from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from detris_peft import DetrisForReferringSegmentation
-from detris_peft.adapters.layer import ParallelAdapterLayer
+from detris_peft.adapters import ParallelAdapterLayer
 from detris_peft.modeling.losses import segmentation_loss
 from tests.helpers.tiny_models import image_encoder, inputs, text_encoder, tiny_config
 

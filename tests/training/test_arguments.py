@@ -186,6 +186,7 @@ def test_the_options_that_may_change_on_resume():
         "batch_size",
         "drop_last",
         "learning_rate",
+        "backbone_learning_rate",
         "warmup_steps",
         "milestones",
         "gamma",

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from ..adapters.config import ParallelAdapterConfig
 from ..modeling import DetrisConfig
+from ..modeling.adapter_configs import DEFAULT_TYPES
 from ..modeling.encoders import architecture
 
 BACKBONE_PREFIXES = {"vision": "dinov2.", "text": "txt_backbone."}
@@ -107,8 +107,16 @@ def check_architecture(config: DetrisConfig) -> None:
             f"hidden_dim: expected the width of the text encoder, {text.hidden_size}, got {config.hidden_dim}; "
             "the released decoder does not project the words."
         )
+    if config.bridger is not None:
+        raise ValueError("bridger: expected None, got a Bridger; the released layout has no Bridger.")
     for name in ("vision_adapter", "text_adapter"):
-        adapter = getattr(config, name)
+        expected: Any = DEFAULT_TYPES[name]
+        adapter: Any = getattr(config, name)
+        if adapter is not None and type(adapter) is not expected:  # a subclass may have other weights
+            raise ValueError(
+                f"{name}: expected a {expected.__name__}, got a {type(adapter).__name__}; the released layout has no "
+                "other adapters."
+            )
         if adapter is not None and isinstance(adapter.target_modules, str):
             raise ValueError(
                 f"{name}.target_modules: expected None, got a regular expression; the released layout needs the "
@@ -116,7 +124,7 @@ def check_architecture(config: DetrisConfig) -> None:
             )
 
 
-def _adapted_layers(adapter: ParallelAdapterConfig | None, depth: int) -> list[int]:
+def _adapted_layers(adapter: Any, depth: int) -> list[int]:
     if adapter is None:
         return []
     layers = adapter.layers_to_transform

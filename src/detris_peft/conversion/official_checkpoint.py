@@ -189,6 +189,10 @@ def _matching_presets(official: Mapping[str, torch.Tensor]) -> list[str]:
     matching = []
     for name in presets.list_presets():
         config = presets.get(name)
+        try:
+            check_architecture(config)
+        except ValueError:
+            continue
         layout = {mapping.official: mapping for mapping in official_layout(config)}
         same_keys = layout.keys() == official.keys()  # checked first: building a model takes time
         if same_keys and not mismatch(official, layout, _empty_model(config).state_dict()):

@@ -8,16 +8,18 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from peft import PeftConfig
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from ..adapters import DenseAlignerConfig, TextAdapterConfig
 from ..defaults import IMAGE_SIZE, MASK_THRESHOLD, MAX_TEXT_LENGTH
 from ..errors import one_line
 from ..field_types import describe_type, has_type
-from .adapter_configs import adapter_config, adapter_dict, scale_adapter
+from .adapter_configs import DEFAULT_TYPES, adapter_config, adapter_dict, scale_adapter
+from .bridger_config import BridgerConfig
 from .config_limits import check_limits, check_raw_limits
 from .encoders import architecture, sentence_dim, text_encoder
-from .layers import scale_layers
+from .layers import DEFAULT_DEPTH, scale_layers
 from .tokenizer_checks import check_tokenizer
 
 # The default backbones, as on the Hub: DINOv2-B/14 with 4 registers, and the text encoder of CLIP ViT-B/16.
@@ -28,8 +30,8 @@ _VISION_DEFAULT = {
     "num_register_tokens": 4,
 }
 _TEXT_DEFAULT = {"model_type": "clip_text_model"}
-_ADAPTERS = {"vision_adapter": DenseAlignerConfig, "text_adapter": TextAdapterConfig}
-_DEFAULT_EXTRACT_LAYERS, _DEFAULT_DEPTH = (4, 8), 12
+_ADAPTERS = tuple(DEFAULT_TYPES)
+_DEFAULT_EXTRACT_LAYERS = (4, 8)
 # Fields that transformers reads or writes in addition to those that a config declares.
 _OTHER_FIELDS = {
     "attn_implementation",
@@ -53,8 +55,11 @@ class DetrisConfig(PreTrainedConfig):
     Args:
         vision_config: configuration of the image encoder, as an object or a dict; default: DINOv2-B/14 with registers.
         text_config: configuration of the text encoder; default: CLIP ViT-B/16.
-        vision_adapter: the Dense Aligners, or None to train without them (Table 3 of the paper).
-        text_adapter: the text adapters, or None to train without them.
+        vision_adapter: the adapter of the image encoder: a config of peft (default: Dense Aligners), a dict of its
+            fields with its `peft_type`, or None to train without it.
+        text_adapter: the adapter of the text encoder (default: text adapters), or None.
+        bridger: a Bridger between the two encoders (ETRIS), or None. It cannot be combined with Dense Aligners.
+        train_backbones: train all weights of both encoders, without adapters. Checkpoints then contain the encoders.
         extract_layers: blocks (counted from 0) whose output feeds the neck, in addition to the last block's; default:
             4 and 8 of 12, and those at the same relative depth of other encoders (see `scale_layers`).
         hidden_dim: width d of the head, a multiple of 4 and of the numbers of heads.
@@ -88,8 +93,10 @@ class DetrisConfig(PreTrainedConfig):
     # The types are those after `__post_init__`, which converts dicts and replaces None with the default.
     vision_config: Any = None
     text_config: Any = None
-    vision_adapter: DenseAlignerConfig | None = field(default_factory=DenseAlignerConfig)
-    text_adapter: TextAdapterConfig | None = field(default_factory=TextAdapterConfig)
+    vision_adapter: PeftConfig | None = field(default_factory=DenseAlignerConfig)
+    text_adapter: PeftConfig | None = field(default_factory=TextAdapterConfig)
+    bridger: BridgerConfig | None = None
+    train_backbones: bool = False
     extract_layers: list[int] = None  # type: ignore[assignment]
     hidden_dim: int = 512
     neck_heads: int = 8
@@ -115,10 +122,11 @@ class DetrisConfig(PreTrainedConfig):
         self.vision_config = backbone_config("vision_config", self.vision_config)
         self.text_config = backbone_config("text_config", self.text_config)
         for name in _ADAPTERS:
-            setattr(self, name, adapter_config(name, getattr(self, name), _ADAPTERS[name]))
+            setattr(self, name, adapter_config(name, getattr(self, name)))
+        self.bridger = BridgerConfig.from_value(self.bridger)
         if self.extract_layers is None:
             depth = self.vision_config.num_hidden_layers
-            self.extract_layers = scale_layers(_DEFAULT_EXTRACT_LAYERS, depth, _DEFAULT_DEPTH)
+            self.extract_layers = scale_layers(_DEFAULT_EXTRACT_LAYERS, depth, DEFAULT_DEPTH)
         elif isinstance(self.extract_layers, tuple):
             self.extract_layers = list(self.extract_layers)
         if self.pad_token_id is None:
@@ -148,12 +156,13 @@ class DetrisConfig(PreTrainedConfig):
         new.vision_config, new.text_config = vision_config, text_config
         depth, own_depth = vision_config.num_hidden_layers, self.vision_config.num_hidden_layers
         new.extract_layers = scale_layers(self.extract_layers, depth, own_depth)
+        text_depths = text_config.num_hidden_layers, self.text_config.num_hidden_layers
         if self.vision_adapter is not None:
-            new.vision_adapter = scale_adapter(self.vision_adapter, depth, own_depth, text_dim=text_config.hidden_size)
+            new.vision_adapter = scale_adapter(self.vision_adapter, depth, own_depth, text_config.hidden_size)
         if self.text_adapter is not None:
-            new.text_adapter = scale_adapter(
-                self.text_adapter, text_config.num_hidden_layers, self.text_config.num_hidden_layers
-            )
+            new.text_adapter = scale_adapter(self.text_adapter, *text_depths, text_config.hidden_size)
+        if self.bridger is not None:
+            new.bridger = self.bridger.scaled_to(depth, own_depth, *text_depths)
         patch_size = vision_config.patch_size
         if self.image_size % patch_size:
             new.image_size = patch_size * max(1, round(self.image_size / patch_size))
@@ -214,10 +223,19 @@ class DetrisConfig(PreTrainedConfig):
             raise ValueError(
                 f"decoder_heads={self.decoder_heads}: expected a divisor of the text encoder's width, {text_dim}."
             )
-        if self.vision_adapter is not None and self.vision_adapter.text_dim != text_dim:
+        adapter: Any = self.vision_adapter
+        if getattr(adapter, "takes_text_states", False) and adapter.text_dim != text_dim:
             raise ValueError(
-                f"vision_adapter.text_dim={self.vision_adapter.text_dim}: expected the width of the text encoder's "
-                f"hidden states, {text_dim}; set DenseAlignerConfig(text_dim={text_dim})."
+                f"vision_adapter.text_dim={adapter.text_dim}: expected the width of the text encoder's hidden states, "
+                f"{text_dim}; set {type(adapter).__name__}(text_dim={text_dim})."
+            )
+        if self.bridger is not None:
+            self.bridger.check(self.vision_config, self.text_config, self.vision_adapter)
+        adapters = [name for name in _ADAPTERS if getattr(self, name) is not None]
+        if self.train_backbones and adapters:
+            raise ValueError(
+                f"train_backbones=True: expected no adapters, got {adapters[0]}; set vision_adapter and text_adapter "
+                "to None, or train_backbones=False."
             )
         if not 0 <= self.pad_token_id < self.text_config.vocab_size:
             raise ValueError(
@@ -257,6 +275,7 @@ class DetrisConfig(PreTrainedConfig):
         for name in _ADAPTERS:
             adapter = getattr(self, name)
             output[name] = None if adapter is None else adapter_dict(adapter)
+        output["bridger"] = None if self.bridger is None else self.bridger.to_dict()
         return output
 
 
@@ -287,6 +306,8 @@ def backbone_config(name: str, config: Any) -> PreTrainedConfig:
             raise ValueError(
                 f"{name}: expected a config of transformers, got {one_line(error)}; correct it."
             ) from None
+    # A copy: transformers sets the attention implementation of nested configs, which a loaded encoder would then use.
+    config = copy.deepcopy(config)
     config.architectures = [architecture(config)]
     check_kind(name, config)
     return config

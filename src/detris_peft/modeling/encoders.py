@@ -23,16 +23,22 @@ class TextEncoder:
         masks_padding: whether the encoder was trained with an attention mask over padding.
         sentence_from: what the sentence state is: the (projected) state of the end-of-text token, the pooled output,
             or the state of the first token.
+        final_norm: name of the norm after the last block, which gives `last_hidden_state`; None if there is none.
     """
 
     pad_token_id: int
     masks_padding: bool
     sentence_from: Literal["end token", "pooler", "first token"]
+    final_norm: str | None = None
 
 
 TEXT_ENCODERS = {
-    "clip_text_model": TextEncoder(pad_token_id=0, masks_padding=False, sentence_from="end token"),
-    "siglip_text_model": TextEncoder(pad_token_id=1, masks_padding=False, sentence_from="pooler"),
+    "clip_text_model": TextEncoder(
+        pad_token_id=0, masks_padding=False, sentence_from="end token", final_norm="final_layer_norm"
+    ),
+    "siglip_text_model": TextEncoder(
+        pad_token_id=1, masks_padding=False, sentence_from="pooler", final_norm="final_layer_norm"
+    ),
     # Not pooled: many checkpoints do not contain the pooler (masked language modeling does not train it), so loading
     # would initialize it randomly.
     "bert": TextEncoder(pad_token_id=0, masks_padding=True, sentence_from="first token"),
@@ -52,15 +58,29 @@ class ImageEncoder:
 
     Attributes:
         call: keyword arguments that let it accept image sizes other than the one it was trained on.
+        final_norm: name of the norm after the last block, which gives `last_hidden_state`; None if there is none.
     """
 
     call: dict[str, Any] = field(default_factory=dict)
+    final_norm: str | None = None
 
 
+_INTERPOLATE = {"interpolate_pos_encoding": True}
 IMAGE_ENCODERS = {
-    name: ImageEncoder({"interpolate_pos_encoding": True})
-    for name in ("vit", "clip_vision_model", "siglip_vision_model")
+    "dinov2": ImageEncoder(final_norm="layernorm"),
+    "dinov2_with_registers": ImageEncoder(final_norm="layernorm"),
+    "dinov3_vit": ImageEncoder(final_norm="norm"),
+    "vit": ImageEncoder(_INTERPOLATE, final_norm="layernorm"),
+    "clip_vision_model": ImageEncoder(_INTERPOLATE),  # its post_layernorm is for the class token only
+    "siglip_vision_model": ImageEncoder(_INTERPOLATE, final_norm="post_layernorm"),
 }
+
+
+def final_norm(config: PreTrainedConfig) -> str | None:
+    """Return the name of the norm after the last block of a listed encoder, or None if it has none."""
+    encoders: dict[str, Any] = {**IMAGE_ENCODERS, **TEXT_ENCODERS}
+    return encoders[config.model_type].final_norm
+
 
 # Backbone classes of model types for which AutoModel has none or several; the default comes first.
 _CLASSES = {
@@ -132,15 +152,15 @@ def sentence_state(text_model: Any, config: PreTrainedConfig, outputs: Any, ends
         ends: (B,), positions of the end tokens; see `end_positions`.
     """
     sentence_from = text_encoder(config).sentence_from
+    plain: Any = text_model.get_base_model() if isinstance(text_model, PeftModel) else text_model
     if sentence_from == "pooler":
-        return outputs.pooler_output
+        return plain.head(outputs.last_hidden_state[:, -1])
     if sentence_from == "first token":
         return outputs.last_hidden_state[:, 0]
     # transformers looks for `config.eos_token_id`, or for the highest id if that is 2, which may be an added token.
     rows = torch.arange(len(ends), device=ends.device)
     state = outputs.last_hidden_state[rows, ends]
-    plain: Any = text_model.get_base_model() if isinstance(text_model, PeftModel) else text_model
-    return plain.text_projection(state) if "text_embeds" in outputs else state
+    return plain.text_projection(state) if architecture(config) == "CLIPTextModelWithProjection" else state
 
 
 def end_positions(config: PreTrainedConfig, input_ids: torch.Tensor, pad_token_id: int) -> torch.Tensor:

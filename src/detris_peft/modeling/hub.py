@@ -17,7 +17,15 @@ from huggingface_hub.utils import validate_repo_id
 
 from ..atomic import MANIFEST, recover
 from ..errors import one_line
-from .checkpoint import ADAPTERS, CHECKPOINT_FILES, PROCESSOR_FILES, check_complete, read_config, save_checkpoint
+from .checkpoint import (
+    ADAPTERS,
+    CHECKPOINT_FILES,
+    PROCESSOR_FILES,
+    absent_folders,
+    check_complete,
+    read_config,
+    save_checkpoint,
+)
 from .configuration_detris import DetrisConfig
 from .hub_download import WRITE_ACCESS, explain
 from .model_card import CARD_FILE, REPO_ID_PLACEHOLDER, is_hub_name
@@ -54,12 +62,12 @@ def check_hub_access(repo_id: str, token: str | bool | None = None) -> None:
 
 
 def check_backbones_on_hub(config: DetrisConfig) -> None:
-    """Check that all backbones are on the Hub, so that others can load a checkpoint of this config.
+    """Check that all frozen backbones are on the Hub, so that others can load a checkpoint of this config.
 
     Raises:
         ValueError: a backbone is a local folder.
     """
-    for kind in ADAPTERS:
+    for kind in () if config.train_backbones else ADAPTERS:
         name = getattr(config, f"{kind}_name_or_path")
         if name and not is_hub_name(name):
             raise ValueError(
@@ -147,7 +155,7 @@ def push_model(model: Any, repo_id: str, adapter_name: str | None = None, **comm
 def _operations(
     folder: Path, config: DetrisConfig, repo_id: str, present: list[str]
 ) -> list[CommitOperationAdd | CommitOperationDelete]:
-    absent = tuple(f"{name}/" for name in ADAPTERS.values() if getattr(config, name) is None)
+    absent = tuple(f"{name}/" for name in sorted(absent_folders(config)))
     stale = [name for name in present if absent and name.startswith(absent)]
     if MANIFEST in present and not (folder / MANIFEST).is_file():  # that of another checkpoint
         stale.append(MANIFEST)

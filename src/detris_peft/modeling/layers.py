@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+DEFAULT_DEPTH = 12  # of the encoders that the default blocks refer to
+
 
 def scale_layers(layers: Sequence[int], depth: int, own_depth: int) -> list[int]:
     """Return the blocks of an encoder that are at the same relative depth as those of another one.

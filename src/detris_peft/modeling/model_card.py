@@ -78,7 +78,15 @@ def model_card(config: DetrisConfig, results: TrainingResults | None = None, *, 
         license: license of the adapters and the head.
     """
     names = {kind: getattr(config, f"{kind}_name_or_path") for kind in ("vision", "text")}
-    parts = [_front_matter(names, results, license), _INTRODUCTION, _backbones(names), _usage(names), _peft(config)]
+    trained = config.train_backbones
+    parts = [
+        _front_matter({} if trained else names, results, license),
+        _INTRODUCTION,
+        _METHOD if not trained else _FULL_TUNING,
+        "" if trained else _backbones(names),
+        _usage({} if trained else names),
+        _peft(config),
+    ]
     if results is not None:
         parts += [_results(results), _training(results)]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
@@ -135,11 +143,15 @@ def _identifier(dataset: str) -> str:
     return re.sub(r"[^\w./-]+", "-", _plain(dataset).replace("+", "plus"))
 
 
-_INTRODUCTION = f"""
-{CARD_HEADING}
-
+_INTRODUCTION = CARD_HEADING
+_METHOD = """
 Adapters and mask head that let a frozen image encoder and a frozen text encoder segment the object that a referring
 expression describes ([DETRIS](https://arxiv.org/abs/2501.08580)). Trained with `detris_peft`.
+"""
+_FULL_TUNING = """
+An image encoder, a text encoder and a mask head that segment the object that a referring expression describes, with
+the head of [DETRIS](https://arxiv.org/abs/2501.08580). All of their weights were trained, with `detris_peft`, and are
+included: the encoders in `vision_backbone/` and `text_backbone/`.
 """
 
 
@@ -182,9 +194,11 @@ def _peft(config: DetrisConfig) -> str:
     if config.position_interpolation != "backbone":  # the adapter was trained over a modified encoder
         return ""
     encoder = backbone_class(config.vision_config).__name__
+    takes_text = getattr(config.vision_adapter, "takes_text_states", False)
+    note = " It also takes `text_states`, the text encoder's last hidden states." if takes_text else ""
     revision = f', revision="{config.vision_revision}"' if config.vision_revision else ""
     return f"""
-The image encoder with its adapter, in peft. It also takes `text_states`, the text encoder's last hidden states.
+The image encoder with its adapter, in peft.{note}
 
 ```python
 import detris_peft  # registers the adapter types with peft

@@ -10,17 +10,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.generic import ModelOutput
 
-from ..adapters import ParallelAdapterLayer
 from ..adapters.portable import PortableModule
+from .backbone_adapters import adapt_backbone, unfreeze_backbone
+from .bridger import Bridger
 from .checkpoint.trainer_index import LoadsCheckpointFiles
 from .checkpoint.weights import backbone_buffers, head_keys
 from .configuration_detris import DetrisConfig, check_kind
+from .encoder_run import EncoderRun
 from .encoders import (
     IMAGE_ENCODERS,
     ImageEncoder,
@@ -60,6 +62,8 @@ class DetrisOutput(ModelOutput):
 class DetrisForReferringSegmentation(DetrisHubMixin, LoadsCheckpointFiles, PortableModule, PreTrainedModel):
     """Frozen image encoder, frozen text encoder, adapters in both, and a mask head.
 
+    With `config.train_backbones`, the encoders are trained instead of adapters.
+
     `DetrisForReferringSegmentation(config)` has random weights; `from_backbones` takes loaded encoders and adds new
     adapters and a new head; `from_pretrained` loads trained ones over the encoders that the checkpoint names. Only
     adapters and head are trained, and only they are saved.
@@ -88,8 +92,11 @@ class DetrisForReferringSegmentation(DetrisHubMixin, LoadsCheckpointFiles, Porta
         text = text_model if text_model is not None else build_backbone(config.text_config)
         if config.position_interpolation == "official":
             use_official_position_table(vision)
-        self.vision_model = adapt_backbone(vision, config.vision_adapter)
-        self.text_model = adapt_backbone(text, config.text_adapter)
+        if config.train_backbones:
+            self.vision_model, self.text_model = unfreeze_backbone(vision), unfreeze_backbone(text)
+        else:
+            self.vision_model = adapt_backbone(vision, config.vision_adapter)
+            self.text_model = adapt_backbone(text, config.text_adapter)
         dim, text_dim = config.hidden_dim, config.text_config.hidden_size
         self.neck = CrossModalNeck(
             config.vision_config.hidden_size,
@@ -102,9 +109,12 @@ class DetrisForReferringSegmentation(DetrisHubMixin, LoadsCheckpointFiles, Porta
             dim, text_dim, config.decoder_layers, config.decoder_heads, config.decoder_ffn_dim, config.dropout
         )
         self.projector = Projector(dim, config.sentence_dim)
+        self.bridger = None
+        if config.bridger is not None:
+            self.bridger = Bridger(config.bridger, self.vision_model, self.text_model)
         # To find out when saving what a caller has added, and which buffers training has changed.
         self.head_keys = head_keys(self)
-        self.initial_buffers = backbone_buffers(self)
+        self.initial_buffers = {} if config.train_backbones else backbone_buffers(self)
         self.post_init()
         # Otherwise transformers' Trainer warns that frozen weights are not in its checkpoints.
         frozen = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
@@ -161,16 +171,18 @@ class DetrisForReferringSegmentation(DetrisHubMixin, LoadsCheckpointFiles, Porta
         return self.text_model.get_input_embeddings()  # type: ignore[operator]
 
     def train(self, mode: bool = True) -> DetrisForReferringSegmentation:
-        """Set the mode of adapters and head; the frozen backbones stay in eval mode (no dropout or drop path)."""
+        """Set the mode of adapters and head; frozen backbones stay in eval mode (no dropout or drop path)."""
         super().train(mode)
+        if self.config.train_backbones:
+            return self
         for backbone in (self.vision_model, self.text_model):
             backbone.eval()
             for module in backbone.modules():
                 if isinstance(module, GradientCheckpointingLayer):
                     module.training = mode  # set the flag only: transformers checkpoints blocks in training mode
-                elif isinstance(module, ParallelAdapterLayer):
+                elif isinstance(module, BaseTunerLayer):  # after the tuner layers around it
                     module.train(mode)
-                    module.base_layer.eval()
+                    module.get_base_layer().eval()
         return self
 
     def forward(
@@ -193,27 +205,48 @@ class DetrisForReferringSegmentation(DetrisHubMixin, LoadsCheckpointFiles, Porta
             ValueError: an input has another shape; the message names it.
         """
         _check_shapes(pixel_values, input_ids, labels)
-        # 1. Text first: the Dense Aligners need its hidden states
-        text_states, sentence = self.encode_text(input_ids)
-        # 2. Image
-        feature_maps = self.encode_image(pixel_values, text_states)
-        # 3. Head, in its own dtype (the backbones may be loaded in a lower precision)
+        # 1. Encoders
+        text_states, sentence, feature_maps = self.encode(pixel_values, input_ids)
+        # 2. Head, in its own dtype (the backbones may be loaded in a lower precision)
         dtype = self.neck.sentence_proj.weight.dtype
         features = self.neck(tuple(feature_map.to(dtype) for feature_map in feature_maps), sentence.to(dtype))
         features = self.decoder(features, text_states.to(dtype), padding_mask=input_ids == self.config.pad_token_id)
         logits = self.projector(features, sentence.to(dtype))
-        # 4. Loss
+        # 3. Loss
         loss = None if labels is None else segmentation_loss(logits, labels)
         output = DetrisOutput(loss, logits, text_states, sentence, feature_maps)
         return output if return_dict is None or return_dict else output.to_tuple()
 
+    def encode(
+        self, pixel_values: torch.Tensor, input_ids: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...]]:
+        """Encode images (B, 3, H, W) and tokens (B, L); return what `encode_text` and `encode_image` return."""
+        if self.bridger is None:
+            # Text first: the Dense Aligners need its hidden states.
+            text_states, sentence = self.encode_text(input_ids)
+            return text_states, sentence, self.encode_image(pixel_values, text_states)
+        grid = self._patch_grid(pixel_values)
+        text_run = EncoderRun(self.text_model, **self._text_inputs(input_ids))
+        image_run = EncoderRun(self.vision_model, **self._image_inputs(pixel_values))
+        image_outputs, text_outputs = self.bridger.connect(image_run, text_run, grid)
+        return *self._read_text(text_outputs, input_ids), self._read_image(image_outputs, grid)
+
     def encode_text(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode tokens (B, L) to text states (B, L, T) and sentence state (B, S)."""
+        """Encode tokens (B, L) to text states (B, L, T) and sentence state (B, S).
+
+        Raises:
+            ValueError: the model has a Bridger, so that the text states depend on the image.
+        """
+        self._check_no_bridger()
+        return self._read_text(self.text_model(**self._text_inputs(input_ids)), input_ids)
+
+    def _text_inputs(self, input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
         self._check_ids(input_ids)
-        kwargs = {}
-        if text_encoder(self.config.text_config).masks_padding:
-            kwargs["attention_mask"] = (input_ids != self.config.pad_token_id).long()
-        outputs = self.text_model(input_ids=input_ids, **kwargs)
+        if not text_encoder(self.config.text_config).masks_padding:
+            return {"input_ids": input_ids}
+        return {"input_ids": input_ids, "attention_mask": (input_ids != self.config.pad_token_id).long()}
+
+    def _read_text(self, outputs: Any, input_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         ends = end_positions(self.config.text_config, input_ids, self.config.pad_token_id)
         return outputs.last_hidden_state, sentence_state(self.text_model, self.config.text_config, outputs, ends)
 
@@ -230,16 +263,32 @@ class DetrisForReferringSegmentation(DetrisHubMixin, LoadsCheckpointFiles, Porta
             )
 
     def encode_image(self, pixel_values: torch.Tensor, text_states: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Encode images (B, 3, H, W), given text states (B, L, T), to feature maps of (B, C, h, w) each."""
-        h, w = self._patch_grid(pixel_values)
-        kwargs = dict(IMAGE_ENCODERS.get(self.config.vision_config.model_type, ImageEncoder()).call)
-        if self.config.vision_adapter is not None:
-            kwargs["text_states"] = text_states
-        outputs = self.vision_model(pixel_values=pixel_values, output_hidden_states=True, **kwargs)
+        """Encode images (B, 3, H, W), given text states (B, L, T), to feature maps of (B, C, h, w) each.
+
+        Raises:
+            ValueError: the model has a Bridger, so that both encoders run at the same time.
+        """
+        self._check_no_bridger()
+        grid, inputs = self._patch_grid(pixel_values), self._image_inputs(pixel_values)
+        adapters = getattr(self.vision_model, "peft_config", {})
+        if any(getattr(adapter, "takes_text_states", False) for adapter in adapters.values()):
+            inputs["text_states"] = text_states
+        return self._read_image(self.vision_model(output_hidden_states=True, **inputs), grid)
+
+    def _image_inputs(self, pixel_values: torch.Tensor) -> dict[str, Any]:
+        encoder = IMAGE_ENCODERS.get(self.config.vision_config.model_type, ImageEncoder())
+        return {"pixel_values": pixel_values, **encoder.call}
+
+    def _read_image(self, outputs: Any, grid: tuple[int, int]) -> tuple[torch.Tensor, ...]:
         # hidden_states[0] is the embedding: the output of block i is hidden_states[i + 1].
         states = [outputs.hidden_states[i + 1] for i in self.config.extract_layers] + [outputs.last_hidden_state]
         # Prefix tokens (class, registers) come first in every backbone; the patches are the last h·w tokens.
-        return tuple(state[:, state.shape[1] - h * w :].transpose(1, 2).unflatten(2, (h, w)) for state in states)
+        patches = (state[:, state.shape[1] - grid[0] * grid[1] :] for state in states)
+        return tuple(state.transpose(1, 2).unflatten(2, grid) for state in patches)
+
+    def _check_no_bridger(self) -> None:
+        if self.bridger is not None:
+            raise ValueError("expected a model without a Bridger, which connects both encoders; call encode instead.")
 
     def _patch_grid(self, pixel_values: torch.Tensor) -> tuple[int, int]:
         patch = self.config.vision_config.patch_size
@@ -276,25 +325,6 @@ def _check_shapes(pixel_values: Any, input_ids: Any, labels: Any) -> None:
             f"labels: expected masks with the height and width of pixel_values, {tuple(pixel_values.shape[2:])}, got "
             f"{tuple(labels.shape[1:])}; let the processor prepare both."
         )
-
-
-def adapt_backbone(backbone: PreTrainedModel, adapter: PeftConfig | None) -> nn.Module:
-    """Freeze a backbone and add new adapters, unless the adapter config is None.
-
-    Raises:
-        ValueError: the backbone already has adapters, or lacks modules that the adapter config names.
-    """
-    if isinstance(backbone, PeftModel) or any(isinstance(m, ParallelAdapterLayer) for m in backbone.modules()):
-        raise ValueError(
-            f"expected a {backbone.config.model_type} backbone without adapters, got one that already has some; pass "
-            "a freshly loaded backbone, the model adds its own adapters."
-        )
-    backbone.requires_grad_(False)
-    if adapter is None:
-        return backbone
-    # A copy, because peft fills in target modules and other fields for this backbone.
-    fields = {k: v for k, v in adapter.to_dict().items() if k not in ("peft_type", "peft_version", "auto_mapping")}
-    return get_peft_model(backbone, type(adapter)(**fields))
 
 
 AutoConfig.register(DetrisConfig.model_type, DetrisConfig)

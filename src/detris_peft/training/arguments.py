@@ -118,6 +118,11 @@ class TrainingArguments:
     )
     eval_batch_size: int = _argument(32, "evaluation batch size per process", _at_least(1), may_change_on_resume=True)
     learning_rate: float = _argument(1e-4, "learning rate of Adam", _POSITIVE)
+    backbone_learning_rate: float | None = _argument(
+        None,
+        "learning rate of weights in the encoders: adapters, or all with train_backbones; default: learning_rate",
+        _POSITIVE,
+    )
     warmup_steps: int = _argument(0, "optimizer steps of linear learning-rate warm-up", _at_least(0))
     milestones: list[int] = _argument([35], "epochs after which the learning rate is multiplied by gamma")
     gamma: float = _argument(0.1, "factor of the learning rate at each milestone", _POSITIVE)

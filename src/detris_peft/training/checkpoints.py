@@ -41,8 +41,8 @@ from .progress import Progress
 
 WEIGHTS_FILE, EMA_FILE = "trainable.safetensors", "ema.safetensors"
 PROGRESS_FILE, FINGERPRINT_FILE = "progress.json", "fingerprint.json"
-# What the first versions did, whose fingerprints lack these options.
-_EARLIER_VALUES = {"drop_last": False, "augment_mirror": True}
+# What earlier versions did, whose fingerprints lack these options.
+_EARLIER_VALUES = {"drop_last": False, "augment_mirror": True, "model.train_backbones": False}
 
 
 class Checkpoints:
@@ -119,8 +119,8 @@ class Checkpoints:
     def _save_weights(self, models: list[nn.Module], weights: list[dict[str, torch.Tensor]], folder: str) -> None:
         if weights and self.accelerator.is_main_process:
             model = self.accelerator.unwrap_model(models[0])
-            frozen = _frozen_names(model)
-            state = {k: v.contiguous() for k, v in model.state_dict().items() if k not in frozen}
+            omitted = _omitted_names(model)
+            state = {k: v.contiguous() for k, v in model.state_dict().items() if k not in omitted}
             save_file(state, Path(folder) / WEIGHTS_FILE)
             if self.ema is not None:
                 self.ema.save(Path(folder) / EMA_FILE)
@@ -246,8 +246,10 @@ def check_resume_folder(folder: Path) -> None:
         )
 
 
-def _frozen_names(model: nn.Module) -> set[str]:
-    return {name for name, p in model.named_parameters(remove_duplicate=False) if not p.requires_grad}
+def _omitted_names(model: nn.Module) -> set[str]:
+    """Return the names of frozen weights, and of further uses of a shared weight."""
+    first = {name for name, p in model.named_parameters() if p.requires_grad}
+    return {name for name, _ in model.named_parameters(remove_duplicate=False)} - first
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedType, gather_object, patch_environment
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, gather_object, patch_environment
 from safetensors import SafetensorError
 from torch.distributed.checkpoint.api import CheckpointException
 
@@ -16,10 +16,14 @@ from .arguments import TrainingArguments
 from .launcher import describe_ignored_launcher_settings
 
 
-def create_accelerator(arguments: TrainingArguments) -> Accelerator:
+def create_accelerator(arguments: TrainingArguments, finds_unused_parameters: bool = False) -> Accelerator:
     """Return an accelerator configured by the training arguments.
 
     Prints one line for each setting of `accelerate launch` that an argument replaces.
+
+    Args:
+        arguments: training arguments.
+        finds_unused_parameters: whether DDP shall look in each step for trained parameters without a gradient.
     """
     ignored = describe_ignored_launcher_settings(
         mixed_precision=arguments.mixed_precision, gradient_accumulation_steps=arguments.gradient_accumulation_steps
@@ -34,6 +38,9 @@ def create_accelerator(arguments: TrainingArguments) -> Accelerator:
             step_scheduler_with_optimizer=False,
             log_with=cast(Any, arguments.report_to or None),
             project_dir=arguments.output_dir,
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
+            if finds_unused_parameters
+            else None,
         )
     for line in ignored:
         accelerator.print(line)

@@ -41,21 +41,26 @@ def run_fingerprint(
         **{name: getattr(arguments, name) for name in fixed},
         "num_processes": accelerator.num_processes,
         "engine": str(accelerator.distributed_type.value),
-        "train_rows": _dataset_fingerprint(train_rows, arguments.num_workers),
-        "val_rows": _dataset_fingerprint(val_rows, 0),
+        "train_rows": dataset_fingerprint(train_rows, arguments.num_workers),
+        "val_rows": dataset_fingerprint(val_rows, 0),
         "processor": _without(processor.to_dict(), _IGNORED_CONFIG_FIELDS),
         "tokenizer_sha256": _sha256([processor.tokenizer.backend_tokenizer.to_str()]),
-        "frozen_weights_sha256": _sha256(_frozen_weight_samples(model)),
+        "frozen_weights_sha256": frozen_weights_fingerprint(model),
         "model": _without(model.config.to_dict(), _IGNORED_CONFIG_FIELDS),
     }
 
 
-def _dataset_fingerprint(rows: datasets.Dataset | datasets.IterableDataset, num_workers: int) -> dict[str, Any]:
+def dataset_fingerprint(rows: datasets.Dataset | datasets.IterableDataset, num_workers: int) -> dict[str, Any]:
     """Return the fingerprint of a dataset. Streams are not read."""
     if isinstance(rows, datasets.IterableDataset):  # the order of a stream depends on the number of workers
         return {"stream": str(rows.split), "num_workers": num_workers}
     columns = (rows[name] for name in ("ref_id", "file_name", "mask", "sentences"))
     return {"number": len(rows), "sha256": _sha256(map(repr, zip(*columns, strict=True)))}
+
+
+def frozen_weights_fingerprint(model: nn.Module) -> str:
+    """Return a hash of about 16 values of each frozen weight of a model."""
+    return _sha256(_frozen_weight_samples(model))
 
 
 def _frozen_weight_samples(model: nn.Module) -> Iterator[str]:

@@ -16,7 +16,7 @@ from .distributed import sum_over_ranks
 from .ema import ExponentialMovingAverage
 from .guards import describe_gradients, memory_advice, running_statistics
 from .progress import Progress
-from .schedule import learning_rate
+from .schedule import learning_rates
 from .signals import StopSignals
 
 _MODEL_INPUTS = ("pixel_values", "input_ids", "labels")
@@ -52,7 +52,7 @@ class TrainingStep:
 
     @property
     def learning_rate(self) -> float:
-        """Learning rate of the last step."""
+        """Learning rate of the head in the last step."""
         return self.optimizer.param_groups[0]["lr"]
 
     def run(self, batch: dict[str, Any], progress: Progress) -> tuple[float | None, bool]:
@@ -66,8 +66,11 @@ class TrainingStep:
             ValueError: the loss is not finite, and `on_nan` is stop or too many batches were skipped in a row.
             MemoryError: the batch does not fit in memory.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.arguments, progress.epoch, progress.step + 1)
+        rates = learning_rates(self.arguments, progress.epoch, progress.step + 1)
+        for group, rate in zip(
+            self.optimizer.param_groups, rates, strict=False
+        ):  # the encoders may have no parameters
+            group["lr"] = rate
         statistics = running_statistics(self.model) if self.arguments.on_nan == "skip" else {}
         with memory_advice(self.arguments), self.accelerator.accumulate(self.model):
             loss = self.model(**{name: batch[name] for name in _MODEL_INPUTS}).loss

@@ -32,7 +32,7 @@ from .distributed import create_accelerator, is_sharded, run_on_all_ranks, sum_o
 from .ema import ExponentialMovingAverage
 from .fingerprint import run_fingerprint
 from .guards import memory_advice
-from .optimizer import create_optimizer
+from .optimizer import create_optimizer, trains_unused_weights
 from .output_dir import claimed_output_dir
 from .progress import Progress
 from .results import PREDICTIONS_FILE, ResultsWriter
@@ -79,7 +79,7 @@ def train(
     """
     check_inputs(model, processor, train_rows, val_rows, arguments)
     check_trackers(arguments.report_to)
-    accelerator = create_accelerator(arguments)
+    accelerator = create_accelerator(arguments, finds_unused_parameters=trains_unused_weights(model.config))
     loading = create_loader(train_rows, processor, arguments, accelerator)
     with claimed_output_dir(accelerator, arguments), explained_worker_errors():
         run = _Run(accelerator, loading, model, processor, train_rows, val_rows, arguments, options or {}, bad_rows)
@@ -139,7 +139,7 @@ class _Run:
             self.model.activation_checkpointing_enable()
         if accelerator.num_processes > 1:
             convert_sync_batch_norm(self.model, accelerator.device)
-        optimizer = create_optimizer(self.model, arguments.learning_rate)
+        optimizer = create_optimizer(self.model, arguments.learning_rate, arguments.backbone_learning_rate)
         self.prepared, self.optimizer = accelerator.prepare(self.model, optimizer)
         self.ema = None
         if arguments.ema_decay:

@@ -26,6 +26,8 @@ from .files import (
     ADAPTER_CONFIG_FILE,
     ADAPTER_FILE,
     ADAPTERS,
+    BACKBONE_FILE,
+    BACKBONES,
     CHECKPOINT_FILES,
     HEAD,
     HEAD_FILE,
@@ -71,7 +73,8 @@ def load_checkpoint(
     with lock_folder(folder, shared=True):
         config = read_config(folder) if config is None else copy.deepcopy(config)
         check_complete(folder, config)
-        weights = {name: read_safetensors(folder / name) for name in weight_files(config)}
+        trained = {f"{name}/{BACKBONE_FILE}" for name in BACKBONES.values()}  # loaded by transformers below
+        weights = {name: read_safetensors(folder / name) for name in weight_files(config) if name not in trained}
     # 2. Backbones
     vision_model = _backbone(config, "vision", folder, vision_model, keywords)
     text_model = _backbone(config, "text", folder, text_model, keywords)
@@ -85,8 +88,9 @@ def load_checkpoint(
     head = {key: value for key, value in model.state_dict().items() if key in model.head_keys}
     check_weights(weights[HEAD_FILE], head, "the head", f"{folder / HEAD_FILE}: the")
     model.load_state_dict(weights[HEAD_FILE], strict=False)  # the backbones' keys are absent
-    for part in HEAD:
-        model.get_submodule(part).to(execution_device(vision_model))
+    for part in (getattr(model, name) for name in HEAD):
+        if part is not None:
+            part.to(execution_device(vision_model))
     return model.eval()
 
 
@@ -213,6 +217,11 @@ def _backbone(
     config: DetrisConfig, kind: str, folder: Path, given: PreTrainedModel | None, keywords: dict[str, Any]
 ) -> PreTrainedModel:
     """Return the backbone that was passed, or load the one that the config names; update the name in the config."""
+    if given is not None and config.train_backbones:
+        raise ValueError(
+            f"{kind}_model: expected None, because {folder} contains the trained encoder, got a "
+            f"{type(given).__name__}; omit {kind}_model."
+        )
     backbone = given if given is not None else _load_backbone(config, kind, folder, keywords)
     if difference := first_difference(getattr(config, f"{kind}_config"), backbone.config):
         name, expected, got = difference

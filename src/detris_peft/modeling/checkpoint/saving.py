@@ -26,9 +26,12 @@ from ..model_card import CARD_FILE, CARD_HEADING, is_hub_name, model_card
 from .files import (
     ADAPTER_FILE,
     ADAPTERS,
+    BACKBONE_FILE,
+    BACKBONES,
     CHECKPOINT_FILES,
     HEAD_FILE,
     PROCESSOR_FILES,
+    absent_folders,
 )
 from .trainer_index import write_index
 from .weights import check_nothing_is_lost, check_values, selected_adapters, trainable_state_dict
@@ -55,7 +58,7 @@ def save_checkpoint(
     if folder.is_file():
         raise ValueError(f"{folder}: expected a folder to save to, got a file.")
     unnamed = [kind for kind in ADAPTERS if not getattr(model.config, f"{kind}_name_or_path")]
-    if unnamed:
+    if unnamed and not model.config.train_backbones:
         warnings.warn(
             f"{folder} does not name its {' and '.join(unnamed)} backbone, and frozen weights are not saved. To load "
             f"it, pass the backbone to from_pretrained, or set {unnamed[0]}_name_or_path in the config before saving.",
@@ -72,7 +75,7 @@ def save_checkpoint(
     _check_foreign_files(folder, earlier)
     _report(model, folder, adapters)
     # 2. Files
-    removed = sorted(name for name in earlier if name.partition("/")[0] in _absent(adapters))
+    removed = sorted(name for name in earlier if name.partition("/")[0] in absent_folders(config))
     keeps_card = (folder / CARD_FILE).is_file() and CARD_FILE not in earlier
     marks = _contains_only_known_files(folder)
     try:
@@ -82,6 +85,8 @@ def save_checkpoint(
                 prefix = f"{kind}_model."
                 own = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
                 _save_weights(own, staging / ADAPTERS[kind] / ADAPTER_FILE)
+            for kind, name in BACKBONES.items() if config.train_backbones else ():
+                _save_backbone(getattr(model, f"{kind}_model"), kind, weights, staging / name)
             _save_weights({key: weights[key] for key in model.head_keys}, staging / HEAD_FILE)
             write_index(staging, model, adapters)
             config.save_pretrained(staging)
@@ -124,7 +129,7 @@ def _earlier_files(folder: Path) -> set[str]:
     if not isinstance(config, dict) or config.get("model_type") != DetrisConfig.model_type:
         return set()
     # Written before 0.1.0, without a manifest
-    absent = {name for name in ADAPTERS.values() if config.get(name) is None}
+    absent = {name for name in ADAPTERS.values() if config.get(name) is None} | set(BACKBONES.values())
     files = {name for name in existing if name.partition("/")[0] not in absent}
     return files if _is_generated_card(folder / CARD_FILE) else files - {CARD_FILE}
 
@@ -162,10 +167,6 @@ def _report(model: Any, folder: Path, adapters: Mapping[str, str]) -> None:
         if others or name != "default":
             omitted = f"; not saved: {', '.join(map(repr, others))}" if others else ""
             logger.warning(f"{folder}: saving the adapter {name!r} of the {kind} encoder{omitted}.")
-
-
-def _absent(adapters: Mapping[str, str]) -> set[str]:
-    return {name for kind, name in ADAPTERS.items() if kind not in adapters}
 
 
 def _with_adapters(model: Any, adapters: Mapping[str, str]) -> DetrisConfig:
@@ -214,7 +215,10 @@ def _save_adapter_config(backbone: PeftModel, name: str, config: DetrisConfig, k
 
 def _portable(config: DetrisConfig, folder: Path) -> DetrisConfig:
     """Name local backbones relative to the checkpoint, so that both can move together. Changes the config."""
-    for kind in ADAPTERS:
+    for kind, trained in BACKBONES.items() if config.train_backbones else ():
+        setattr(config, f"{kind}_name_or_path", os.path.join(os.curdir, trained))
+        setattr(config, f"{kind}_revision", None)
+    for kind in () if config.train_backbones else ADAPTERS:
         name = getattr(config, f"{kind}_name_or_path")
         if name and os.path.isdir(name):
             relative = os.path.relpath(os.path.realpath(name), os.path.realpath(folder))
@@ -224,6 +228,15 @@ def _portable(config: DetrisConfig, folder: Path) -> DetrisConfig:
             getattr(config, f"{kind}_config")._name_or_path = ""  # transformers stores the path here as well
     config.architectures = ["DetrisForReferringSegmentation"]
     return config
+
+
+def _save_backbone(backbone: Any, kind: str, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """Write a trained encoder as transformers does, in a single file."""
+    folder.mkdir()
+    backbone.config.save_pretrained(folder)
+    prefix = f"{kind}_model."
+    own = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+    _save_weights(own, folder / BACKBONE_FILE)
 
 
 def _save_weights(weights: Mapping[str, torch.Tensor], file: Path) -> None:

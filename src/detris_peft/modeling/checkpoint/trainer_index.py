@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from torch.nn.modules.module import _IncompatibleKeys
 
-from ...adapters.state_dict import PREFIX, adapter_keys, load_adapter_state_dict
-from .files import ADAPTER_FILE, ADAPTERS, HEAD_FILE, INDEX_FILE
+from ...adapters.state_dict import adapter_keys, load_adapter_state_dict, persistent_names
+from .files import ADAPTER_FILE, ADAPTERS, BACKBONE_FILE, BACKBONES, HEAD_FILE, INDEX_FILE
 from .weights import selected_adapters
 
 
@@ -32,6 +32,9 @@ def write_index(folder: Path, model: Any, adapters: Mapping[str, str]) -> None:
     for kind, name in adapters.items():
         keys = adapter_keys(getattr(model, f"{kind}_model"), name).values()
         files |= {f"{kind}_model.{key}": f"{ADAPTERS[kind]}/{ADAPTER_FILE}" for key in keys}
+    for kind, name in BACKBONES.items() if model.config.train_backbones else ():
+        keys = persistent_names(getattr(model, f"{kind}_model"))
+        files |= {f"{kind}_model.{key}": f"{name}/{BACKBONE_FILE}" for key in keys}
     content = {"metadata": {}, "weight_map": files}
     (folder / INDEX_FILE).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -42,12 +45,17 @@ class LoadsCheckpointFiles(nn.Module):
     def load_state_dict(
         self, state_dict: Mapping[str, torch.Tensor], strict: bool = True, assign: bool = False
     ) -> Any:
-        """Load weights under the model's keys or, with `strict=False`, the content of an adapter's file.
+        """Load weights under the model's keys or, with `strict=False`, the content of a file of a checkpoint.
 
         Raises:
             ValueError: the adapter's file does not fit an active adapter.
         """
-        if strict or not state_dict or not all(key.startswith(PREFIX) for key in state_dict):
+        config: Any = self.config
+        for kind in BACKBONES if config.train_backbones and not strict and state_dict else ():
+            backbone = getattr(self, f"{kind}_model")
+            if set(persistent_names(backbone)) == state_dict.keys():
+                return backbone.load_state_dict(state_dict, strict=True, assign=assign)
+        if strict or not state_dict or not all(key.startswith("base_model.") for key in state_dict):
             return super().load_state_dict(state_dict, strict, assign)
         adapters = selected_adapters(self)
         keys = {kind: adapter_keys(getattr(self, f"{kind}_model"), name).keys() for kind, name in adapters.items()}

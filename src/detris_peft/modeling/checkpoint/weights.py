@@ -10,8 +10,7 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from ...adapters.layer import ParallelAdapterLayer
-from ...adapters.state_dict import adapter_keys, adapter_state_dict, without_wrappers
+from ...adapters.state_dict import adapter_keys, adapter_state_dict, persistent_names, without_wrappers
 from .files import ADAPTERS, HEAD
 
 
@@ -36,8 +35,8 @@ def selected_adapters(model: Any, adapter_name: str | None = None) -> dict[str, 
         raise ValueError(f"adapter_name={adapter_name!r}: expected an adapter of the model, one of {known}.")
     selected = {}
     for kind, names in adapters.items():
-        layers = [m for m in backbones[kind].modules() if isinstance(m, ParallelAdapterLayer)]
-        active = [name for name in names if any(name in layer.active_adapters for layer in layers)]
+        layers = [m for m in backbones[kind].modules() if isinstance(m, BaseTunerLayer)]
+        active = [name for name in names if any(_is_active(name, layer) for layer in layers)]
         active = [adapter_name] if adapter_name in names else active
         if len(active) == 1:
             selected[kind] = active[0]
@@ -52,7 +51,9 @@ def selected_adapters(model: Any, adapter_name: str | None = None) -> dict[str, 
 def trainable_state_dict(
     model: Any, state_dict: Mapping[str, torch.Tensor] | None = None, adapter_name: str | None = None
 ) -> dict[str, torch.Tensor]:
-    """Return the weights that a checkpoint contains: adapters and head, including running statistics.
+    """Return the weights that a checkpoint contains: adapters, head, and encoders that are trained.
+
+    Running statistics are included.
 
     Args:
         model: a [`DetrisForReferringSegmentation`].
@@ -60,8 +61,8 @@ def trainable_state_dict(
         adapter_name: the adapter; default: the active one of each backbone.
 
     Returns:
-        The head's weights under the model's keys. An adapter's weights under peft's keys, which do not contain the
-        adapter's name, with the prefix `vision_model.` or `text_model.`.
+        The weights of the head, and of encoders that are trained, under the model's keys. An adapter's weights under
+        peft's keys, which do not contain the adapter's name, with the prefix `vision_model.` or `text_model.`.
 
     Raises:
         ValueError: weights are missing in `state_dict`, or have other shapes or types than the model's.
@@ -69,12 +70,13 @@ def trainable_state_dict(
     source = model.state_dict() if state_dict is None else state_dict
     # DistributedDataParallel adds the prefix "module." to all keys.
     source = {without_wrappers(key).removeprefix("module."): value for key, value in source.items()}
-    state = {key: value for key, value in source.items() if key in model.head_keys}
-    missing = sorted(model.head_keys - state.keys())
+    needed = model.head_keys | trained_backbone_keys(model)
+    state = {key: value for key, value in source.items() if key in needed}
+    missing = sorted(needed - state.keys())
     if missing:
         raise ValueError(
-            f"state_dict: expected all weights of the head, but {len(missing)} are missing, such as {missing[:3]}; "
-            "pass the complete state dict of an unchanged model."
+            f"state_dict: expected all weights of the head, and of encoders that are trained, but {len(missing)} are "
+            f"missing, such as {missing[:3]}; pass the complete state dict of an unchanged model."
         )
     for kind, name in selected_adapters(model, adapter_name).items():
         prefix = f"{kind}_model."
@@ -89,15 +91,15 @@ def trainable_state_dict(
 def check_nothing_is_lost(model: Any, adapter_name: str | None = None) -> None:
     """Raise a ValueError if training changes weights that the checkpoint does not contain.
 
-    These are parameters that require gradients, adapters of other types (also frozen: the model's output depends on
-    them), and buffers (such as running statistics) that differ from those of the backbone as it was loaded, or that
-    belong to a module that was added to the model.
+    These are parameters that require gradients, adapters that `peft_config` does not contain (also frozen: the model's
+    output depends on them), and buffers (such as running statistics) that differ from those of the backbone as it was
+    loaded, or that belong to a module that was added to the model.
 
     Args:
         model: a [`DetrisForReferringSegmentation`].
         adapter_name: the adapter to save; if given, other adapters are omitted deliberately.
     """
-    saved, omitted = set(model.head_keys), set()
+    saved, omitted = set(model.head_keys | trained_backbone_keys(model)), set()
     for kind, name in selected_adapters(model, adapter_name).items():
         backbone = getattr(model, f"{kind}_model")
         for other in backbone.peft_config:
@@ -105,8 +107,12 @@ def check_nothing_is_lost(model: Any, adapter_name: str | None = None) -> None:
             (saved if other == name else omitted).update(keys)
     parameters = dict(model.named_parameters(remove_duplicate=False))
     tied = {id(p) for name, p in parameters.items() if without_wrappers(name) in saved}
-    other_adapters = _parameters_of_other_tuners(model)
-    lost = [n for n, p in parameters.items() if (p.requires_grad and id(p) not in tied) or n in other_adapters]
+    others = _parameters_of_tuners(model) - saved - omitted
+    lost = [
+        name
+        for name, p in parameters.items()
+        if id(p) not in tied and (p.requires_grad or without_wrappers(name) in others)
+    ]
     if adapter_name is not None:
         lost = [name for name in lost if without_wrappers(name) not in omitted]
     for name, buffer in _persistent_buffers(model).items():
@@ -173,18 +179,30 @@ def _check_given(given: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tens
             )
 
 
-def _parameters_of_other_tuners(model: nn.Module) -> set[str]:
+def trained_backbone_keys(model: Any) -> frozenset[str]:
+    """Return the keys of the weights of both encoders if `train_backbones` is set, otherwise none."""
+    if not model.config.train_backbones:
+        return frozenset()
+    return frozenset(
+        without_wrappers(f"{kind}_model.{key}")
+        for kind in ADAPTERS
+        for key in persistent_names(getattr(model, f"{kind}_model"))
+    )
+
+
+def _is_active(name: str, layer: Any) -> bool:
+    return name in layer.active_adapters and name in layer._get_available_adapters()
+
+
+def _parameters_of_tuners(model: nn.Module) -> set[str]:
+    """Return the names of the parameters of all adapters."""
     return {
-        f"{path}.{name}"
+        without_wrappers(f"{path}.{name}")
         for path, module in model.named_modules()
-        if _is_other_tuner(module)
-        for name, _ in module.named_parameters()
+        if isinstance(module, BaseTunerLayer)
+        for name, _ in nn.Module.named_parameters(module)  # type: ignore[arg-type]
         if not name.startswith("base_layer.")
     }
-
-
-def _is_other_tuner(module: nn.Module) -> bool:
-    return isinstance(module, BaseTunerLayer) and not isinstance(module, ParallelAdapterLayer)
 
 
 def _persistent_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
