@@ -8,11 +8,28 @@ import pytest
 from safetensors.torch import load_file
 
 from detris_peft import presets
+from detris_peft.modeling.backbone_adapters import adapt_backbone
 from detris_peft.training import TrainingArguments
+from tests.helpers.tiny_models import IMAGE, TEXT, image_encoder, text_encoder
+
+PAPER_ROWS = (
+    "table2-full",
+    "table2-fixed",
+    "table2-adapter",
+    "table2-houlsby",
+    "table2-compacter",
+    "table2-compacter-112",
+    "table2-lora",
+    "table2-etris",
+    "table3-none",
+    "table3-da",
+    "table3-ta",
+)
 
 
 def test_preset_names():
-    assert presets.list_presets() == ("detris-b", "detris-b-half", "detris-l", "detris-l-mixed", "tiny")
+    detris = ("detris-b", "detris-b-half", "detris-l", "detris-l-mixed")
+    assert presets.list_presets() == (*detris, *PAPER_ROWS, "tiny")
 
 
 def test_each_call_returns_a_new_config():
@@ -47,8 +64,46 @@ def test_the_recipes_are_the_published_ones():
         "detris-b-half": (50, 32, 1e-4, [35], "bf16", 0.0),
         "detris-l": (50, 64, 2e-4, [35], "bf16", 0.0),
         "detris-l-mixed": (50, 64, 2e-4, [35], "bf16", 0.0),
+        # One learning rate for all groups of weights, as in the authors' configurations.
+        **dict.fromkeys(PAPER_ROWS, (50, 32, 1e-4, [35], "bf16", 0.0)),
         "tiny": (4, 16, 2e-3, [3], "no", 1.0),
     }
+
+
+def test_published_averages_are_those_of_the_splits():
+    """The paper prints both, some averages truncated; a digit that was copied wrongly would differ."""
+    rows = {name: presets.published(name) for name in presets.list_presets() if presets.published(name)}
+    assert len(rows) == 11
+    for row in rows.values():
+        *splits, average = row.miou
+        assert average == pytest.approx(sum(splits) / 3, abs=0.07)
+        assert row.source == ("Table 3" if row.backbone_update is None else "Table 2")
+
+
+@pytest.mark.parametrize(
+    ("build", "kind"), [*((image_encoder, kind) for kind in IMAGE), *((text_encoder, kind) for kind in TEXT)]
+)
+def test_lora_finds_queries_and_values_of_every_known_encoder(build, kind):
+    encoder = build(kind)
+    config = presets.get("table2-lora").text_adapter
+    adapted = adapt_backbone(encoder, config)
+    width, depth = encoder.config.hidden_size, encoder.config.num_hidden_layers
+    trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    assert trained == depth * 2 * config.r * (width + width)
+
+
+@pytest.mark.parametrize("name", PAPER_ROWS)
+def test_the_rows_of_the_tables_scale_to_other_encoders(name):
+    """A Vision Transformer and a BERT of other depths: the command line uses presets with any pair."""
+    vision, text = image_encoder("vit"), text_encoder("bert", num_hidden_layers=2)
+    config = presets.get(name).scaled_to(vision.config, text.config)
+    vision_model = adapt_backbone(vision, config.vision_adapter)
+    text_model = adapt_backbone(text, config.text_adapter)
+    trained = [any(p.requires_grad for p in model.parameters()) for model in (vision_model, text_model)]
+    assert trained == [config.vision_adapter is not None, config.text_adapter is not None]
+    if config.bridger is not None:
+        assert config.bridger.vision_after_blocks[-1] == 2
+        assert config.bridger.text_after_blocks[-1] == 1
 
 
 def test_each_call_returns_a_new_recipe():

@@ -28,7 +28,7 @@ from detris_peft import DetrisForReferringSegmentation
 try:
     DetrisForReferringSegmentation.from_pretrained("saved")
 except ValueError as error:
-    assert "peft_type: expected a type that is registered with peft" in str(error)
+    assert "peft_type: expected a type registered with peft" in str(error)
     assert "'WIDE_ALIGNER'; import the module that registers it" in str(error)
 else:
     raise AssertionError("the type is not registered yet")

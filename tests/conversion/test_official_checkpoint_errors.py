@@ -135,6 +135,11 @@ def test_the_matching_preset_is_named(monkeypatch, keys, preset, match):
             {"vision_adapter": DenseAlignerConfig(text_dim=64, target_modules="x")},
             "vision_adapter.target_modules: expected None, got a regular",
         ),
+        ({"text_adapter": {"peft_type": "COMPACTER"}}, "text_adapter: expected a TextAdapterConfig, got a CompacterC"),
+        (
+            {"vision_adapter": None, "bridger": {"vision_after_blocks": [1], "text_after_blocks": [1]}},
+            "bridger: expected None, got a Bridger",
+        ),
     ],
 )
 def test_unsupported_architectures_are_rejected(changes, match):

@@ -153,9 +153,22 @@ def test_token_embeddings_can_be_trained_but_no_other_modules(backbones):
             {"peft_type": "LORA", "lora_alpha": float("nan")},
             r"vision_adapter.lora_alpha=nan: expected a finite number",
         ),
+        (
+            {"peft_type": "LORA", "rank_pattern": {"(": 2}},
+            r"vision_adapter.rank_pattern=.*: expected a regular expression, got an invalid one",
+        ),
+        (
+            {"peft_type": "LORA", "layers_to_transform": [0], "layers_pattern": "("},
+            r"vision_adapter.layers_pattern='\(': expected a regular expression, got an invalid one",
+        ),
+        (
+            {"peft_type": "LORA", "lora_dropout": -1.0},
+            r"vision_adapter.lora_dropout=-1.0: expected a value in \[0, 1\)",
+        ),
+        (LoraConfig(megatron_config={"a": object()}), r"LoraConfig: expected fields that JSON can hold.*\(object\)"),
         ({"peft_type": "LORA", "task_type": "X"}, r"vision_adapter: Invalid task type"),
         ({"peft_type": "LORA", "init_lora_weights": "eva"}, r"vision_adapter.eva_config: expected no nested config"),
-        ({"peft_type": ["LORA"]}, r"vision_adapter.peft_type: expected a type that is registered with peft"),
+        ({"peft_type": ["LORA"]}, r"vision_adapter.peft_type: expected a type registered with peft"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")
