@@ -40,7 +40,7 @@ def test_curves_of_a_single_epoch(tmp_path):
 @pytest.mark.parametrize(("epochs", "unit"), [([1, 2, 3], "epoch"), ([1, 1, 2], "step")])
 def test_curves_of_several_evaluations_per_epoch_are_drawn_over_steps(tmp_path, monkeypatch, epochs, unit):
     drawn = []
-    monkeypatch.setattr("detris_peft.visualization._save", lambda figure, file: drawn.extend(figure.axes))
+    monkeypatch.setattr("detris_peft.visualization.save_figure", lambda figure, file: drawn.extend(figure.axes))
     metrics = dict.fromkeys(("train_loss", "loss", "mIoU", "oIoU", "Pr@0.5", "Pr@0.7", "Pr@0.9"), 0.5)
     plot_curves([{**metrics, "epoch": epoch, "step": 50 * i} for i, epoch in enumerate(epochs, 1)], tmp_path / "a.png")
     for axes in drawn:

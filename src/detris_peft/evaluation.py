@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 from tqdm.auto import tqdm
 
-from .data import Collator, EvaluationSamples, Sample, iterate_batches
+from .data import Collator, EvaluationSamples, Sample, encode_mask, iterate_batches
 from .data.errors import BadRowError, BadRows
 from .data.workers import explained_worker_errors, ignore_signals
 from .metrics import ReferringSegmentationMetrics, pixel_counts
@@ -29,7 +29,6 @@ from .processing_detris import DetrisProcessor
 MODEL_INPUTS = ("pixel_values", "input_ids")
 
 
-@torch.no_grad()
 def evaluate(
     model: nn.Module,
     processor: DetrisProcessor,
@@ -69,6 +68,65 @@ def evaluate(
         OSError: a DataLoader worker was killed.
         MemoryError: a worker ran out of memory.
     """
+    scores = score_samples(
+        model,
+        processor,
+        samples,
+        accelerator=accelerator,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        progress=progress,
+        bad_rows=bad_rows,
+        on_batch=on_batch,
+    )
+    return scores.summary()
+
+
+@dataclass
+class SampleScores:
+    """Scores of N samples, each once, in the order of the samples; invalid rows are excluded.
+
+    Attributes:
+        indices: (N,) indices of the samples.
+        intersections, unions, predicted: (N,) pixel counts, see `detris_peft.metrics.pixel_counts`.
+        losses: (N,) binary cross-entropy.
+    """
+
+    indices: np.ndarray
+    intersections: np.ndarray
+    unions: np.ndarray
+    predicted: np.ndarray
+    losses: np.ndarray
+
+    def summary(self) -> dict[str, float]:
+        """Return the metrics and the mean `loss`, as `evaluate` does."""
+        metrics = ReferringSegmentationMetrics()
+        metrics.add_counts(self.intersections, self.unions, self.predicted)
+        return {**metrics.compute(), "loss": float(self.losses.mean(dtype=np.float64))}
+
+
+@torch.no_grad()
+def score_samples(
+    model: nn.Module,
+    processor: DetrisProcessor,
+    samples: EvaluationSamples | IterableDataset,
+    *,
+    accelerator: Accelerator | None = None,
+    batch_size: int = 32,
+    num_workers: int = 0,
+    progress: bool = True,
+    bad_rows: BadRows | None = None,
+    on_batch: Callable[[], None] | None = None,
+    predictions: dict[int, str] | None = None,
+) -> SampleScores:
+    """Score a model on a split, sample by sample; every rank returns the complete result.
+
+    Args:
+        predictions: receives the predicted mask of each valid sample, keyed by the sample's index, as the `counts` of
+            a compressed RLE (see `detris_peft.data.encode_mask`); on every rank.
+
+    The other arguments and the errors are those of `evaluate`.
+    """
     _check_arguments(model, processor, samples, batch_size, num_workers)
     accelerator = accelerator or Accelerator()
     streamed = isinstance(samples, IterableDataset)
@@ -94,7 +152,8 @@ def evaluate(
                 if batch["errors"] and bad_rows is None:
                     raise batch["errors"][0][1]
                 errors += batch["errors"]
-                results.append(accelerator.gather(_score_groups(model, processor, accelerator, batch["groups"])))
+                groups = batch["groups"]
+                results.append(accelerator.gather(_score_groups(model, processor, accelerator, groups, predictions)))
     finally:
         model.train(was_training)
     if bad_rows is not None:
@@ -103,32 +162,51 @@ def evaluate(
         for _, error in sorted(gather_object(errors), key=lambda indexed: indexed[0]):
             unique.setdefault(str(error), error)
         bad_rows.extend(unique.values())
-    return _summary(results)
+    if predictions is not None:
+        predictions.update(gather_object([*predictions.items()]))
+    return _concatenated(results)
 
 
 def _score_groups(
-    model: nn.Module, processor: DetrisProcessor, accelerator: Accelerator, groups: list[dict[str, Any]]
+    model: nn.Module,
+    processor: DetrisProcessor,
+    accelerator: Accelerator,
+    groups: list[dict[str, Any]],
+    masks: dict[int, str] | None,
 ) -> Any:
     """Return the results of `_score` for all groups of a batch, concatenated."""
     # DDP and FSDP communicate in each forward pass, so all ranks need the same number of them.
     distributed = processor.keep_aspect_ratio and accelerator.num_processes > 1
     number = max(gather_object([len(groups)])) if distributed else len(groups)
-    scores = [_score(model, processor, accelerator, groups[min(i, len(groups) - 1)]) for i in range(number)]
+    scores = [_score(model, processor, accelerator, groups[min(i, len(groups) - 1)], masks) for i in range(number)]
     return tuple(torch.cat(parts) for parts in zip(*scores[: len(groups)], strict=True))
 
 
-def _score(model: nn.Module, processor: DetrisProcessor, accelerator: Accelerator, batch: dict[str, Any]) -> Any:
-    """Return (B, 4) of int64: index (-1 for invalid rows), intersection, union, predicted pixels; and (B,) losses."""
+def _score(
+    model: nn.Module,
+    processor: DetrisProcessor,
+    accelerator: Accelerator,
+    batch: dict[str, Any],
+    masks: dict[int, str] | None,
+) -> Any:
+    """Return (B, 4) of int64: index (-1 for invalid rows), intersection, union, predicted pixels; and (B,) losses.
+
+    The predictions of valid rows are added to `masks`, if it is given.
+    """
     with accelerator.autocast():
         outputs = model(**{name: batch[name] for name in MODEL_INPUTS})
     losses = segmentation_loss(outputs.logits, batch["labels"], reduction="none")
     predictions = processor.post_process_referring_segmentation(outputs, batch["target_sizes"])
     counts = [pixel_counts(prediction, mask) for prediction, mask in zip(predictions, batch["masks"], strict=True)]
     indices = torch.where(batch["valid"], batch["indices"], -1)
+    if masks is not None:
+        for index, prediction in zip(indices.tolist(), predictions, strict=True):
+            if index >= 0:
+                masks[index] = encode_mask(prediction.cpu().numpy(), *prediction.shape)["counts"]
     return torch.cat([indices[:, None], torch.tensor(counts, device=accelerator.device)], dim=1), losses
 
 
-def _summary(results: list[Any]) -> dict[str, float]:
+def _concatenated(results: list[Any]) -> SampleScores:
     if not results:
         raise ValueError("expected samples to score, got none: the dataset is empty")
     counts, losses = (np.concatenate([part.cpu().numpy() for part in parts]) for parts in zip(*results, strict=True))
@@ -137,9 +215,8 @@ def _summary(results: list[Any]) -> dict[str, float]:
     first = first[indices >= 0]
     if not len(first):
         raise ValueError("expected samples to score, got none: every row is invalid; run `detris data check`")
-    metrics = ReferringSegmentationMetrics()
-    metrics.add_counts(*counts[first, 1:].T)
-    return {**metrics.compute(), "loss": float(losses[first].mean(dtype=np.float64))}
+    kept, intersections, unions, predicted = counts[first].T
+    return SampleScores(kept, intersections, unions, predicted, losses[first])
 
 
 def _loader(

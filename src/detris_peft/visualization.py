@@ -51,7 +51,12 @@ def _border(foreground: np.ndarray) -> np.ndarray:
     return foreground & ~interior
 
 
-def _pyplot() -> Any:
+def pyplot() -> Any:
+    """Return matplotlib's pyplot, which then needs no display.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
     try:
         import matplotlib
     except ImportError:
@@ -59,9 +64,9 @@ def _pyplot() -> Any:
             "plots: expected matplotlib to be installed, found no such package; run: pip install matplotlib."
         ) from None
     matplotlib.use("Agg")  # renders to files without a display
-    from matplotlib import pyplot
+    import matplotlib.pyplot
 
-    return pyplot
+    return matplotlib.pyplot
 
 
 def plot_curves(history: Sequence[dict[str, float]], file: str | os.PathLike) -> None:
@@ -71,7 +76,7 @@ def plot_curves(history: Sequence[dict[str, float]], file: str | os.PathLike) ->
         history: one record per evaluation, as `detris_peft.training.train` returns them.
         file: image file to write.
     """
-    plt = _pyplot()
+    plt = pyplot()
     unit = "epoch" if len({record["epoch"] for record in history}) == len(history) else "step"
     positions = [record[unit] for record in history]
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
@@ -85,7 +90,7 @@ def plot_curves(history: Sequence[dict[str, float]], file: str | os.PathLike) ->
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
-    _save(figure, file)
+    save_figure(figure, file)
 
 
 @torch.no_grad()
@@ -100,7 +105,7 @@ def plot_predictions(
 
     Invalid rows are skipped. If all selected rows are invalid, no file is written.
     """
-    plt = _pyplot()
+    plt = pyplot()
     indices = np.linspace(0, len(samples) - 1, min(count, len(samples))).astype(int)
     chosen = [sample for sample in (samples[index] for index in indices) if sample.error is None]
     if not chosen:
@@ -120,17 +125,17 @@ def plot_predictions(
         for row, panel in enumerate(panels):
             axes[row][column].imshow(panel)
             axes[row][column].set(xticks=[], yticks=[])
-        axes[0][column].set_title(_wrapped(sample.sentence), fontsize=8, parse_math=False)
+        axes[0][column].set_title(wrapped(sample.sentence), fontsize=8, parse_math=False)
     for row, name in enumerate(("image", "ground truth", "prediction")):
         axes[row][0].set_ylabel(name)
-    _save(figure, file)
+    save_figure(figure, file)
 
 
 def plot_samples(
     samples: Sequence[tuple[Image.Image, Any, str, str]], file: str | os.PathLike, columns: int = 4
 ) -> None:
     """Plot a grid of (image, mask (H, W), caption, sentence): the image with its mask under caption and sentence."""
-    plt = _pyplot()
+    plt = pyplot()
     rows = max(math.ceil(len(samples) / columns), 1)
     figure, axes = plt.subplots(rows, columns, figsize=(3 * columns, 3.1 * rows), layout="constrained", squeeze=False)
     for cell in axes.flat:
@@ -143,17 +148,18 @@ def plot_samples(
         foreground = foreground.resize(thumbnail.size, Image.Resampling.NEAREST)
         cell.imshow(overlay(thumbnail, foreground, opacity=0.35))  # keeps the object's color visible
         # parse_math is off because sentences may hold dollar signs.
-        cell.set_title(f"{caption}\n{_wrapped(sentence, 36)}", fontsize=8, parse_math=False)
-    _save(figure, file)
+        cell.set_title(f"{caption}\n{wrapped(sentence, 36)}", fontsize=8, parse_math=False)
+    save_figure(figure, file)
 
 
-def _save(figure: Any, file: str | os.PathLike | IO[bytes]) -> None:
+def save_figure(figure: Any, file: str | os.PathLike | IO[bytes]) -> None:
     """Write a figure as PNG and close it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # missing characters are drawn as boxes
         figure.savefig(file, dpi=120, format="png")
-    _pyplot().close(figure)
+    pyplot().close(figure)
 
 
-def _wrapped(sentence: str, width: int = 24) -> str:
+def wrapped(sentence: str, width: int = 24) -> str:
+    """Return a sentence in at most four lines."""
     return "\n".join(textwrap.wrap(sentence, width, max_lines=4, placeholder=" ..."))

@@ -20,8 +20,10 @@ _COMMANDS = {
     "train": "train on a dataset",
     "evaluate": "score a checkpoint on a split of a dataset",
     "predict": "segment what an expression refers to in one image",
+    "compare": "train several configurations on the same data, and report their scores",
+    "params": "count the parameters of a preset or checkpoint, per part",
     "convert": "convert released checkpoints to and from our format",
-    "data": "check a dataset before training on it, or convert it to parquet",
+    "data": "check a dataset, convert it to parquet, or make sentences for instance masks",
 }
 _TRACEBACK = "DETRIS_TRACEBACK"  # environment variable: show tracebacks instead of one-line errors
 # What to do about errors of the operating system, whose messages name only the cause.

@@ -11,24 +11,30 @@ from typing import Any, Literal, get_args, get_origin
 
 import torch
 import yaml
+from transformers.hf_argparser import string_to_bool
 
-from .. import DenseAlignerConfig, DetrisConfig, TextAdapterConfig
+from .. import DetrisConfig
 from ..field_types import describe_type, has_type
-from ..modeling.adapter_configs import change_adapter, own_fields
+from ..modeling.adapter_configs import DEFAULT_TYPES, change_adapter, new_adapter, own_fields
+from ..modeling.backbone_adapters import adapt_backbone
+from ..modeling.bridger_config import BridgerConfig
 from ..modeling.encoders import build_backbone
-from ..modeling.modeling_detris import adapt_backbone
+from ..modeling.layers import DEFAULT_DEPTH
 
-_ADAPTERS: dict[str, Any] = {"vision_adapter": DenseAlignerConfig, "text_adapter": TextAdapterConfig}
 _BACKBONES = ("vision_config", "text_config")
 _NONE = ("none", "null")
 
 
 def config_option_types() -> dict[str, Any]:
-    """Return the types of all options by name. Fields of an adapter are called `vision_adapter.dim`."""
+    """Return the types of all options by name.
+
+    Fields of the default types of adapters are options of their own: `vision_adapter.dim`. All fields of any type can
+    be given as one mapping: `vision_adapter: {peft_type: LORA, r: 8}`.
+    """
     types: dict[str, Any] = dict(DetrisConfig.__annotations__)
     types = {name: kind for name, kind in types.items() if name not in ("model_type", "sub_configs")}
-    types |= dict.fromkeys(_BACKBONES, dict | None)
-    for name, cls in _ADAPTERS.items():
+    types |= dict.fromkeys((*_BACKBONES, "bridger"), dict | None)
+    for name, cls in DEFAULT_TYPES.items():
         types[name] = dict | None
         types |= {f"{name}.{field}": kind for field, kind in own_fields(cls).items()}
     return types
@@ -38,7 +44,7 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
     """Add the options to a parser. Those that are not given are absent from its namespace."""
     group = parser.add_argument_group("fields of DetrisConfig; the default is that of the preset and its backbones")
     help_texts = _help_texts(DetrisConfig)
-    for name, cls in _ADAPTERS.items():
+    for name, cls in DEFAULT_TYPES.items():
         help_texts |= {f"{name}.{field}": text for field, text in _help_texts(cls).items()}
     for name, kind in config_option_types().items():
         names = [f"--{name}", *([f"--{name.replace('_', '-')}"] if "_" in name else [])]
@@ -64,7 +70,7 @@ def given_options(namespace: argparse.Namespace) -> dict[str, Any]:
         if not has_type(value, kind):
             raise ValueError(f"--{name}: expected {describe_type(kind)}, got {value!r}; correct it.")
         given[name] = value
-    for name in _ADAPTERS:
+    for name in DEFAULT_TYPES:
         fields = [option for option in given if option.startswith(f"{name}.")]
         if name in given and given[name] is None and fields:
             raise ValueError(f"expected --{name} none or --{fields[0]}, got both; remove one of them.")
@@ -84,15 +90,21 @@ def apply_config_options(config: DetrisConfig, given: Mapping[str, Any]) -> Detr
     values = {
         name: value for name, value in given.items() if name in DetrisConfig.__annotations__ and name not in _BACKBONES
     }
-    for name in _ADAPTERS:
+    depths = {"vision_adapter": config.vision_config, "text_adapter": config.text_config}
+    for name, encoder in depths.items():
         changes = dict(values.pop(name, None) or {})
         changes |= {
             option.partition(".")[2]: value for option, value in given.items() if option.startswith(f"{name}.")
         }
+        current = getattr(config, name)
         if name in given and given[name] is None:
             values[name] = None
+        elif changes and ("peft_type" in changes or current is None):
+            values[name] = new_adapter(name, changes, encoder.num_hidden_layers, config.text_config.hidden_size)
         elif changes:
-            values[name] = change_adapter(name, getattr(config, name), changes)
+            values[name] = change_adapter(name, current, changes)
+    if values.get("bridger") is not None:
+        values["bridger"] = _bridger(config, values["bridger"])
     for name, value in values.items():
         setattr(config, name, value)
     config.validate_architecture()
@@ -106,11 +118,22 @@ def apply_config_options(config: DetrisConfig, given: Mapping[str, Any]) -> Detr
     return config
 
 
+def _bridger(config: DetrisConfig, changes: dict[str, Any]) -> BridgerConfig | None:
+    """Return the Bridger of a config with other values of some fields; a new one if the config has none."""
+    depths = config.vision_config.num_hidden_layers, config.text_config.num_hidden_layers
+    current = config.bridger or BridgerConfig().scaled_to(depths[0], DEFAULT_DEPTH, depths[1], DEFAULT_DEPTH)
+    return BridgerConfig.from_value({**current.to_dict(), **changes})
+
+
 def flatten(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options with the fields of an adapter under dotted names: `{"vision_adapter.dim": 64}`."""
+    """Return options with the fields of an adapter under dotted names: `{"vision_adapter.dim": 64}`.
+
+    A mapping with the type of the adapter, or with fields of another type than the default one, stays as it is.
+    """
     flat: dict[str, Any] = {}
     for name, value in options.items():
-        nested = value if name in _ADAPTERS and isinstance(value, dict) else None
+        fields = own_fields(DEFAULT_TYPES[name]) if name in DEFAULT_TYPES else {}
+        nested = value if isinstance(value, dict) and fields and value.keys() <= fields.keys() else None
         for key, item in ({name: value} if nested is None else {f"{name}.{k}": v for k, v in nested.items()}).items():
             if key in flat:
                 raise ValueError(f"expected {key} once, got it twice; remove one of them.")
@@ -121,6 +144,8 @@ def flatten(options: Mapping[str, Any]) -> dict[str, Any]:
 def _argparse_keywords(kind: Any) -> dict[str, Any]:
     """Return the keyword arguments of `add_argument` for a type."""
     members = [member for member in get_args(kind) if member is not NoneType] or [kind]
+    if kind is bool:
+        return {"type": string_to_bool, "nargs": "?", "const": True}
     if get_origin(kind) is Literal:
         return {"choices": get_args(kind)}
     if get_origin(kind) is list:

@@ -3,11 +3,11 @@
 import copy
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 import datasets
 from accelerate import PartialState
@@ -60,13 +60,54 @@ class RunArguments:
     config_fields: dict[str, Any] = field(init=False, default_factory=dict)  # the given fields of `DetrisConfig`
 
 
+class TrainOptions(NamedTuple):
+    """All options of a run."""
+
+    run: RunArguments
+    source: DataSource
+    backbones: BackboneArguments
+    training: TrainingArguments
+
+
+_OPTION_CLASSES: Any = (RunArguments, DataSource, BackboneArguments, TrainingArguments)
+
+
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Train with the given arguments; default: those of the command line."""
-    run, source, backbones, training = parse_arguments(argv, prog)
+    options = parse_arguments(argv, prog)
+    state = start_processes()
+    try:
+        run_training(options, state)
+    except TrainingInterrupted:
+        state.destroy_process_group()
+        raise
+    state.destroy_process_group()  # not after an error on one rank: the others may block
+
+
+def start_processes() -> PartialState:
+    """Return the state of the processes, which are connected to each other once.
+
+    Raises:
+        ValueError: matplotlib is not installed.
+    """
     if find_spec("matplotlib") is None:
         raise ValueError("expected matplotlib, which plots the curves; run: pip install 'detris-peft[train]'.")
     state = PartialState(cpu=not accelerator.is_available())
     _warn_if_not_distributed(state)
+    return state
+
+
+def run_training(all_options: TrainOptions, state: PartialState) -> list[dict[str, float]]:
+    """Train one model with resolved options, and return the records of its evaluations.
+
+    The result depends on nothing but the options: several runs may follow each other in one process.
+
+    Raises:
+        ValueError, OSError, MemoryError: see `detris_peft.training.train`; an option is invalid, or the data or a
+            backbone cannot be used.
+        TrainingInterrupted: after SIGINT or SIGTERM, once the run is saved.
+    """
+    run, source, backbones, training = all_options
     state.print(describe_recipe(run.preset, training))
 
     # Everything that can be refused is checked before the first file is written.
@@ -98,52 +139,66 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     )
 
     options = {**asdict(run), **asdict(source), **asdict(backbones)}
-    try:
-        train(model, processor, train_rows, val_rows, training, options, bad_rows)
-    except TrainingInterrupted:
-        state.destroy_process_group()
-        raise
-    state.destroy_process_group()  # not after an error on one rank: the others may block
+    return train(model, processor, train_rows, val_rows, training, options, bad_rows)
 
 
 # -- arguments --------------------------------------------------------------------------------------------------------
 
 
-def parse_arguments(
-    argv: Sequence[str] | None, prog: str | None = None
-) -> tuple[RunArguments, DataSource, BackboneArguments, TrainingArguments]:
+def parse_arguments(argv: Sequence[str] | None, prog: str | None = None) -> TrainOptions:
     """Parse the options. Precedence: command line, YAML file, recipe of the preset, defaults.
 
     Raises:
         ValueError: an option of the YAML file is unknown, or a value is outside its range.
         FileNotFoundError: the YAML file does not exist.
     """
-    classes: Any = (RunArguments, DataSource, BackboneArguments, TrainingArguments)
-    parser = CommandParser(classes, prog=prog, description=_TITLE)
-    add_config_options(parser)
+    parser = create_parser(prog, _TITLE)
     parser.add_argument("--config", help="YAML file of options")
     words = [*(sys.argv[1:] if argv is None else argv)]
     file = parser.parse_args(words).config
-    options = read_options(file, _option_types(classes)) if file else {}
+    return resolve_options(read_options(file, option_types()) if file else {}, parser, words)
+
+
+def create_parser(prog: str | None, description: str | None) -> CommandParser:
+    """Return a parser of all options of a run."""
+    parser = CommandParser(_OPTION_CLASSES, prog=prog, description=description)
+    add_config_options(parser)
+    return parser
+
+
+def resolve_options(
+    options: Mapping[str, Any], parser: CommandParser | None = None, words: Sequence[str] = ()
+) -> TrainOptions:
+    """Return the options of a run from those of a file and of the command line.
+
+    Args:
+        options: options of a file, as `read_options` returns them.
+        parser: the parser of the command line; default: a new one.
+        words: the command line, whose options override those of the file.
+
+    Raises:
+        ValueError: a value is outside its range, or contradicts another one.
+    """
+    parser = parser or create_parser(None, None)
     options = {_EARLIER_NAMES.get(name, name): value for name, value in options.items()}
     parser.set_defaults(**options)
     preset = parser.parse_args(words).preset
     parser.set_defaults(**{**presets.recipe(preset), **launcher_settings(), **options})
-    run, source, backbones, training, rest = parser.parse_args_into_dataclasses(words)
-    run.config_fields = given_options(rest)
+    run, source, backbones, training, *rest = parser.parse_args_into_dataclasses(words)
+    run.config_fields = given_options(rest[0]) if rest else {}
     for kind in KINDS:
         name = run.config_fields.pop(f"{kind}_name_or_path", None)
         given = getattr(backbones, f"{kind}_model")
         if name and given and name != given:
             raise ValueError(f"expected --{kind}_model or --{kind}_name_or_path, got both; remove one of them.")
         setattr(backbones, f"{kind}_model", given or name)
-    return run, source, backbones, training
+    return TrainOptions(run, source, backbones, training)
 
 
-def _option_types(classes: Iterable[type]) -> dict[str, Any]:
+def option_types() -> dict[str, Any]:
     """Return the types of all options that a YAML file may set."""
     types = {}
-    for cls in classes:
+    for cls in _OPTION_CLASSES:
         hints = get_type_hints(cls)
         types |= {option.name: hints[option.name] for option in fields(cls) if option.init}
     types |= {earlier: types[name] for earlier, name in _EARLIER_NAMES.items()}
@@ -206,14 +261,16 @@ def _load_rows(
     return train_rows, val_rows
 
 
-def check_leaks(train_rows: datasets.Dataset, val_rows: datasets.Dataset, source: DataSource) -> None:
-    """Raise a ValueError if training images are validated on, unless the dataset or `--leak keep` allows it."""
+def check_leaks(
+    train_rows: datasets.Dataset, val_rows: datasets.Dataset, source: DataSource, split: str = "validation"
+) -> None:
+    """Raise a ValueError if training images are scored, unless the dataset or `--leak keep` allows it."""
     shared = shared_images(train_rows, val_rows) if source.may_leak() is None else []
     if shared:
         name, copy_name = shared[0]
         raise ValueError(
-            f"expected different images in the training and validation splits, got {len(shared)} shared images "
-            f"({name} is also {copy_name} in validation), which would inflate the scores; remove them from one split "
+            f"expected different images in the training and {split} splits, got {len(shared)} shared images "
+            f"({name} is also {copy_name} in {split}), which would inflate the scores; remove them from one split "
             "(`detris data check` lists them), or set --leak keep."
         )
 

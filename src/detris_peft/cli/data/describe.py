@@ -37,7 +37,8 @@ class DescribeArguments:
         },
     )
     max_expressions_per_object: int = field(
-        default=MAX_EXPRESSIONS, metadata={"help": "maximum number of sentences per object, of different kinds"}
+        default=MAX_EXPRESSIONS,
+        metadata={"help": "maximum number of sentences per object, of different kinds if possible"},
     )
     seed: int = field(default=0, metadata={"help": "random seed of the choice among true sentences"})
     preview: str | None = field(
@@ -80,6 +81,14 @@ def describe(options: DescribeArguments, source: DataSource) -> None:
                 f"--preview to write {PREVIEW} there, or choose another folder."
             )
     bad_rows = BadRows() if options.skip_bad_rows else None
+    preview = options.preview
+    if preview is None and find_spec("matplotlib") is not None:
+        preview = os.path.join(options.output, PREVIEW)
+
+    def write_grid(folder: Path, counts: Mapping[str, DescribedSplit]) -> None:
+        rows = [load_folder(folder, split) for split in counts]
+        write_preview(rows, options.preview or str(folder / PREVIEW), options.seed)
+
     with stop_on_sigterm():
         counts = describe_dataset(
             source,
@@ -91,14 +100,13 @@ def describe(options: DescribeArguments, source: DataSource) -> None:
             bad_rows=bad_rows,
             overwrite=options.overwrite,
             allow_outside=options.allow_outside,
+            finish=write_grid if preview else None,
         )
     messages = [f"wrote {options.output}", "", format_counts(counts)]
     if bad_rows:
         messages.append(list_bad_rows(bad_rows))
-    if options.preview is not None or find_spec("matplotlib") is not None:
-        preview = options.preview or os.path.join(options.output, PREVIEW)
-        rows = [load_folder(options.output, split) for split in counts]
-        messages += ["", write_preview(rows, preview, options.seed)]
+    if preview:
+        messages += ["", f"wrote {preview}"]
     print("\n".join(messages))
 
 

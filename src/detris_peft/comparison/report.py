@@ -1,0 +1,176 @@
+"""Report of a comparison: tables, plots, Figure 2 and a page that shows them, from the finished runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+
+from ..atomic import atomic_write_file, write_text
+from ..errors import one_line
+from ..locks import lock_folder
+from ..modeling.parameter_counts import ParameterCounts
+from .experiment import Experiment
+from .figure2 import choose_samples, collect_panels, plot_figure2
+from .plots import plot_arm_curves, plot_bars
+from .results import RunResult, read_result
+from .settings import without_paths
+from .statistics import RESAMPLES
+from .table import ArmSummary, summarize, to_csv, to_latex, to_markdown
+
+BARS_FILE, CURVES_FILE, FIGURE_FILE = "bars.png", "curves.png", "figure2.png"
+OUTPUT_FILES = ("report.md", "table.md", "table.csv", "table.tex", BARS_FILE, CURVES_FILE, FIGURE_FILE)
+
+Results = dict[str, dict[int, RunResult]]
+
+
+@dataclass
+class Report:
+    """Writes the report of a comparison.
+
+    Args:
+        folder: the comparison's folder.
+        experiment: the experiment.
+        load_rows: returns the dataset of a split, for Figure 2.
+        samples: ids of the samples in Figure 2; None: those on which the arms disagree most.
+        figure_rows: number of samples that are chosen automatically.
+    """
+
+    folder: Path
+    experiment: Experiment
+    load_rows: Callable[[str], datasets.Dataset]
+    samples: Sequence[str] | None = None
+    figure_rows: int = 6
+
+    def write(self) -> list[str]:
+        """Write all files from the results that exist, and return notices about what is missing.
+
+        Raises:
+            ValueError: a result is damaged, two results are of different samples, or a chosen sample does not exist.
+            OSError: a file could not be written.
+        """
+        with lock_folder(self.folder):  # another process may finish a run at the same time
+            return self._write()
+
+    def _write(self) -> list[str]:
+        experiment, results = self.experiment, self.read_results()
+        rows = summarize(experiment, results)
+        table = to_markdown(rows, experiment.splits)
+        write_text(self.folder / "table.md", table)
+        write_text(self.folder / "table.csv", to_csv(rows, experiment.splits))
+        write_text(self.folder / "table.tex", to_latex(rows, experiment.splits))
+        notices = self._missing_runs(results)
+        finished = any(results.values())
+        if finished:
+            with atomic_write_file(self.folder / BARS_FILE) as file:
+                plot_bars(rows, experiment.splits, file)
+            with atomic_write_file(self.folder / CURVES_FILE) as file:
+                plot_arm_curves(results, [*experiment.arms], file)
+            notices += self._plot_figure(results)
+        write_text(self.folder / "report.md", self._text(rows, table, results, notices))
+        return notices
+
+    def read_results(self) -> Results:
+        """Return the results of the experiment that exist, by arm and seed."""
+        read = {
+            arm: {seed: read_result(self.folder, arm, seed) for seed in self.experiment.seeds}
+            for arm in self.experiment.arms
+        }
+        return {arm: {seed: run for seed, run in runs.items() if run is not None} for arm, runs in read.items()}
+
+    def _missing_runs(self, results: Results) -> list[str]:
+        missing = []
+        for arm, runs in results.items():
+            seeds = [str(seed) for seed in self.experiment.seeds if seed not in runs]
+            if len(seeds) == len(self.experiment.seeds) > 1:
+                missing.append(f"{arm} (all seeds)")
+            elif seeds:
+                missing.append(f"{arm} (seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)})")
+        return [f"Not finished yet: {'; '.join(missing)}."] if missing else []
+
+    def _plot_figure(self, results: Results) -> list[str]:
+        """Plot Figure 2 if possible, and return notices about it."""
+        split = self.experiment.splits[0]
+        panels, seed, missing = collect_panels(self.folder, self.experiment, results, split)
+        if not panels:
+            return [f"{FIGURE_FILE} is not drawn: it needs predicted masks, and there are none in predictions/."]
+        try:
+            rows = self.load_rows(split)
+        except (OSError, ValueError) as error:
+            return [f"{FIGURE_FILE} is not drawn: its images cannot be read ({one_line(error)})."]
+        ids = self.samples or choose_samples(panels, split, self.figure_rows)
+        if ids:
+            with atomic_write_file(self.folder / FIGURE_FILE) as file:
+                plot_figure2(panels, rows, split, ids, file)
+        notices = [f"{FIGURE_FILE} shows seed {seed}, split {split}, samples {', '.join(ids)}."]
+        if missing:
+            notices.append(f"{FIGURE_FILE} omits {', '.join(missing)}: there are no predicted masks of seed {seed}.")
+        return notices
+
+    def _text(self, rows: Sequence[ArmSummary], table: str, results: Results, notices: Sequence[str]) -> str:
+        experiment = self.experiment
+        number, planned = sum(map(len, results.values())), len(experiment.arms) * len(experiment.seeds)
+        common = json.dumps(without_paths(experiment.common)).replace("`", "'")
+        lines = [f"# Comparison {experiment.name}", ""]
+        lines.append(
+            f"- {len(experiment.arms)} arms with {len(experiment.seeds)} seeds each "
+            f"({', '.join(map(str, experiment.seeds))}); {number} of {planned} runs are finished."
+        )
+        lines.append(f"- Options of all arms: `{common}`")
+        lines += [f"- {notice}" for notice in (*_data(results, experiment.splits), *notices)]
+        lines += ["", table]
+        lines += [
+            "Scores are percentages of the best checkpoint (selected on the validation split): mean ± standard "
+            "deviation over seeds. "
+            f"Δ is the paired difference to {experiment.reference} in percentage points on the same samples, averaged "
+            "over the seeds that both arms have, which may be fewer than those of the scores, with its 95 % bootstrap "
+            "interval "
+            f"({RESAMPLES:,} resamples of the images, so that sentences of one image stay together). An interval "
+            "that excludes 0 says that the difference holds for other images of this kind, not that it holds for "
+            "other seeds: compare it with the deviation over seeds. Of many such intervals, about one in 20 excludes "
+            "0 by chance. mIoU is the mean IoU of the sentences; oIoU divides the sums of intersections and unions, "
+            "so that large objects weigh more. `without head` counts the trained parameters "
+            "outside the mask head.",
+            "",
+        ]
+        if any(results.values()):
+            lines += [f"![Scores of all arms]({BARS_FILE})", "", f"![Training curves]({CURVES_FILE})", ""]
+        if (self.folder / FIGURE_FILE).is_file():
+            lines += [f"![Masks of all arms]({FIGURE_FILE})", ""]
+        lines += _arms(experiment, rows, results)
+        return "\n".join(lines)
+
+
+def _data(results: Results, splits: Sequence[str]) -> list[str]:
+    """Return one line on the data of each split."""
+    lines = []
+    for split in splits:
+        runs = (run for by_seed in results.values() for run in by_seed.values())
+        samples = next((run.samples[split] for run in runs if split in run.samples), None)
+        if samples is not None:
+            lines.append(f"{split}: {len(samples.ids):,} sentences of {len(set(samples.images)):,} images.")
+    return lines
+
+
+def _arms(experiment: Experiment, rows: Sequence[ArmSummary], results: Mapping[str, Mapping[int, RunResult]]) -> list:
+    """Return a table of the arms: their own options, parameters by part, training time and device."""
+    lines = ["| arm | own options | trained parameters | minutes per run | device |", "|---|---|---|---|---|"]
+    for row in rows:
+        own = without_paths(experiment.arms[row.arm])
+        options = ", ".join(f"{name}: {json.dumps(value)}" for name, value in own.items()) or "none"
+        parts = ", ".join(_parts(row.parameters)) if row.parameters else ""
+        runs = results.get(row.arm, {}).values()
+        minutes = ", ".join(f"{'> ' if run.interruptions else ''}{run.seconds / 60:.1f}" for run in runs)
+        devices = ", ".join(sorted({run.device for run in runs}))
+        cells = (row.arm, f"`{options}`", parts or "-", minutes or "-", devices or "-")
+        lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
+    return [*lines, ""]
+
+
+def _parts(counts: ParameterCounts) -> list[str]:
+    """Return the numbers of trained parameters of the parts that have any."""
+    trained = ("vision_adapter", "text_adapter", "bridger", "backbones", "head")
+    return [f"{part} {getattr(counts, part):,}" for part in trained if getattr(counts, part)]
