@@ -133,7 +133,8 @@ def test_input_errors_are_one_line(script, arguments, expected, data, trained):
 def test_every_yaml_file_starts_with_its_command_and_contains_valid_options():
     options = set(TrainingArguments.__dataclass_fields__) | {"preset", "data_root", "dataset", "split_by"}
     files = sorted((EXAMPLES / "configs").glob("*.yaml"))
-    assert {file.stem for file in files} == set(presets.list_presets())
+    # Rows of the paper's tables have experiment files instead: src/detris_peft/comparison/experiments/
+    assert {file.stem for file in files} == {name for name in presets.list_presets() if "table" not in name}
     for file in files:
         command = file.read_text().splitlines()[0]
         assert f"examples/train_refcoco.py --config examples/configs/{file.name}" in command

@@ -21,6 +21,8 @@ def has_type(value: Any, expected: Any) -> bool:
     if origin in (list, set):
         accepted = (list, tuple) if origin is list else set
         return isinstance(value, accepted) and all(has_type(item, members[0]) for item in value)
+    if origin is tuple and members[1:] == (...,):
+        return isinstance(value, (list, tuple)) and all(has_type(item, members[0]) for item in value)
     if origin is tuple:
         return isinstance(value, (list, tuple)) and len(value) == len(members) and all(map(has_type, value, members))
     if origin is dict:
@@ -29,6 +31,8 @@ def has_type(value: Any, expected: Any) -> bool:
         )
     if expected in (None, NoneType):
         return value is None
+    if origin is not None:  # of other generic types, only the type itself is checked
+        return isinstance(value, origin)
     if isinstance(value, bool):
         return expected is bool
     return isinstance(value, (int, float) if expected is float else expected)
@@ -43,4 +47,4 @@ def describe_type(expected: Any) -> str:
         return " or ".join(map(repr, members))
     if origin in (list, set, tuple, dict):
         return f"{origin.__name__}[{', '.join(map(describe_type, members))}]"
-    return "None" if expected in (None, NoneType) else expected.__name__
+    return "None" if expected in (None, NoneType) else "..." if expected is ... else expected.__name__

@@ -72,6 +72,10 @@ CASES = [
         "category without name", coco(categories=[{"id": 3}]), "category 3", "'name', got nothing", "name the class"
     ),
     _file("category of blank name", coco(categories=[{"id": 3, "name": " _"}]), "'name', got ' _'", "name the class"),
+    _file(
+        "category of an HTML space", coco(categories=[{"id": 3, "name": "&nbsp;"}]), "'name', got '&nbsp;'", "name the"
+    ),
+    _file("category without a letter", coco(categories=[{"id": 3, "name": "..."}]), "'name', got '...'", "name the"),
     _file("category name of two lines", coco(categories=[{"id": 3, "name": "a\nb"}]), "'name'", "name the class"),
     _file("category name of half a surrogate", coco(categories=[{"id": 3, "name": "a\ud800"}]), "'name'", "name the"),
     _file(
@@ -102,6 +106,7 @@ CASES = [
         "[40, 48], got [4, 4]",
     ),
     _annotation("only a crowd", {"iscrowd": 1}, "expected at least one object", "got none", "lower --min_area"),
+    _annotation("only a box", {"segmentation": [], "bbox": [8, 8, 9, 9]}, "1 crowds or without a mask", "add masks"),
     _annotation("only a tiny object", {"segmentation": [[8, 8, 9, 8, 9, 9, 8, 9]]}, "expected at least one object"),
     _file(
         "id of two annotations",
@@ -142,6 +147,7 @@ CASES = [
     _option("preview in the output", "--preview out/x.png", "--preview out/x.png", "not in --output", "omit"),
     _option("preview is a folder", "--preview folder", "--preview folder", "got a folder", "add a file name"),
     _option("preview exists", "--preview photo.png", "--preview photo.png", "got an existing one", "--overwrite"),
+    _option("preview that cannot be written", "--preview /proc/x.png", "/proc/", "check the path"),
     _option("preview is the dataset", "--overwrite --preview coco.json", "coco.json", "another file than the input"),
     Case(
         "describe: output is a folder of the user",

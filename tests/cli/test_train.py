@@ -14,6 +14,7 @@ from detris_peft import DenseAlignerConfig, DetrisConfig, DetrisForReferringSegm
 from detris_peft.cli.backbone_options import Backbone, load_backbone
 from detris_peft.cli.config_options import apply_config_options
 from detris_peft.cli.train import create_config, describe_recipe, parse_arguments
+from detris_peft.modeling.bridger_config import BridgerConfig
 from detris_peft.training import TrainingArguments
 from tests.helpers.original_files import original_weights
 from tests.helpers.tiny_models import IMAGE, TEXT, image_encoder, inputs, text_encoder
@@ -278,6 +279,24 @@ def test_every_pair_of_from_backbones_works_from_the_command_line(backbones, ima
     if (image, text) in (("dinov2", "bert"), ("clip", "siglip")):  # the others are covered by tests/modeling
         model = DetrisForReferringSegmentation.from_backbones(loaded["vision"], loaded["text"], config)
         assert model(**inputs(pad=config.pad_token_id)).loss.isfinite()
+
+
+def test_a_bridger_is_scaled_to_the_encoders_and_changed_by_field(backbones):
+    options = ("--vision_model", str(backbones / "image_vit"), "--text_model", str(backbones / "text_bert"), *SMALL)
+    none = ("--vision_adapter", "none")
+    assert options_for(*options, *none, "--bridger", "{dim: 16}").bridger == BridgerConfig(16, [0, 1, 2], [0, 1, 2])
+    bridger = options_for(*options, "--preset", "table2-etris", "--bridger", "{num_heads: 4}").bridger
+    assert bridger == BridgerConfig(128, [0, 1, 2], [0, 1, 2], num_heads=4)
+    bridger = options_for(*options, *none, "--bridger", "{vision_after_blocks: [2], text_after_blocks: [1]}").bridger
+    assert bridger == BridgerConfig(128, [2], [1])
+    assert options_for(*options, "--preset", "table2-etris", "--bridger", "none").bridger is None
+
+
+def test_an_adapter_of_peft_needs_only_its_type(backbones):
+    options = ("--vision_model", str(backbones / "image_vit"), "--text_model", str(backbones / "text_bert"), *SMALL)
+    config = options_for(*options, "--vision_adapter", "{peft_type: LORA, r: 8}")
+    assert (config.vision_adapter.peft_type, config.vision_adapter.r) == ("LORA", 8)
+    assert config.text_adapter.peft_type == "TEXT_ADAPTER"
 
 
 def test_explicit_layers_are_kept(backbones):

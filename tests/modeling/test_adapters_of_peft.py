@@ -6,12 +6,13 @@ import json
 
 import pytest
 import torch
-from peft import IA3Config, LNTuningConfig, LoraConfig, PeftModel, PeftType, PromptTuningConfig
+from peft import IA3Config, LNTuningConfig, LoraConfig, PeftModel, PeftType, PromptTuningConfig, get_peft_model
 from transformers import Dinov2WithRegistersModel, Trainer
 
 from detris_peft import DenseAlignerConfig, DetrisConfig, DetrisForReferringSegmentation
+from detris_peft.adapters.state_dict import adapter_state_dict
 from tests.helpers.checkpoints import logits, make
-from tests.helpers.tiny_models import tiny_config
+from tests.helpers.tiny_models import IMAGE, image_encoder, perturb, text_encoder, tiny_config
 from tests.modeling.test_transformers_trainer import Rows, arguments
 
 ADAPTERS = {
@@ -61,6 +62,74 @@ def test_the_active_adapter_is_saved(backbones, tmp_path):
     assert json.loads((tmp_path / "second" / "config.json").read_text())["vision_adapter"]["r"] == 4
 
 
+@pytest.mark.parametrize("image", IMAGE)
+@pytest.mark.parametrize("text", ["clip_projected", "bert"])
+def test_target_modules_have_a_default_for_every_encoder(image, text):
+    """The default table of peft lacks most encoders, and has names of earlier versions of transformers for others."""
+    config = tiny_config(vision_adapter={"peft_type": "LORA", "r": 2}, text_adapter={"peft_type": "LN_TUNING"})
+    config.vision_config, config.text_config = image_encoder(image).config, text_encoder(text).config
+    model = DetrisForReferringSegmentation(config)
+    names = {name.partition(".lora_")[0] for name, _ in model.vision_model.named_parameters() if "lora_A" in name}
+    assert len(names) == 2 * 3  # queries and values of three blocks
+    linear = [name for name, p in model.text_model.named_parameters() if p.requires_grad and p.ndim > 1]
+    assert linear == []
+    norms = sum(isinstance(m, torch.nn.LayerNorm) for m in text_encoder(text).modules())
+    assert sum(p.requires_grad for p in model.text_model.parameters()) == 2 * norms
+
+
+def test_default_target_modules_are_not_written(backbones, tmp_path):
+    model = make(backbones, vision_adapter=LoraConfig(r=2), text_adapter=LNTuningConfig())
+    model.save_pretrained(tmp_path)
+    assert "target_modules" not in json.loads((tmp_path / "config.json").read_text())["vision_adapter"]
+    saved = json.loads((tmp_path / "vision_adapter" / "adapter_config.json").read_text())
+    assert {"q_proj", "v_proj"} <= set(saved["target_modules"])
+    assert torch.equal(logits(DetrisForReferringSegmentation.from_pretrained(tmp_path)), logits(model))
+
+
+def test_lora_and_dense_aligners_in_one_encoder_are_saved_by_name(backbones, tmp_path):
+    model = make(backbones, vision_adapter=ADAPTERS["lora"], text_adapter=None)
+    aligner = DenseAlignerConfig(dim=16, layers_to_transform=[0], text_dim=48, cross_attention_dim=16)
+    lora = model.vision_model
+    model.vision_model = get_peft_model(lora.get_base_model(), aligner, adapter_name="aligner")
+    perturb(model)
+    model.eval()
+    with pytest.raises(ValueError, match=r"expected one active adapter to save, got .*'aligner'.*; pass adapter_name"):
+        model.save_pretrained(tmp_path / "both")
+    for name, off in (("aligner", lora.base_model), ("default", model.vision_model.base_model)):
+        model.save_pretrained(tmp_path / name, adapter_name=name)
+        off.disable_adapter_layers()
+        expected = logits(model)
+        off.enable_adapter_layers()
+        assert torch.equal(logits(DetrisForReferringSegmentation.from_pretrained(tmp_path / name)), expected)
+
+
+def test_a_merged_adapter_is_saved_with_the_encoders_only(backbones, tmp_path):
+    model = make(backbones, vision_adapter=ADAPTERS["lora"], text_adapter=None)
+    model.vision_model = model.vision_model.merge_and_unload()
+    with pytest.raises(ValueError, match=r"got an encoder without it; .* save before merge_and_unload"):
+        model.save_pretrained(tmp_path / "adapter")
+    model.config.vision_adapter, model.config.train_backbones = None, True
+    model.save_pretrained(tmp_path / "merged")
+    loaded = DetrisForReferringSegmentation.from_pretrained(tmp_path / "merged")
+    assert torch.equal(logits(loaded), logits(model))
+
+
+@pytest.mark.parametrize("width", [40, 48], ids=["other width", "same width"])
+def test_the_weights_of_encoders_with_the_same_modules_are_told_apart(width, tmp_path):
+    """CLIP's image and text encoders have the same names: `Trainer` passes the content of a file without its name."""
+    adapter = LoraConfig(r=2, target_modules=["q_proj"])
+    vision, text = image_encoder("clip", hidden_size=width, num_attention_heads=4), text_encoder("clip")
+    config = tiny_config(vision_adapter=adapter, text_adapter=adapter)
+    model = DetrisForReferringSegmentation.from_backbones(vision, text, config)
+    weights = {key: value + 1 for key, value in adapter_state_dict(model.text_model, "default").items()}
+    if width == 48:
+        with pytest.raises(ValueError, match=r"got some that fit both.*; load the checkpoint with from_pretrained"):
+            model.load_state_dict(weights, strict=False)
+        return
+    model.load_state_dict(weights, strict=False)
+    assert all(torch.equal(weights[key], v) for key, v in adapter_state_dict(model.text_model, "default").items())
+
+
 def test_dropout_is_active_in_training_only(backbones):
     model = make(backbones, vision_adapter=LoraConfig(r=2, target_modules=["q_proj"], lora_dropout=0.5))
     attention = model.vision_model.get_base_model().encoder.layer[0].attention
@@ -97,13 +166,15 @@ def test_the_trainer_of_transformers_resumes(backbones, tmp_path):
     ("adapter", "message"),
     [
         (LoraConfig(target_modules=["qkv"]), r"Target modules .*qkv.* not found .*; set target_modules to .*q_proj"),
-        (LoraConfig(), "set target_modules to modules of the encoder .*q_proj"),
+        (IA3Config(), "set target_modules to modules of the encoder .*q_proj"),
+        (IA3Config(target_modules=["k_proj"]), "set target_modules and feedforward_modules"),
+        (LoraConfig(r=0, target_modules=["q_proj"]), "`r` should be a positive.*; correct its fields"),
         (LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights="pissa"), "initialization changes .* of them"),
         (LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights="olora"), "initialization changes .* of them"),
         (LoraConfig(r=2, target_modules=["q_proj"], layers_to_transform=[7]), "fits a Dinov2WithRegistersModel"),
         (DenseAlignerConfig(text_dim=48, layers_to_transform=[7]), "expected blocks 0 to 2 .*, got 7"),
     ],
-    ids=["targets", "no targets", "pissa", "olora", "blocks", "blocks of ours"],
+    ids=["targets", "no targets", "no feedforward", "rank", "pissa", "olora", "blocks", "blocks of ours"],
 )
 def test_an_adapter_that_does_not_fit_is_refused_in_one_line(backbones, adapter, message):
     with pytest.raises(ValueError, match=message) as error:

@@ -285,6 +285,14 @@ def test_save_and_load(tmp_path):
     assert torch.equal(loaded(**batch(model)).logits, model(**batch(model)).logits)
 
 
+def test_a_config_that_no_longer_fits_the_model_is_not_saved(tmp_path):
+    model = make()
+    model.config.bridger = None
+    with pytest.raises(ValueError, match=r"config.bridger: expected the value with which .*; restore it"):
+        model.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+
+
 @pytest.mark.parametrize("where", ["cpu", "disk"])
 @torch.no_grad()
 def test_weights_can_be_offloaded(where, tmp_path):

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from accelerate import cpu_offload, disk_offload
-from peft import PeftModel
+from peft import LNTuningConfig, LoraConfig, PeftModel
 
 from detris_peft import DetrisForReferringSegmentation
 from tests.helpers.adapter_cases import AdapterCase, each_tuner
@@ -73,3 +73,17 @@ def test_an_adapter_can_be_loaded_into_an_offloaded_encoder(case: AdapterCase, w
     assert torch.equal(
         case.run(again), case.run(PeftModel.from_pretrained(case.make_backbone(), tmp_path / "adapter"))
     )
+
+
+@pytest.mark.parametrize("where", ["cpu", "disk"])
+def test_adapters_of_peft_over_offloaded_backbones_are_refused(where, tmp_path):
+    """peft would put their weights on the meta device, where loading them has no effect."""
+    vision = image_encoder()
+    offload(vision, where, tmp_path)
+    for adapter in (LoraConfig(target_modules=["q_proj"]), LNTuningConfig(target_modules=["norm1"])):
+        with pytest.raises(
+            ValueError, match=r"whose weights are in memory for a L.* adapter, got one that is offloaded"
+        ):
+            DetrisForReferringSegmentation.from_backbones(
+                copy.deepcopy(vision), text_encoder(), tiny_config(vision_adapter=adapter)
+            )

@@ -6,11 +6,13 @@ import shutil
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import CLIPTextModelWithProjection, Dinov2WithRegistersModel, Trainer
 
 from detris_peft import DetrisForReferringSegmentation
 from tests.helpers.checkpoints import contents, logits, make
+from tests.helpers.tiny_models import perturb, tiny_config
 from tests.modeling.test_transformers_trainer import Rows, arguments
 
 FULL = {"vision_adapter": None, "text_adapter": None, "train_backbones": True}
@@ -56,6 +58,32 @@ def test_the_encoders_are_folders_of_transformers(tuned, tmp_path):
     for cls, kind in ((Dinov2WithRegistersModel, "vision"), (CLIPTextModelWithProjection, "text")):
         encoder, own = cls.from_pretrained(tmp_path / f"{kind}_backbone"), getattr(tuned, f"{kind}_model")
         assert all(torch.equal(p, q) for p, q in zip(encoder.parameters(), own.parameters(), strict=True))
+
+
+def test_the_encoders_keep_their_dtype(backbones, tmp_path):
+    """Their config may name the dtype in which they were loaded, before they were converted."""
+    vision = Dinov2WithRegistersModel.from_pretrained(backbones / "vision", dtype=torch.bfloat16).float()
+    text = CLIPTextModelWithProjection.from_pretrained(backbones / "text").to(torch.bfloat16)
+    model = DetrisForReferringSegmentation.from_backbones(vision, text, tiny_config(**FULL))
+    perturb(model)
+    model.eval().save_pretrained(tmp_path)
+    loaded = DetrisForReferringSegmentation.from_pretrained(tmp_path)
+    assert (loaded.vision_model.dtype, loaded.text_model.dtype) == (torch.float32, torch.bfloat16)
+    assert torch.equal(logits(loaded), logits(model))
+
+
+def test_an_encoder_with_adapters_or_quantized_weights_is_refused(backbones):
+    vision = Dinov2WithRegistersModel.from_pretrained(backbones / "vision")
+    text = CLIPTextModelWithProjection.from_pretrained(backbones / "text")
+    adapted = get_peft_model(vision, LoraConfig(target_modules=["q_proj"]))
+    with pytest.raises(ValueError, match="backbone without adapters, got one that already has some"):
+        DetrisForReferringSegmentation.from_backbones(adapted, text, tiny_config(**FULL))
+    norm = text.text_model.final_layer_norm
+    norm.weight = torch.nn.Parameter(norm.weight.detach().to(torch.int8), requires_grad=False)
+    with pytest.raises(
+        ValueError, match=r"train_backbones: expected .* got a quantized one .*final_layer_norm.weight"
+    ):
+        DetrisForReferringSegmentation.from_backbones(adapted.unload(), text, tiny_config(**FULL))
 
 
 def test_the_card_says_that_the_encoders_are_included(tuned, tmp_path):

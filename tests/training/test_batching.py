@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from detris_peft.training import TrainingArguments
 from detris_peft.training.batching import GlobalBatches
-from detris_peft.training.schedule import learning_rate
+from detris_peft.training.schedule import scheduled_rate
 
 counts = st.integers(1, 9)
 
@@ -66,7 +66,9 @@ def test_a_dataset_smaller_than_a_batch_is_refused_with_the_options_that_help():
 
 
 def test_learning_rate_warm_up_and_milestones():
-    arguments = TrainingArguments(learning_rate=1.0, warmup_steps=3, milestones=[4, 2], gamma=0.1)
-    assert [learning_rate(arguments, 1, step) for step in range(1, 6)] == [0.25, 0.5, 0.75, 1, 1]
+    arguments = TrainingArguments(warmup_steps=3, milestones=[4, 2], gamma=0.1)
+    assert [scheduled_rate(1.0, arguments, 1, step) for step in range(1, 6)] == [0.25, 0.5, 0.75, 1, 1]
     # Decays after 2 and after 4 epochs, as MultiStepLR does.
-    assert [learning_rate(arguments, epoch, 99) for epoch in range(1, 6)] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+    assert [scheduled_rate(1.0, arguments, epoch, 99) for epoch in range(1, 6)] == pytest.approx(
+        [1, 1, 0.1, 0.1, 0.01]
+    )

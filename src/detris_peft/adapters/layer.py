@@ -177,7 +177,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
             branch.train(trained)
 
     def _replicate_for_data_parallel(self) -> AdapterLayer:
-        # Replicas copy the mode of the branches, and cannot find it out: they have no parameters, only attributes.
+        # Replicas copy the mode of the branches. They cannot determine it: they have no parameters, only attributes.
         for branch in self.branches.values():
             self._sync_training_mode(branch)
         return super()._replicate_for_data_parallel()  # type: ignore[misc]

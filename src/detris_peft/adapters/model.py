@@ -119,10 +119,9 @@ class AdapterModel(PortableModule, BaseTuner):
 
     def _new_key_parts(self, config: Any) -> set[str]:
         """Return the parts of the keys that an adapter of this config adds, without its name."""
-        with torch.device(
-            "meta"
-        ):  # takes no memory, and draws no random numbers, which would change the seeded weights
-            layer = self.tuner_layer_cls(nn.Linear(1, config.dim))  # Compacter accepts few widths; this is one
+        # The meta device takes no memory, and draws no random numbers, which would change the seeded weights.
+        with torch.device("meta"):
+            layer = self.tuner_layer_cls(nn.Linear(1, config.dim))  # a width that Compacter accepts
             branch = layer.make_branch(config)
         parts = {"base_layer", layer.adapter_layer_names[0]} | key_parts(branch)
         return parts | ({"original_module", "modules_to_save"} if config.modules_to_save else set())

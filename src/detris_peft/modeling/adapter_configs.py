@@ -27,9 +27,11 @@ from .layers import DEFAULT_DEPTH, scale_layers
 
 # The type of an adapter whose dict names no `peft_type`.
 DEFAULT_TYPES: dict[str, type[PeftConfig]] = {"vision_adapter": DenseAlignerConfig, "text_adapter": TextAdapterConfig}
+# Query and value projections: the names in ViT, DINO, CLIP and SigLIP, then those in BERT and XLM-RoBERTa.
+QUERY_AND_VALUE = ("q_proj", "v_proj", "query", "value")
 _FIELD = r"\w+[:=]"  # how a message about a field starts
 _SET_BY_PEFT = ("auto_mapping", "peft_version", "inference_mode")
-# Tuners that need calls during training or other adapters, so that they would silently not do what they are for.
+# Tuners that need what training or loading does not provide here; without it they would silently not work as intended.
 _UNSUPPORTED = {
     "ADALORA": "needs a call after each step, which reallocates the ranks; use LORA",
     "ADAPTION_PROMPT": "is for language models; use LORA",
@@ -89,9 +91,10 @@ def adapter_config(name: str, value: Any) -> PeftConfig | None:
         nested = getattr(value, field, None)
         if is_dataclass(nested):
             raise ValueError(
-                f"{name}.{field}: expected no nested config, got {type(nested).__name__}, whose method needs more than "
-                "the training here; remove it, and set another initialization (for LoRA, init_lora_weights=True)."
+                f"{name}.{field}: expected no nested config, got {type(nested).__name__}, whose method needs more "
+                "than the training here; remove it, and set another initialization (for LoRA, init_lora_weights=True)."
             )
+    adapter_dict(value)  # refused here, and not when the trained adapter is saved
     return value
 
 
@@ -103,7 +106,7 @@ def adapter_dict(adapter: PeftConfig) -> dict[str, Any]:
     """
     values = {key: value for key, value in adapter.to_dict().items() if key not in _SET_BY_PEFT}
     values["peft_type"] = type_name(adapter.peft_type)
-    if _is_of_peft(type(adapter)):
+    if is_of_peft(type(adapter)):
         # peft's configs have many fields, most of which are empty and do not exist in all versions.
         values = {key: value for key, value in values.items() if value not in (None, {}, [])}
     try:
@@ -207,7 +210,8 @@ def _check_supported(name: str, cls: type[PeftConfig], peft_type: Any) -> None:
         )
 
 
-def _is_of_peft(cls: type[PeftConfig]) -> bool:
+def is_of_peft(cls: type[PeftConfig]) -> bool:
+    """Return whether a type of adapter belongs to peft itself."""
     return cls.__module__.partition(".")[0] == "peft"
 
 
@@ -216,7 +220,7 @@ def _check_types(name: str, values: Mapping[str, Any], cls: type[PeftConfig]) ->
     for field, value in values.items():
         if field not in types or (field in defaults and value is defaults[field]):
             continue
-        accepted = list(value) if isinstance(value, set) and _is_of_peft(cls) else value  # peft converts lists to sets
+        accepted = list(value) if isinstance(value, set) and is_of_peft(cls) else value  # peft converts lists to sets
         # peft annotates the scale of LoRA as an integer, but uses it as a number.
         expected = float if "alpha" in field and types[field] is int else types[field]
         if not has_type(accepted, expected):
@@ -233,14 +237,27 @@ def _check_range(name: str, adapter: PeftConfig) -> None:
                 raise ValueError(f"{name}.{field}={value!r}: expected a finite number; correct it.")
             if isinstance(number, int) and not field.endswith(("seed", "key")) and abs(number) > maximum:
                 raise ValueError(f"{name}.{field}={value!r}: expected at most {maximum:,}; correct it.")
-        if field in ("target_modules", "exclude_modules") and isinstance(value, str):
+            if "dropout" in field and isinstance(number, (int, float)) and not 0 <= number < 1:
+                raise ValueError(f"{name}.{field}={value!r}: expected a value in [0, 1); correct it.")
+        for pattern in _patterns(field, value):
             try:
-                re.compile(value)
+                re.compile(pattern)
             except (re.error, RecursionError, OverflowError) as error:
                 raise ValueError(
                     f"{name}.{field}={value!r}: expected a regular expression, got an invalid one ({error}); "
                     "correct it."
                 ) from None
+
+
+def _patterns(field: str, value: Any) -> list[str]:
+    """Return the regular expressions in the value of a field."""
+    if field in ("target_modules", "exclude_modules"):
+        patterns = [value]  # a list contains names
+    elif field == "layers_pattern":
+        patterns = as_list(value)
+    else:
+        patterns = list(value) if field in ("rank_pattern", "alpha_pattern") and isinstance(value, dict) else []
+    return [pattern for pattern in patterns if isinstance(pattern, str)]
 
 
 def _as_json(value: Any) -> Any:

@@ -13,16 +13,31 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel
 
+from ..adapters.layer import execution_device
 from ..adapters.registry import type_name
 from ..adapters.state_dict import adapter_keys, without_wrappers
 from ..errors import one_line
+from .adapter_configs import QUERY_AND_VALUE, is_of_peft
 
+# Types of peft that have defaults of their own, or need further fields.
+_OTHER_TARGETS = ("IA3", "TRAINABLE_TOKENS")
 # Weights that full tuning does not train, as in the paper's count, per model_type.
 _NEVER_TRAINED = {"clip_text_model": "embeddings.position_embedding.weight"}
 
 
 def unfreeze_backbone(backbone: PreTrainedModel) -> PreTrainedModel:
-    """Let all weights of a backbone be trained, except CLIP's position table."""
+    """Make all weights of a backbone trainable, except CLIP's position table.
+
+    Raises:
+        ValueError: the backbone already has adapters, or weights that cannot be trained.
+    """
+    _check_plain(backbone)
+    quantized = [name for name, p in backbone.named_parameters() if not p.is_floating_point()]
+    if quantized:
+        raise ValueError(
+            f"train_backbones: expected a {backbone.config.model_type} backbone with floating-point weights, got a "
+            f"quantized one ({quantized[0]}); load it without quantization, or train adapters instead."
+        )
     fixed = _NEVER_TRAINED.get(backbone.config.model_type)
     for name, parameter in backbone.named_parameters():
         parameter.requires_grad_(fixed is None or not name.endswith(fixed))
@@ -36,11 +51,7 @@ def adapt_backbone(backbone: PreTrainedModel, adapter: PeftConfig | None) -> nn.
         ValueError: the backbone already has adapters, the adapter config does not fit it, or the adapter cannot be
             saved apart from the backbone.
     """
-    if isinstance(backbone, PeftModel) or any(isinstance(m, BaseTunerLayer) for m in backbone.modules()):
-        raise ValueError(
-            f"expected a {backbone.config.model_type} backbone without adapters, got one that already has some; pass "
-            "a freshly loaded backbone, the model adds its own adapters."
-        )
+    _check_plain(backbone)
     backbone.requires_grad_(False)
     if adapter is None:
         return backbone
@@ -48,6 +59,7 @@ def adapt_backbone(backbone: PreTrainedModel, adapter: PeftConfig | None) -> nn.
     own = copy.deepcopy(adapter)
     own.__dict__.pop("is_from_file", None)
     own.inference_mode = False  # set in configs that peft has saved, whose adapters it freezes
+    set_default_targets(own, backbone)
     linear = {name.rpartition(".")[2] for name, m in backbone.named_modules() if isinstance(m, nn.Linear)}
     depth = backbone.config.num_hidden_layers
     before = {name: (p, _checksum(p)) for name, p in backbone.named_parameters()}
@@ -69,6 +81,31 @@ def adapt_backbone(backbone: PreTrainedModel, adapter: PeftConfig | None) -> nn.
     return adapted
 
 
+def set_default_targets(adapter: PeftConfig, backbone: nn.Module) -> None:
+    """Set the target modules of an adapter of peft whose config has none. Changes the config.
+
+    They are the queries and values of every block, and for LN tuning all LayerNorms. peft's own defaults do not
+    cover most encoders, and use module names of earlier versions of transformers.
+    """
+    name = type_name(adapter.peft_type)
+    is_given = any(getattr(adapter, field, None) is not None for field in ("target_modules", "target_parameters"))
+    if is_given or not hasattr(adapter, "target_modules") or name in _OTHER_TARGETS or not is_of_peft(type(adapter)):
+        return
+    targets = QUERY_AND_VALUE
+    if name == "LN_TUNING":
+        targets = [key.rpartition(".")[2] for key, m in backbone.named_modules() if isinstance(m, nn.LayerNorm)]
+    adapter.target_modules = set(targets)  # type: ignore[attr-defined]
+
+
+def _check_plain(backbone: nn.Module) -> None:
+    """Raise a ValueError if a backbone already has adapters."""
+    if isinstance(backbone, PeftModel) or any(isinstance(m, BaseTunerLayer) for m in backbone.modules()):
+        raise ValueError(
+            f"expected a {backbone.config.model_type} backbone without adapters, got one that already has some; pass "  # type: ignore[union-attr]
+            "a freshly loaded backbone, the model adds its own adapters."
+        )
+
+
 def _checksum(parameter: nn.Parameter) -> tuple[int, int, float | None]:
     """Return values that differ after a change of a parameter, also after one that PyTorch does not count."""
     total = None if parameter.is_meta else parameter.detach().sum(dtype=torch.float64).item()
@@ -79,12 +116,16 @@ def _checksum(parameter: nn.Parameter) -> tuple[int, int, float | None]:
 def _message(backbone: PreTrainedModel, adapter: PeftConfig, linear: set[str], error: Exception) -> str:
     """Return the message of an adapter that does not fit a backbone; our own types describe it themselves."""
     reason = one_line(error, first_line=True)
-    if type(adapter).__module__.partition(".")[0] != "peft":
+    if not is_of_peft(type(adapter)):
         return reason
+    fix = "correct its fields"
+    if "feedforward_modules" in reason:
+        fix = "set target_modules and feedforward_modules"
+    elif "arget" in reason:  # target_modules, Target modules
+        fix = f"set target_modules to modules of the encoder (its linear layers are {', '.join(sorted(linear))})"
     return (
         f"expected a {type_name(adapter.peft_type)} adapter that fits a {type(backbone).__name__}, got an error of "
-        f"peft ({reason.rstrip('.')}); set target_modules to modules of the encoder (its linear layers are "
-        f"{', '.join(sorted(linear))})."
+        f"peft ({reason.rstrip('.')}); {fix}."
     )
 
 
@@ -103,6 +144,13 @@ def _check_can_be_saved(
             f"expected a {name} adapter that leaves the weights of the encoder as they are, got one whose "
             f"initialization changes {len(changed)} of them, such as {changed[0]}; set another initialization (for "
             "LoRA, init_lora_weights=True)."
+        )
+    offloaded = [key for key, p in adapted.named_parameters() if p.requires_grad and p.is_meta]
+    if offloaded and execution_device(adapted).type != "meta":
+        # peft puts the adapter's weights on the device of the encoder's, where they would have no values.
+        raise ValueError(
+            f"expected an encoder whose weights are in memory for a {name} adapter, got one that is offloaded to the "
+            "CPU or the disk; load it without offloading (device_map, max_memory), or use a type of detris_peft."
         )
     trained = [key for key, p in adapted.named_parameters() if p.requires_grad and without_wrappers(key) not in saved]
     if trained or not saved:

@@ -56,7 +56,8 @@ class DetrisConfig(PreTrainedConfig):
         vision_config: configuration of the image encoder, as an object or a dict; default: DINOv2-B/14 with registers.
         text_config: configuration of the text encoder; default: CLIP ViT-B/16.
         vision_adapter: the adapter of the image encoder: a config of peft (default: Dense Aligners), a dict of its
-            fields with its `peft_type`, or None to train without it.
+            fields with its `peft_type`, or None to train without it. Types of peft that name no `target_modules` are
+            added to the queries and values of all blocks, LN tuning to all LayerNorms.
         text_adapter: the adapter of the text encoder (default: text adapters), or None.
         bridger: a Bridger between the two encoders (ETRIS), or None. It cannot be combined with Dense Aligners.
         train_backbones: train all weights of both encoders, without adapters. Checkpoints then contain the encoders.

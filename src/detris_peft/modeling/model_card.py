@@ -31,6 +31,7 @@ _SHOWN = (
     "num_processes",
     "gradient_accumulation_steps",
     "learning_rate",
+    "backbone_learning_rate",
     "warmup_steps",
     "milestones",
     "gamma",
@@ -230,7 +231,7 @@ above t.
 
 
 def _training(results: TrainingResults) -> str:
-    shown = {name: results.options[name] for name in _SHOWN if name in results.options}
+    shown = {name: results.options[name] for name in _SHOWN if results.options.get(name) is not None}
     if not shown:
         return ""
     rows = "\n".join(f"| {name} | {value} |" for name, value in shown.items())

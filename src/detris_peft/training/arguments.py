@@ -120,7 +120,7 @@ class TrainingArguments:
     learning_rate: float = _argument(1e-4, "learning rate of Adam", _POSITIVE)
     backbone_learning_rate: float | None = _argument(
         None,
-        "learning rate of weights in the encoders: adapters, or all with train_backbones; default: learning_rate",
+        "learning rate of adapters, or of both encoders with train_backbones; default: learning_rate",
         _POSITIVE,
     )
     warmup_steps: int = _argument(0, "optimizer steps of linear learning-rate warm-up", _at_least(0))

@@ -23,7 +23,7 @@ def create_accelerator(arguments: TrainingArguments, finds_unused_parameters: bo
 
     Args:
         arguments: training arguments.
-        finds_unused_parameters: whether DDP shall look in each step for trained parameters without a gradient.
+        finds_unused_parameters: whether DDP searches each step for trained parameters without a gradient.
     """
     ignored = describe_ignored_launcher_settings(
         mixed_precision=arguments.mixed_precision, gradient_accumulation_steps=arguments.gradient_accumulation_steps

@@ -30,8 +30,16 @@ def create_optimizer(
         learning_rate: learning rate of the head and the Bridger, and of everything else by default.
         backbone_learning_rate: learning rate of the weights within both encoders: adapters, or the encoders themselves
             if they are trained.
+
+    Raises:
+        ValueError: no parameter requires a gradient.
     """
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    if not trained:
+        raise ValueError(
+            "model: expected parameters that require a gradient, got none; call requires_grad_(True) on the modules "
+            "to train."
+        )
     if backbone_learning_rate is None:
         return torch.optim.Adam([p for _, p in trained], lr=learning_rate)
     in_backbone = [p for name, p in trained if name.startswith(_BACKBONES)]

@@ -16,7 +16,7 @@ from .distributed import sum_over_ranks
 from .ema import ExponentialMovingAverage
 from .guards import describe_gradients, memory_advice, running_statistics
 from .progress import Progress
-from .schedule import learning_rates
+from .schedule import scheduled_rate
 from .signals import StopSignals
 
 _MODEL_INPUTS = ("pixel_values", "input_ids", "labels")
@@ -48,11 +48,12 @@ class TrainingStep:
     ) -> None:
         self.arguments, self.accelerator, self.model, self.optimizer = arguments, accelerator, model, optimizer
         self.batches, self.signals, self.ema = batches, signals, ema
+        self.base_rates = [group["lr"] for group in optimizer.param_groups]
         self.consecutive_skips = 0
 
     @property
     def learning_rate(self) -> float:
-        """Learning rate of the head in the last step."""
+        """Learning rate of the head in the last step; that of the adapters if the head is frozen."""
         return self.optimizer.param_groups[0]["lr"]
 
     def run(self, batch: dict[str, Any], progress: Progress) -> tuple[float | None, bool]:
@@ -66,11 +67,8 @@ class TrainingStep:
             ValueError: the loss is not finite, and `on_nan` is stop or too many batches were skipped in a row.
             MemoryError: the batch does not fit in memory.
         """
-        rates = learning_rates(self.arguments, progress.epoch, progress.step + 1)
-        for group, rate in zip(
-            self.optimizer.param_groups, rates, strict=False
-        ):  # the encoders may have no parameters
-            group["lr"] = rate
+        for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+            group["lr"] = scheduled_rate(base, self.arguments, progress.epoch, progress.step + 1)
         statistics = running_statistics(self.model) if self.arguments.on_nan == "skip" else {}
         with memory_advice(self.arguments), self.accelerator.accumulate(self.model):
             loss = self.model(**{name: batch[name] for name in _MODEL_INPUTS}).loss

@@ -234,7 +234,7 @@ def test_only_the_output_of_a_conversion_is_replaced(toys, tmp_path):
     with pytest.raises(ValueError, match="expected a folder to write, got a file"):
         write_parquet(toys, out / "README.md", progress=False)
     (out / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"expected only converted files, got notes\.txt; move it"):
+    with pytest.raises(ValueError, match=r"expected only files that this command wrote, got notes\.txt; move it"):
         write_parquet(toys, out, ["val"], overwrite=True, progress=False)
 
 

@@ -130,3 +130,25 @@ def test_class_names_that_hold_words_of_the_rules(tmp_path):
         assert "left shoe" not in found.get(1, ())
         everything = [text for texts in found.values() for text in texts]
         assert len(everything) == len(set(everything))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("dog", {"name": "dogs"}),
+        ("tv", {"name": "tv-stand"}),
+        ("vehicle", {"name": "car", "supercategory": "Vehicle"}),
+    ],
+)
+def test_a_class_name_that_may_mean_another_class(tmp_path, first, second):
+    items = [annotation(1, "dog", LEFT), {**annotation(2, "dog", RIGHT), "category_id": 2}]
+    file = write(tmp_path, items, categories=[{"id": 1, "name": first}, {"id": 2, **second}])
+    found = sentences(file)
+    assert first not in found[1]
+    assert any("left" in text for text in found[1])
+    assert not any(text.endswith(f"the {first}") for text in found[2])
+
+
+def test_class_names_are_cleaned(tmp_path):
+    file = write(tmp_path, [annotation(1, "dog", LEFT)], categories=[{"id": 1, "name": "salt &amp;_pepper"}])
+    assert "salt & pepper" in sentences(file)[1]

@@ -9,7 +9,9 @@ from ..config import SequentialAdapterConfig
 
 @dataclass
 class BottleneckAdapterConfig(SequentialAdapterConfig):
-    """Configuration of bottleneck adapters: y = x + W_up · act(W_down · x) on the output x of an MLP.
+    """Configuration of bottleneck adapters: y = x + up(act(down(x))) on the output x of an MLP.
+
+    `down` and `up` are linear layers with bias, C → D and D → C.
 
     Houlsby et al. (https://arxiv.org/abs/1902.00751), section 2.1, have two adapters per block, after the attention
     and after the MLP (`after_attention=True`). The default is only the one after the MLP. Fields that are not listed

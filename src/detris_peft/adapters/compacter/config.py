@@ -18,7 +18,8 @@ class CompacterConfig(SequentialAdapterConfig):
     Args:
         dim: bottleneck width D, a multiple of `phm_dim`.
         phm_dim: number n of Kronecker products. It must divide `dim` and the width of the encoder.
-        phm_rank: rank k of the factors; a rank above `dim / phm_dim` adds parameters, but no power.
+        phm_rank: rank k of the factors; a rank above `dim / phm_dim` adds parameters, but not more possible
+            projections.
         init_weights: `"paper"`: the A_i start near zero, and so does the output of the adapter; or `"identity"`: the
             factors t_i of the up-projection start at zero, so that the adapted backbone equals the plain one.
 

@@ -46,8 +46,8 @@ class LowRankPHM(nn.Module):
             nn.init.xavier_uniform_(factor)
 
     def forward(self, hidden_states: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
-        # W is built once per call, and not the factors applied to each token: they take fewer operations only if the
-        # rank is far below D/n, and even then more time or as much.
+        # W is built once per call instead of applying the factors to each token. That would need fewer operations only
+        # if the rank is far below D/n, and was not faster even then.
         blocks = torch.einsum("nab,nio->boai", matrices, self.left @ self.right)
         weight = blocks.flatten(2, 3).flatten(0, 1)  # (out, in), the transposed W
         return F.linear(hidden_states, weight, self.bias)

@@ -42,7 +42,8 @@ def check_output(
     foreign = [name for name in names if not is_ours(name)]
     if foreign:
         raise ValueError(
-            f"{option} {output}: expected only converted files, got {min(foreign)}; move it, or choose another folder"
+            f"{option} {output}: expected only files that this command wrote, got {min(foreign)}; move it, or choose "
+            "another folder"
         )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel
+from peft import PEFT_TYPE_TO_TUNER_MAPPING, PeftConfig, PeftModel
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers.utils import logging
@@ -20,6 +20,7 @@ from ...errors import check_path, one_line
 from ...manifest import file_entry, write_manifest
 from ...outputs import mark_folder
 from ...safe_loading import read_json
+from ..backbone_adapters import set_default_targets
 from ..backbone_folders import use_default_permissions
 from ..configuration_detris import DetrisConfig
 from ..model_card import CARD_FILE, CARD_HEADING, is_hub_name, model_card
@@ -172,20 +173,28 @@ def _report(model: Any, folder: Path, adapters: Mapping[str, str]) -> None:
 def _with_adapters(model: Any, adapters: Mapping[str, str]) -> DetrisConfig:
     """Return a copy of the model's config with the configs of the saved adapters."""
     config = copy.deepcopy(model.config)
+    if (config.bridger is None) != (model.bridger is None):
+        raise ValueError(
+            "config.bridger: expected the value with which the model was created, got another one; restore it, or "
+            "create the model again."
+        )
     for kind, field in ADAPTERS.items():
         if kind not in adapters:
             if getattr(config, field) is not None:
                 raise ValueError(
                     f"{kind}_model: expected the adapter that config.{field} describes, got an encoder without it; "
-                    f"set config.{field} = None."
+                    f"set config.{field} = None if it was unloaded, or save before merge_and_unload(), whose result "
+                    "a checkpoint does not contain."
                 )
             continue
         tuner = getattr(model, f"{kind}_model").base_model
         saved, configured = tuner.peft_config[adapters[kind]], getattr(config, field)
-        if configured is not None:
+        if type(configured) is type(saved) and isinstance(tuner, PEFT_TYPE_TO_TUNER_MAPPING[saved.peft_type]):
             # peft completes the config of an adapter for the backbone; config.json keeps it as the user wrote it.
-            completed = tuner._prepare_adapter_config(copy.deepcopy(configured), tuner.get_model_config(tuner.model))
-            if type(completed) is type(saved) and _own_fields(completed) == _own_fields(saved):
+            completed = copy.deepcopy(configured)
+            set_default_targets(completed, tuner.model)
+            completed = tuner._prepare_adapter_config(completed, tuner.get_model_config(tuner.model))
+            if _own_fields(completed) == _own_fields(saved):
                 continue
         saved = copy.deepcopy(saved)
         saved.base_model_name_or_path, saved.inference_mode = None, False
@@ -233,9 +242,11 @@ def _portable(config: DetrisConfig, folder: Path) -> DetrisConfig:
 def _save_backbone(backbone: Any, kind: str, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
     """Write a trained encoder as transformers does, in a single file."""
     folder.mkdir()
-    backbone.config.save_pretrained(folder)
     prefix = f"{kind}_model."
     own = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+    config = copy.deepcopy(backbone.config)
+    config.dtype = next(value.dtype for value in own.values() if value.is_floating_point())  # in which it is loaded
+    config.save_pretrained(folder)
     _save_weights(own, folder / BACKBONE_FILE)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import _IncompatibleKeys
 
-from ...adapters.state_dict import adapter_keys, load_adapter_state_dict, persistent_names
+from ...adapters.state_dict import adapter_keys, adapter_state_dict, load_adapter_state_dict, persistent_names
 from .files import ADAPTER_FILE, ADAPTERS, BACKBONE_FILE, BACKBONES, HEAD_FILE, INDEX_FILE
 from .weights import selected_adapters
 
@@ -60,7 +60,16 @@ class LoadsCheckpointFiles(nn.Module):
         adapters = selected_adapters(self)
         keys = {kind: adapter_keys(getattr(self, f"{kind}_model"), name).keys() for kind, name in adapters.items()}
         fitting = [kind for kind in keys if keys[kind] == state_dict.keys()]
-        if len(fitting) != 1:
+        if len(fitting) > 1:  # encoders with the same names of modules, as those of CLIP
+            given = _shapes(state_dict)
+            fitting = [kind for kind in fitting if _shapes(_own(self, kind, adapters[kind])) == given]
+        if len(fitting) > 1:
+            raise ValueError(
+                "load_state_dict: expected weights that fit one of the active adapters, got some that fit both, whose "
+                "encoders have the same modules and sizes; load the checkpoint with from_pretrained, or train with "
+                "detris_peft.training."
+            )
+        if not fitting:
             raise ValueError(
                 f"load_state_dict: expected the weights of one of the active adapters ({', '.join(adapters)}), got "
                 f"{len(state_dict)} others, such as {next(iter(state_dict))}; load the checkpoint with "
@@ -69,3 +78,11 @@ class LoadsCheckpointFiles(nn.Module):
         (kind,) = fitting
         load_adapter_state_dict(getattr(self, f"{kind}_model"), adapters[kind], state_dict, f"{kind}_adapter")
         return _IncompatibleKeys([], [])
+
+
+def _own(model: Any, kind: str, adapter_name: str) -> dict[str, torch.Tensor]:
+    return adapter_state_dict(getattr(model, f"{kind}_model"), adapter_name)
+
+
+def _shapes(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {key: value.shape for key, value in state_dict.items()}

@@ -18,6 +18,8 @@ _RULES = {
     "order": "its place in a row or column of objects of its class",
     "relation": "it is the only one of its class on that side of, or next to, an object whose class occurs once",
 }
+# Characters that begin markup, or end a cell.
+_PLAIN = str.maketrans("|<>[]`", "/()()'")
 
 
 def description_card(
@@ -32,7 +34,7 @@ def description_card(
 
     Args:
         name: name of the new dataset.
-        source: name of the described dataset.
+        source: name of the described dataset, without folders, which are private.
         counts: `DescribedSplit` of each split.
         min_area, max_expressions, seed: the options.
     """
@@ -55,7 +57,7 @@ def description_card(
 {data.to_yaml()}
 ---
 
-# {name}
+# {_cell(_code(name))}
 
 **The sentences are rule-made.** No person wrote or checked them: `detris data describe` made them from the instance
 masks and classes of `{_code(source)}`, and chose among the true ones with seed {seed}.
@@ -107,8 +109,8 @@ def _table(headers: tuple[str, ...], rows: list[tuple]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Return text of other people's files so that it stays in its cell and is no markup."""
-    return text.replace("|", "/").replace("<", "(").replace(">", ")")
+    """Return text of other people's files so that it stays in its cell and is not markup."""
+    return text.translate(_PLAIN)
 
 
 def _code(text: str) -> str:

@@ -3,9 +3,9 @@
 Each pixel gets one of eleven names, or none if it is between two of them. An object has a color if a clear majority of
 its pixels has it and no other color is frequent.
 
-The limits are chosen for photos and were checked by eye; they are no model of perception. The eleven names are the
-basic color terms of Berlin and Kay (1969). Sentences do not use gray and brown: what is white, metal or yellow looks
-like them in the shade.
+The limits are chosen for photos and were checked by eye; they are not a model of perception. The eleven names
+are the basic color terms of Berlin and Kay (1969). Sentences do not use gray and brown: white, metallic and yellow
+objects look like them in the shade.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _GRAY_PHOTO = 24
 
 
 def is_colorful(pixels: np.ndarray) -> bool:
-    """Return whether a photo (H, W, 3) of uint8 RGB has colors: in a black-and-white one, a white car may be red."""
+    """Return whether a photo (H, W, 3) of uint8 RGB is in color: a car that is white in a gray photo may be red."""
     chroma = pixels.max(axis=-1).astype(np.int16) - pixels.min(axis=-1)
     return bool(np.count_nonzero(chroma >= _GRAY_PHOTO) > 0.01 * chroma.size)
 

@@ -11,7 +11,8 @@ included:
 - order: its place in a row ("the second chair from the left");
 - relation: the only one on that side of an object whose class occurs once ("the cup above the sink").
 
-A crowd, and an object without pixels, has no place. So nothing is said about the members of its class.
+A crowd, an object without pixels, and a mask in many parts have no clear place, so objects of their class get no
+sentence.
 """
 
 from __future__ import annotations
@@ -22,14 +23,17 @@ from typing import NamedTuple
 
 from . import geometry
 from .colors import clear_color, lacks_color
-from .objects import SceneObject
+from .objects import SceneObject, is_plural, words
 
 KINDS = ("class", "color", "size", "position", "order", "relation")
 # The color of a person's pixels is that of clothes, and its name would be read as that of the skin.
 _PEOPLE = frozenset(
-    ("person", "people", "pedestrian", "human", "man", "men", "woman", "women", "lady", "guy", "boy", "girl", "baby")
-) | frozenset(
-    ("child", "children", "kid", "rider", "driver", "cyclist", "skier", "player", "officer", "face", "head", "hand")
+    {
+        *("person", "people", "pedestrian", "human", "man", "men", "woman", "women", "lady", "guy", "boy", "girl"),
+        *("baby", "child", "children", "kid", "toddler", "infant", "adult", "male", "female", "rider", "driver"),
+        *("cyclist", "skier", "player", "officer", "worker", "passenger"),
+        *("face", "head", "hand", "arm", "leg", "body", "skin", "hair"),
+    }
 )
 _ORDINALS = {2: "second", 3: "third", 4: "fourth"}
 _MOST = {"left": "leftmost", "right": "rightmost", "top": "topmost", "bottom": "bottommost"}
@@ -42,14 +46,14 @@ _RELATIONS = {
 
 
 class Expression(NamedTuple):
-    """A sentence and the rule that it was made by."""
+    """A sentence, and the kind of rule that made it."""
 
     kind: str
     sentence: str
 
 
 def find_expressions(scene: Sequence[SceneObject], min_area: float) -> list[dict[str, list[list[str]]]]:
-    """Return all expressions of each object: for each kind the statements that are true, in several wordings each.
+    """Return all expressions of each object: the true statements by kind, each in one or several wordings.
 
     Args:
         scene: all annotated objects of the image.
@@ -107,7 +111,7 @@ def choose_expressions(
 
 def _colors(name: str, target: SceneObject, others: Sequence[SceneObject]) -> Iterator[list[str]]:
     color = clear_color(target.shares)
-    if color and not _PEOPLE & set(name.casefold().split()) and all(lacks_color(o.shares, color) for o in others):
+    if color and not _PEOPLE & set(words(name)) and all(lacks_color(o.shares, color) for o in others):
         yield [f"the {color} {name}", f"{color} {name}"]
 
 
@@ -115,8 +119,8 @@ def _sizes(name: str, target: SceneObject, others: Sequence[SceneObject]) -> Ite
     if not others:
         return
     if geometry.is_largest(target, others):
-        words = ("larger", "bigger") if len(others) == 1 else ("largest", "biggest")
-        yield [f"the {word} {name}" for word in words]
+        adjectives = ("larger", "bigger") if len(others) == 1 else ("largest", "biggest")
+        yield [f"the {adjective} {name}" for adjective in adjectives]
     if geometry.is_smallest(target, others):
         yield [f"the {'smaller' if len(others) == 1 else 'smallest'} {name}"]
 
@@ -137,7 +141,7 @@ def _positions(name: str, target: SceneObject, others: Sequence[SceneObject]) ->
 
 
 def _orders(name: str, target: SceneObject, group: Sequence[SceneObject]) -> Iterator[list[str]]:
-    if not 3 <= len(group) <= 2 * len(_ORDINALS) or _is_plural(name):
+    if not 3 <= len(group) <= 2 * len(_ORDINALS) or is_plural(name):  # "the second skis" is not English
         return
     for side in _MOST:
         place = geometry.rank(target, group, side)
@@ -157,8 +161,3 @@ def _relations(
                 yield [f"the {name} {relation} the {anchor.name}" for relation in relations]
         if geometry.is_next_to(target, anchor) and all(geometry.is_far_from(other, anchor) for other in others):
             yield [f"the {name} next to the {anchor.name}"]
-
-
-def _is_plural(name: str) -> bool:
-    """Return whether a name looks like a plural, as "skis": "the second skis" is no English."""
-    return name.endswith("s") and not name.endswith(("ss", "us"))

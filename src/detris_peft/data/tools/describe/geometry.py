@@ -51,7 +51,7 @@ def is_off_side(other: SceneObject, side: str) -> bool:
 
 
 def is_in_middle(target: SceneObject) -> bool:
-    """Return whether an object is clearly in the middle of the image, and not so long that it is everywhere."""
+    """Return whether an object is clearly in the middle of the image, and narrow enough not to reach its sides."""
     return (
         all(abs(x - 0.5) <= MIDDLE for x in target.center_x)
         and all(abs(y - 0.5) <= MIDDLE_HEIGHT for y in target.center_y)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import cv2
 import numpy as np
 
+from ....text_cleaning import clean_text
 from ...masks import decode_mask
 
 # A span of the same center, as (lowest, highest): the middle of the box and the mean of the mask's pixels may differ.
@@ -23,6 +25,7 @@ class SceneObject:
     Args:
         ann_id: id of the annotation, unique in its split.
         name: name of its class.
+        general: name of its supercategory, or "".
         category_id: id of its class.
         split: split of the annotation.
         mask: compressed RLE, or None for a crowd, and for an object without pixels or in many parts: it has no place,
@@ -43,11 +46,16 @@ class SceneObject:
     center_x: Span = (0.0, 0.0)
     center_y: Span = (0.0, 0.0)
     shares: Mapping[str, float] | None = field(default=None, compare=False)
+    general: str = ""
 
     def matches(self, name: str) -> bool:
-        """Return whether a class name may refer to this object: "bear" also refers to a teddy bear."""
-        words, own = _words(name), _words(self.name)
-        return any(own[start : start + len(words)] == words for start in range(len(own) - len(words) + 1))
+        """Return whether a class name may refer to this object.
+
+        "Bear" also refers to a teddy bear, "cup" to cups, and "vehicle" to a car of the supercategory "vehicle".
+        """
+        part, own = words(name), words(self.name)
+        contains = any(own[start : start + len(part)] == part for start in range(len(own) - len(part) + 1))
+        return contains or self.general.casefold() == name.casefold()
 
 
 def place(foreground: np.ndarray) -> dict[str, Any]:
@@ -85,12 +93,20 @@ def decode_box(mask: Mapping[str, Any], box: Sequence[float]) -> tuple[np.ndarra
 
 
 def class_name(name: str) -> str:
-    """Return a class name as words: "traffic_light" becomes "traffic light"."""
-    return " ".join(name.replace("_", " ").split())
+    """Return a class name as words: "traffic_light" becomes "traffic light"; empty if it has no letter or digit."""
+    text = " ".join(clean_text(name).replace("_", " ").split())
+    return text if any(map(str.isalnum, text)) else ""
 
 
-def _words(name: str) -> list[str]:
-    return re.split(r"[\s_-]+", name.casefold())
+@lru_cache(maxsize=10_000)
+def words(name: str) -> tuple[str, ...]:
+    """Return the words of a class name for comparisons: in lower case and in the singular."""
+    return tuple(word[:-1] if is_plural(word) else word for word in re.split(r"[\s-]+", name.casefold()))
+
+
+def is_plural(name: str) -> bool:
+    """Return whether a name looks like a plural, as "skis"."""
+    return name.endswith("s") and not name.endswith(("ss", "us"))
 
 
 def _extent(counts: np.ndarray) -> tuple[int, int]:

@@ -106,7 +106,7 @@ class SceneReader:
         found = {split_of(annotation, images, default) for annotation in annotations}
         if not templated and split not in found:
             raise _no_split(path, split, sorted(found))
-        names, licenses = _names(content, path), _licenses(content)
+        classes, licenses = _classes(content, path), _licenses(content)
         folder = Path(os.path.abspath(self._reader.image_folder(self.source, split) or path.parent))
         annotated: dict[Path, list[dict]] = {}
         broken: set[Path] = set()
@@ -121,7 +121,7 @@ class SceneReader:
                 continue
             annotated.setdefault(file, []).append(annotation)
             try:
-                _check_annotation(annotation, names, where, seen)
+                _check_annotation(annotation, classes, where, seen)
             except BadRowError as error:
                 reject(error, self.bad_rows)
                 broken.add(file)
@@ -135,7 +135,7 @@ class SceneReader:
                 continue
             try:
                 image = find_image(own[0], images, str(path))
-                objects = _read_objects(file, image, own, splits, names, path)
+                objects = _read_objects(file, image, own, splits, classes, path)
             except BadRowError as error:
                 reject(error, self.bad_rows)
                 continue
@@ -146,7 +146,7 @@ class SceneReader:
         name = image.get("file_name")
         if not isinstance(name, str) or not name or "\0" in name or has_surrogate(name):
             raise BadRowError(f"{where}: expected text as 'file_name' of its image, got {short(name)}; fix it")
-        file = named_file(folder, name)
+        file = Path(os.path.abspath(named_file(folder, name)))  # an image of two names is one image
         if not self.allow_outside and not is_inside(file, folder):
             raise BadRowError(
                 f"{where}: expected an image in {folder}, got {file}, which leads to {os.path.realpath(file)}; copy "
@@ -164,7 +164,7 @@ def _read_objects(
     image: Mapping[str, Any],
     annotations: list[dict],
     splits: list[str],
-    names: Mapping[Any, str],
+    classes: Mapping[Any, tuple[str, str]],
     path: Path,
 ) -> list[SceneObject]:
     """Return the annotated objects of one image."""
@@ -175,9 +175,11 @@ def _read_objects(
     for annotation, split in zip(annotations, splits, strict=True):
         where = f"{path}: annotation {short(annotation.get('id'))}"
         category = coco_id(annotation["category_id"])
+        name, general = classes[category]
         item = SceneObject(
             ann_id=read_id(annotation["id"], -1, f"{where}: 'id'"),
-            name=names[category],
+            name=name,
+            general=general,
             category_id=read_id(category, -1, f"{where}: 'category_id'"),
             split=split,
         )
@@ -210,7 +212,7 @@ def _with_colors(objects: list[SceneObject], file: Path) -> list[SceneObject]:
     return colored
 
 
-def _check_annotation(annotation: Mapping[str, Any], names: Mapping[Any, str], where: str, seen: set[int]) -> None:
+def _check_annotation(annotation: Mapping[str, Any], classes: Mapping[Any, Any], where: str, seen: set[int]) -> None:
     if annotation.get("id") is None:
         raise BadRowError(f"{where}: expected an 'id', got nothing; add a unique id to each annotation")
     ann_id = read_id(annotation["id"], -1, f"{where}: 'id'")
@@ -221,7 +223,7 @@ def _check_annotation(annotation: Mapping[str, Any], names: Mapping[Any, str], w
         )
     seen.add(ann_id)
     category = annotation.get("category_id")
-    if coco_id(category) is None or coco_id(category) not in names:
+    if coco_id(category) is None or coco_id(category) not in classes:
         raise BadRowError(
             f"{where}: expected a 'category_id' among 'categories', got {short(category)}; add the category or fix "
             "the id"
@@ -236,15 +238,15 @@ def _is_crowd(annotation: Mapping[str, Any], where: str) -> bool:
     return read_flag(value, f"{where}: 'iscrowd'")
 
 
-def _names(content: Mapping[str, Any], path: Path) -> dict[Any, str]:
-    """Return the names of the classes, keyed by id."""
+def _classes(content: Mapping[str, Any], path: Path) -> dict[Any, tuple[str, str]]:
+    """Return the names of the classes and of their supercategories ("" if there is none), keyed by id."""
     categories = content.get("categories")
     if not isinstance(categories, list) or not categories or not all(isinstance(one, dict) for one in categories):
         raise ValueError(
             f"{path}: expected COCO instances with the list 'categories', got {short(categories)}; add the ids and "
             "names of the classes"
         )
-    names: dict[Any, str] = {}
+    classes: dict[Any, tuple[str, str]] = {}
     for category in categories:
         key, name = coco_id(category.get("id")), category.get("name")
         where = f"{path}: category {short(category.get('id'))}"
@@ -252,9 +254,13 @@ def _names(content: Mapping[str, Any], path: Path) -> dict[Any, str]:
             raise ValueError(f"{where}: expected an integer or text as its 'id'; fix the id")
         if not isinstance(name, str) or not class_name(name) or not name.strip().isprintable():
             raise ValueError(f"{where}: expected text as its 'name', got {short(name)}; name the class")
-        if names.setdefault(key, class_name(name)) != class_name(name):
-            raise ValueError(f"{where}: expected one name, got {short(names[key])} and {short(name)}; renumber one")
-    return names
+        general = category.get("supercategory")
+        entry = class_name(name), class_name(general) if isinstance(general, str) else ""
+        if classes.setdefault(key, entry)[0] != entry[0]:
+            raise ValueError(
+                f"{where}: expected one name, got {short(classes[key][0])} and {short(name)}; renumber one"
+            )
+    return classes
 
 
 def _licenses(content: Mapping[str, Any]) -> dict[Any, str]:

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -47,8 +47,10 @@ class DescribedSplit:
         objects: described objects.
         sentences: sentences of all objects.
         kinds: sentences of each kind, see `KINDS`.
-        crowds, small, ambiguous: objects without a sentence: crowds and objects without pixels, objects that are
-            smaller than the minimum, and objects of which no sentence is true of them alone.
+        crowds: objects without a sentence because they have no clear place: crowds, objects without pixels, and masks
+            in many parts.
+        small: objects without a sentence because they are smaller than `min_area`.
+        ambiguous: objects without a sentence because none is true of them alone.
         empty_images: images without annotations.
         undescribed_images: images with annotations, but without a described object.
         licenses: described images per license, as the dataset names it.
@@ -78,6 +80,7 @@ def describe_dataset(
     overwrite: bool = False,
     allow_outside: bool = False,
     progress: bool = True,
+    finish: Callable[[Path, Mapping[str, DescribedSplit]], None] | None = None,
 ) -> dict[str, DescribedSplit]:
     """Write a folder with metadata.jsonl whose sentences are made from the instance masks and classes of a COCO file.
 
@@ -98,6 +101,8 @@ def describe_dataset(
         allow_outside: also copy images that are not in the image folder, because their names hold "..", are absolute,
             or are links.
         progress: show a progress bar.
+        finish: called with the finished folder and the counts, before the folder is moved to `output`; if it raises,
+            nothing is written.
 
     Returns:
         Counts, keyed by split.
@@ -131,14 +136,18 @@ def describe_dataset(
             counts[split] = _write_split(scenes, staging / split, split, min_area, max_expressions, seed)
             counts[split].empty_images = reader.skipped[split]
             if not counts[split].objects:
+                found = counts[split]
                 raise ValueError(
-                    f"{source.dataset} {split}: expected at least one object that a sentence can refer to, got none; "
-                    "lower --min_area, or pass other --splits"
+                    f"{source.dataset} {split}: expected at least one object that a sentence can refer to, got none "
+                    f"({found.small:,} too small, {found.ambiguous:,} ambiguous, {found.crowds:,} crowds or without a "
+                    "mask); lower --min_area, add masks, or pass other --splits"
                 )
-        card = description_card(output.name, source.dataset, counts, min_area, max_expressions, seed)
+        card = description_card(output.name, Path(source.dataset).name, counts, min_area, max_expressions, seed)
         # Names of folders may hold bytes that are not UTF-8.
         (staging / "README.md").write_text(card, encoding="utf-8", errors="backslashreplace")
         mark_folder(staging, "dataset")
+        if finish is not None:
+            finish(staging, counts)
     return counts
 
 
@@ -229,6 +238,6 @@ def _written_files(folder: Path) -> set[str]:
         try:
             lines = [parse_json(line, str(file)) for line in file.read_text(encoding="utf-8").split("\n") if line]
             names |= {f"{file.parent.name}/{line[key]}" for line in lines for key in ("file_name", "mask_file_name")}
-        except (OSError, ValueError, TypeError, KeyError):  # changed since, so its files are not known to be ours
+        except (OSError, ValueError, TypeError, KeyError):  # edited by somebody, so it is unknown which files are ours
             continue
     return names
