@@ -40,9 +40,10 @@ quickstart: $(VENV)/.installed
 		--image $(OUT)/data/images/train2014/refshapes_testA_000000.jpg --text "$(TEXT)" \
 		--output $(OUT)/run/prediction.png --overwrite
 
-# One thread per pytest worker, so that two workers do not compete for two cores.
+# One thread per pytest worker, so that two workers do not compete for two cores. The tests with the longest runs are the
+# last ones, so a worker that is done takes over tests of the other.
 test: $(VENV)/.installed-dev lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow --timeout 1800
@@ -54,7 +55,7 @@ fuzz: $(VENV)/.installed-dev
 # The oldest torch, transformers and peft that pyproject.toml allows.
 test-minimum:
 	$(MAKE) VENV=.venv-minimum CONSTRAINTS=constraints-minimum.txt .venv-minimum/.installed-dev
-	OMP_NUM_THREADS=1 .venv-minimum/bin/python -m pytest -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 .venv-minimum/bin/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
