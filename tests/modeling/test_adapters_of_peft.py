@@ -11,6 +11,7 @@ from transformers import Dinov2WithRegistersModel, Trainer
 
 from detris_peft import DenseAlignerConfig, DetrisConfig, DetrisForReferringSegmentation
 from detris_peft.adapters.state_dict import adapter_state_dict
+from detris_peft.modeling.backbone_adapters import adapt_backbone
 from tests.helpers.checkpoints import logits, make
 from tests.helpers.tiny_models import IMAGE, image_encoder, perturb, text_encoder, tiny_config
 from tests.modeling.test_transformers_trainer import Rows, arguments
@@ -197,3 +198,10 @@ def test_a_config_is_written_and_read_again():
         again = DetrisConfig.from_dict(values)
         assert again.vision_adapter == adapter
         assert PeftType(again.vision_adapter.peft_type) is adapter.peft_type
+
+
+def test_weights_with_nan_are_not_taken_for_changed_ones(backbones):
+    vision = Dinov2WithRegistersModel.from_pretrained(backbones / "vision")
+    with torch.no_grad():
+        vision.layernorm.weight[0] = float("nan")
+    assert isinstance(adapt_backbone(vision, ADAPTERS["lora"]), PeftModel)

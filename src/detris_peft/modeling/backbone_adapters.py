@@ -106,9 +106,10 @@ def _check_plain(backbone: nn.Module) -> None:
         )
 
 
-def _checksum(parameter: nn.Parameter) -> tuple[int, int, float | None]:
+def _checksum(parameter: nn.Parameter) -> tuple[int, int, str | None]:
     """Return values that differ after a change of a parameter, also after one that PyTorch does not count."""
-    total = None if parameter.is_meta else parameter.detach().sum(dtype=torch.float64).item()
+    # As text, because NaN is not equal to itself.
+    total = None if parameter.is_meta else repr(parameter.detach().sum(dtype=torch.float64).item())
     # Not `data_ptr`, which is 0 on the meta device.
     return parameter.untyped_storage()._cdata, parameter._version, total
 
