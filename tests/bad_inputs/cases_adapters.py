@@ -89,8 +89,8 @@ CASES = [
     Case(
         "adapter of an unknown type",
         PREDICT,
-        ("config.json", "vision_adapter.peft_type", "'WIDE_ALIGNER'", "DENSE_ALIGNER", "import the module"),
-        field("vision_adapter", peft_type="WIDE_ALIGNER"),
+        ("config.json", "vision_adapter.peft_type", "'DENSE_ALIGNER_2'", "DENSE_ALIGNER", "import the module"),
+        field("vision_adapter", peft_type="DENSE_ALIGNER_2"),
     ),
     Case(
         "adapter pattern is not a regular expression",
