@@ -164,10 +164,23 @@ def test_arrays_of_other_shapes_and_types_are_rejected(processor, image):
         processor(images=[random_image(), image])
 
 
-@pytest.mark.parametrize("image", ["photo.jpg", torch.zeros(3, 4, 4), None, 7])
+@pytest.mark.parametrize("image", [b"photo", None, 7])
 def test_objects_that_are_not_images_are_rejected(processor, image):
-    with pytest.raises(TypeError, match=r"images\[1\]: expected a PIL image"):
+    with pytest.raises(TypeError, match=r"images\[1\]: expected a path, a PIL image"):
         processor(images=[random_image(), image])
+
+
+def test_paths_and_tensors_give_the_inputs_of_the_image(processor, tmp_path):
+    image = random_image()
+    Image.fromarray(image).save(tmp_path / "photo.png")
+    first, last = torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(image)
+    expected = processor(images=image).pixel_values
+    for form in (tmp_path / "photo.png", str(tmp_path / "photo.png"), first, last, first / 255, first[None]):
+        assert torch.equal(processor(images=form).pixel_values, expected)
+    with pytest.raises(FileNotFoundError, match=r"none.jpg: expected an image, found no such file"):
+        processor(images=str(tmp_path / "none.jpg"))
+    with pytest.raises(ValueError, match=r"images\[0\]: expected floats from 0 to 1, got -1 to 1"):
+        processor(images=first / 127.5 - 1)
 
 
 def test_pil_images_of_unknown_range_are_rejected(processor):
@@ -197,8 +210,8 @@ def test_pil_images_that_cannot_be_decoded_are_named(processor):
     ("arguments", "message"),
     [
         ({"images": []}, "images: expected at least one, got an empty list"),
-        ({"images": b"photo"}, r"images\[0\]: expected a PIL image .*, got bytes"),
-        ({"images": {"path": "photo.jpg"}}, r"images\[0\]: expected a PIL image .*, got dict"),
+        ({"images": b"photo"}, r"images\[0\]: expected a path, a PIL image.*, got bytes"),
+        ({"images": {"path": "photo.jpg"}}, r"images\[0\]: expected a path, a PIL image.*, got dict"),
         ({"images": Image.new("RGB", (0, 4))}, r"images\[0\]: expected shape .*, got \(4, 0, 3\)"),
         ({"images": np.full((4, 4), np.nan)}, r"images\[0\]: expected uint8"),
         ({"masks": []}, "masks: expected at least one"),

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from detris_peft import images
-from detris_peft.images import decode, open_header, open_image, orientation, upright, upright_size
+from detris_peft.images import decode, open_header, open_image, orientation, upright_size
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n"
 
@@ -46,7 +46,7 @@ def test_orientation_is_applied_once(format_, turn):
         assert upright_size(header) == size
     image = open_image(data)
     assert (image.height, image.width) == size
-    assert upright(image) is image
+    assert orientation(image) == 1
     if format_ == "PNG" and turn == 6:
         np.testing.assert_array_equal(np.asarray(image), np.rot90(pixels(), -1))
 

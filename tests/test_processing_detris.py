@@ -49,6 +49,33 @@ def test_long_sentences_are_truncated_and_keep_the_end_token(tokenizer):
     assert ids[1, 3:].tolist() == [7, 7]
 
 
+def test_an_image_with_several_sentences_is_letterboxed_once(processor, monkeypatch):
+    images = [random_image(seed=0), random_image(50, 30, seed=1)]
+    expected = processor(images=[images[0], images[0], images[1]], text=SENTENCES)
+    warped = []
+    warp = DetrisImageProcessor._warp_image
+    monkeypatch.setattr(
+        DetrisImageProcessor, "_warp_image", lambda *args, **kwargs: warped.append(1) or warp(*args, **kwargs)
+    )
+    inputs = processor(images=images, text=[SENTENCES[:2], SENTENCES[2]])
+    assert len(warped) == 2
+    for name, value in expected.items():
+        assert torch.equal(inputs[name], value)
+    single = processor(images=images[0], text=SENTENCES[:2])
+    assert len(warped) == 3
+    assert torch.equal(single.pixel_values, expected.pixel_values[:2])
+    assert torch.equal(single.input_ids, expected.input_ids[:2])
+    masks = [np.arange(2400).reshape(40, 60) < 900, np.arange(2400).reshape(40, 60) > 900]
+    labels = processor(images=images[0], text=SENTENCES[:2], masks=masks).labels
+    assert torch.equal(labels, processor(images=[images[0]] * 2, masks=masks).labels)
+
+
+@pytest.mark.parametrize("text", [["a"], [["a"], ["b"], ["c"]], [["a"], []]])
+def test_several_images_need_an_entry_of_text_each(processor, text):
+    with pytest.raises(ValueError, match="expected"):
+        processor(images=[random_image()] * 2, text=text)
+
+
 @pytest.mark.parametrize("sentence", ["", "   ", "\t\n", "&nbsp;"])
 def test_empty_sentences_are_rejected_with_their_index(processor, sentence):
     with pytest.raises(ValueError, match=r"text\[1\]: expected a sentence, got only whitespace"):
@@ -79,7 +106,9 @@ def test_images_or_text_may_be_omitted(processor):
     [
         {},
         {"images": []},
-        {"images": [random_image()], "text": ["red", "blue"]},
+        {"images": [random_image()] * 2, "text": ["red", "blue", "green"]},
+        {"images": random_image(), "text": ["red", "blue"], "original_sizes": [(40, 60)] * 2},
+        {"images": random_image(), "text": ["red", "blue"], "masks": np.ones((40, 60))},
         {"images": [random_image()] * 2, "text": "red"},
         {"images": [random_image()] * 2, "masks": np.ones((40, 60))},
         {"text": "red", "masks": np.ones((40, 60))},

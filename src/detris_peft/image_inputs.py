@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 
 import numpy as np
 import torch
 from PIL import Image
 
-from .images import decode, unknown_range
+from .images import decode, open_image, unknown_range
 from .mask_images import read_foreground
 
 
 def as_list(items) -> list | None:
-    """Return the items as a list; a single image, mask or sentence becomes a list of one; None stays None."""
+    """Return the items as a list; a single image, mask or sentence becomes a list of one; None stays None.
+
+    An array or a tensor of four dimensions is a batch of images.
+    """
     if items is None or isinstance(items, list):
         return items
-    single = (str, bytes, dict, Image.Image, np.ndarray, torch.Tensor)
+    if isinstance(items, (np.ndarray, torch.Tensor)) and items.ndim == 4:
+        return list(items)
+    single = (str, bytes, os.PathLike, dict, Image.Image, np.ndarray, torch.Tensor)
     several = isinstance(items, Iterable) and not isinstance(items, single)
     return list(items) if several else [items]
 
@@ -58,13 +64,23 @@ def check_counts(**inputs: list | None) -> None:
 
 
 def to_rgb(image, name: str = "image") -> np.ndarray:
-    """Convert a PIL image of any mode, or an array (H,W), (H,W,1), (H,W,3) or (H,W,4), to uint8 (H,W,3).
+    """Convert an image to uint8 (H,W,3), with its EXIF orientation applied.
+
+    Args:
+        image: path of a local file, PIL image of any mode, array (H,W), (H,W,1), (H,W,3) or (H,W,4) of uint8, uint16
+            or bool, or tensor (C,H,W), (H,W,C) or (H,W) of uint8, or of floats in [0, 1].
+        name: name of the image in error messages.
 
     Raises:
-        ValueError: the array is not an image, its range of values is unknown, or the PIL image cannot be decoded; the
-            message starts with `name`.
+        FileNotFoundError: there is no such file.
+        ValueError: it is not an image, its range of values is unknown, or it cannot be decoded; the message starts
+            with `name`, or with the path.
         TypeError: the image has another type.
     """
+    if isinstance(image, (str, os.PathLike)):
+        image = open_image(image)
+    elif isinstance(image, torch.Tensor):
+        image = _tensor_pixels(image, name)
     if isinstance(image, Image.Image):
         if problem := unknown_range(image):
             raise ValueError(f"{name}: {problem}")
@@ -80,7 +96,8 @@ def to_rgb(image, name: str = "image") -> np.ndarray:
             image = np.asarray(image)
     if not isinstance(image, np.ndarray):
         raise TypeError(
-            f"{name}: expected a PIL image or an (H, W, C) array, got {type(image).__name__}; open or convert it first"
+            f"{name}: expected a path, a PIL image, an (H, W, C) array or a (C, H, W) tensor, got "
+            f"{type(image).__name__}; open or convert it first"
         )
     if image.ndim == 2:
         image = image[..., None]
@@ -100,6 +117,28 @@ def to_rgb(image, name: str = "image") -> np.ndarray:
         )
     image = image[..., :3]
     return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
+
+
+def _tensor_pixels(image: torch.Tensor, name: str) -> np.ndarray:
+    """Convert a tensor with channels first or last to an array (H,W) or (H,W,C) of integers or bool."""
+    image = image.detach().cpu()
+    channels = (1, 3, 4)
+    if image.ndim == 3 and image.shape[0] in channels:  # PyTorch's order has priority
+        image = image.permute(1, 2, 0)
+    elif image.ndim != 2 and not (image.ndim == 3 and image.shape[2] in channels):
+        raise ValueError(
+            f"{name}: expected a tensor of shape (C, H, W), (H, W, C) or (H, W) with 1, 3 or 4 channels, got "
+            f"{tuple(image.shape)}; pass one image, or a list of them"
+        )
+    if not image.is_floating_point():
+        return image.numpy()
+    image = image.float()
+    if image.numel() and not (image.min() >= 0 and image.max() <= 1):  # also false for NaN
+        raise ValueError(
+            f"{name}: expected floats from 0 to 1, got {float(image.min()):.3g} to {float(image.max()):.3g}; scale "
+            "them, and pass an image that is not normalized"
+        )
+    return (image * 255).round().byte().numpy()
 
 
 def reduction_factor(shape: tuple[int, ...], size: tuple[int, ...], name: str) -> int:

@@ -20,6 +20,7 @@ from transformers.processing_utils import ImagesKwargs
 from .defaults import CLIP_MEAN, CLIP_STD, IMAGE_SIZE, MASK_THRESHOLD
 from .field_types import describe_type, has_type
 from .image_inputs import as_list, as_sizes, check_counts, reduction_factor, to_foreground, to_rgb
+from .mask_measures import mask_box, mask_score
 
 _MAX_SIDE = 8192  # of the model's input in pixels
 # Type, accepted values in words, and test of the accepted values.
@@ -107,8 +108,9 @@ class DetrisImageProcessor(BaseImageProcessor):
         """Prepare one image or B images, with or without their masks.
 
         Args:
-            images: PIL image of any mode (EXIF rotation is applied, alpha is dropped, 16 bits become 8), or array
-                (H,W), (H,W,1), (H,W,3) or (H,W,4) of uint8, uint16 or bool; or a list of them.
+            images: path, PIL image of any mode (EXIF rotation is applied, alpha is dropped, 16 bits become 8), array
+                (H,W), (H,W,1), (H,W,3) or (H,W,4) of uint8, uint16 or bool, or tensor (3,H,W) or (H,W,3) of uint8 or
+                of floats in [0, 1]; or a list of them.
             masks: (H,W) array or tensor, foreground > 0, or PIL image as for `read_foreground`, with the size of the
                 image after EXIF rotation.
             return_tensors: "pt" or "np"; None leaves NumPy arrays.
@@ -173,23 +175,97 @@ class DetrisImageProcessor(BaseImageProcessor):
                 the threshold is not a probability.
             TypeError: `outputs` has no logits.
         """
-        logits = _checked_logits(outputs)
-        sizes = as_sizes(target_sizes, "target_sizes") or []
-        if len(sizes) != len(logits):
-            raise ValueError(f"target_sizes: expected {len(logits)}, got {len(sizes)}; pass one (H, W) per logit map")
+        threshold = self._checked_threshold(threshold)
+        maps = self._probability_maps(outputs, as_sizes(target_sizes, "target_sizes") or [])
+        return maps if return_probabilities else [probability > threshold for probability in maps]
+
+    def post_process_semantic_segmentation(
+        self, outputs, target_sizes=None, threshold: float | None = None
+    ) -> list[torch.Tensor]:
+        """Convert logits to binary segmentation maps, with the names and keys of transformers' SAM 3.
+
+        Args:
+            outputs: output of the model, or its logits (B,1,h',w').
+            target_sizes: (B,2), the (H,W) returned by the processor. None: maps of the canvas, without the inverse of
+                the letterbox.
+            threshold: probability above which a pixel is foreground; default: `mask_threshold`.
+
+        Returns:
+            B int64 tensors (H,W) on the CPU: 1 for what the sentence refers to, 0 elsewhere.
+
+        Raises:
+            ValueError, TypeError: as for `post_process_referring_segmentation`.
+        """
+        threshold = self._checked_threshold(threshold)
+        return [(map_ > threshold).long() for map_ in self._probability_maps(outputs, as_sizes(target_sizes))]
+
+    def post_process_instance_segmentation(
+        self, outputs, threshold: float = 0.3, mask_threshold: float | None = None, target_sizes=None
+    ) -> list[dict[str, torch.Tensor]]:
+        """Convert logits to instances, with the names and keys of transformers' SAM 3.
+
+        A sentence refers to one object, so that there is one instance per row of the batch, or none: if the mask is
+        empty, or its score is not above `threshold`.
+
+        Args:
+            outputs: output of the model, or its logits (B,1,h',w').
+            threshold: score above which an instance is returned.
+            mask_threshold: probability above which a pixel is foreground; default: the field `mask_threshold`.
+            target_sizes: (B,2), the (H,W) returned by the processor. None: masks of the canvas, without the inverse of
+                the letterbox.
+
+        Returns:
+            B dicts of tensors on the CPU, for n = 0 or 1 instances: `scores` (n,) float32, the mean probability inside
+            the mask; `boxes` (n,4) float32, (x1, y1, x2, y2) in pixels; `masks` (n,H,W) int64.
+
+        Raises:
+            ValueError, TypeError: as for `post_process_referring_segmentation`.
+        """
+        mask_threshold = self._checked_threshold(mask_threshold, "mask_threshold")
+        threshold = self._checked_threshold(threshold)
+        instances = []
+        for map_ in self._probability_maps(outputs, as_sizes(target_sizes, "target_sizes")):
+            mask = (map_ > mask_threshold).numpy()
+            score, box = mask_score(map_.numpy(), mask), mask_box(mask)
+            kept = box is not None and score > threshold
+            instances.append(
+                {
+                    "scores": torch.tensor([score] if kept else []),
+                    "boxes": torch.tensor([box] if kept else [], dtype=torch.float32).reshape(-1, 4),
+                    "masks": torch.from_numpy(mask[None] if kept else mask[None][:0]).long(),
+                }
+            )
+        return instances
+
+    def _checked_threshold(self, threshold: float | None, name: str = "threshold") -> float:
+        """Return the threshold; None is the field `mask_threshold`."""
         threshold = self.mask_threshold if threshold is None else threshold
         if not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
-            raise ValueError(f"threshold: expected a probability from 0 to 1, got {threshold!r:.80}; change it")
-        canvas = self.canvas_size(sizes)
+            raise ValueError(f"{name}: expected a probability from 0 to 1, got {threshold!r:.80}; change it")
+        return threshold
+
+    def _probability_maps(self, outputs, sizes: list[tuple[int, int]] | None) -> list[torch.Tensor]:
+        """Convert logits to B probability maps (H,W) of the given sizes; None: of the canvas."""
+        logits = _checked_logits(outputs)
+        if sizes is not None and len(sizes) != len(logits):
+            raise ValueError(f"target_sizes: expected {len(logits)}, got {len(sizes)}; pass one (H, W) per logit map")
+        if sizes is not None:
+            canvas = self.canvas_size(sizes)
+        elif self.keep_aspect_ratio:  # the model returns 4×4 logits per patch
+            canvas = logits.shape[2] * self.patch_size // 4, logits.shape[3] * self.patch_size // 4
+        else:
+            canvas = (self.image_size, self.image_size)
         # align_corners=True and the inverse warp are part of the method: other choices shift the mask by half a pixel.
         on_canvas = F.interpolate(logits.detach().float().sigmoid(), canvas, mode="bicubic", align_corners=True)
-        maps = []
-        for probability, (height, width) in zip(on_canvas[:, 0].cpu().numpy(), sizes, strict=True):
-            flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+        maps = on_canvas[:, 0].cpu()
+        if sizes is None:
+            return [*maps]
+        flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+        warped = []
+        for probability, (height, width) in zip(maps.numpy(), sizes, strict=True):
             matrix = self.letterbox_matrix((height, width), canvas)
-            warped = cv2.warpAffine(probability, matrix, (width, height), flags=flags, borderValue=0.0)
-            maps.append(torch.from_numpy(warped))
-        return maps if return_probabilities else [probability > threshold for probability in maps]
+            warped.append(cv2.warpAffine(probability, matrix, (width, height), flags=flags, borderValue=0.0))
+        return [torch.from_numpy(probability) for probability in warped]
 
     def is_visible(self, mask: np.ndarray) -> bool:
         """Return whether any foreground of a mask (H, W) survives the letterbox on the square canvas."""

@@ -90,12 +90,6 @@ def decode(image: Image.Image, name: str) -> Image.Image:
         raise _undecodable(error, name) from None
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation of an image; without one, or with damaged EXIF data, return the image itself."""
-    method = _TRANSPOSITIONS.get(orientation(image))
-    return image if method is None else _transposed(image, method)
-
-
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """Return (height, width) in pixels after applying the EXIF orientation, without decoding the image."""
     turned = orientation(image) in QUARTER_TURNS

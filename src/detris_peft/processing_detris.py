@@ -161,12 +161,16 @@ class DetrisProcessor(ProcessorMixin):
     ) -> BatchFeature:
         """Prepare one image and sentence, or B of each. Either may be omitted.
 
+        An image with several sentences gives a row per sentence, and is decoded and letterboxed once. The model runs
+        once per row: text enters the image encoder, so that only the input is shared.
+
         Args:
             images: image or list of images, see [`DetrisImageProcessor.preprocess`].
-            text: sentence or list of sentences, one per image.
-            masks: mask or list of masks, one per image.
+            text: sentence or list of sentences, one per image; for one image any number of sentences; for several
+                images also a list of lists, the sentences of each image. B is the number of sentences.
+            masks: mask or list of masks, one per sentence.
             return_tensors: "pt" or "np"; None leaves NumPy arrays.
-            original_sizes: (B,2), the (H,W) of the files, for images that a JPEG decoder reduced.
+            original_sizes: the (H,W) of the file of each image, for images that a JPEG decoder reduced.
 
         Returns:
             `pixel_values` (B,3,h,w), `target_sizes` (B,2) and `labels` (B,h,w), see
@@ -179,10 +183,23 @@ class DetrisProcessor(ProcessorMixin):
         """
         images, text, masks = as_list(images), as_list(text), as_list(masks)
         original_sizes = as_sizes(original_sizes)
-        check_counts(images=images, text=text, masks=masks, original_sizes=original_sizes)
+        if original_sizes is not None:
+            check_counts(images=images, original_sizes=original_sizes)
+        text, rows = _image_rows(images, text)
+        if rows is not None and images is not None and masks is not None:  # a mask is warped with its image
+            if len(masks) != len(rows):
+                raise ValueError(
+                    f"masks: expected one mask per sentence, got {len(masks)} for {len(rows)}; pass the same number"
+                )
+            images = [images[row] for row in rows]
+            original_sizes = original_sizes and [original_sizes[row] for row in rows]
+            rows = None
+        check_counts(images=images if rows is None else rows, text=text, masks=masks)
         data: dict[str, Any] = {}
         if images is not None:
             data.update(self.image_processor(images, masks=masks, return_tensors=None, original_sizes=original_sizes))
+            if rows is not None:
+                data = {name: values[rows] for name, values in data.items()}
         if text is not None:
             data["input_ids"] = self._tokenize(text)
         return BatchFeature(data, tensor_type=return_tensors)
@@ -193,6 +210,20 @@ class DetrisProcessor(ProcessorMixin):
         """Convert logits to masks; see [`DetrisImageProcessor.post_process_referring_segmentation`]."""
         return self.image_processor.post_process_referring_segmentation(
             outputs, target_sizes, threshold, return_probabilities
+        )
+
+    def post_process_semantic_segmentation(
+        self, outputs, target_sizes=None, threshold: float | None = None
+    ) -> list[torch.Tensor]:
+        """Convert logits to 0 and 1; see [`DetrisImageProcessor.post_process_semantic_segmentation`]."""
+        return self.image_processor.post_process_semantic_segmentation(outputs, target_sizes, threshold)
+
+    def post_process_instance_segmentation(
+        self, outputs, threshold: float = 0.3, mask_threshold: float | None = None, target_sizes=None
+    ) -> list[dict[str, torch.Tensor]]:
+        """Convert logits to instances; see [`DetrisImageProcessor.post_process_instance_segmentation`]."""
+        return self.image_processor.post_process_instance_segmentation(
+            outputs, threshold, mask_threshold, target_sizes
         )
 
     def is_visible(self, mask: np.ndarray) -> bool:
@@ -234,6 +265,31 @@ def check_processor(config, processor: DetrisProcessor) -> None:
             )
     config.check_inputs()
     config.check_tokenizer(processor.tokenizer)
+
+
+def _image_rows(images: list | None, text: list | None) -> tuple[list | None, list[int] | None]:
+    """Return the sentences in one list, and the image index of each; None: image i has sentence i.
+
+    Raises:
+        ValueError: the numbers of images and entries of `text` differ.
+    """
+    if images is None or text is None or not images:
+        return text, None
+    if len(images) == 1 and len(text) > 1 and not any(isinstance(entry, (list, tuple)) for entry in text):
+        return text, [0] * len(text)
+    if not any(isinstance(entry, (list, tuple)) for entry in text):
+        return text, None
+    if len(text) != len(images):
+        raise ValueError(
+            f"text: expected one sentence or list of sentences per image, got {len(text)} for {len(images)} images; "
+            "pass as many"
+        )
+    per_image = [as_list(entry) or [] for entry in text]
+    for i, sentences in enumerate(per_image):
+        if not sentences:
+            raise ValueError(f"text[{i}]: expected a sentence or several, got an empty list; pass one or more")
+    rows = [i for i, sentences in enumerate(per_image) for _ in sentences]
+    return [sentence for sentences in per_image for sentence in sentences], rows
 
 
 _TEXT_FIELDS = {"max_text_length": 2, "pad_token_id": 0}  # integers, with their minimum

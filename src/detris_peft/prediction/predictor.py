@@ -1,0 +1,274 @@
+"""The predictor: images and sentences in any number to masks, scores and boxes.
+
+Text enters the image encoder of DETRIS through the Dense Aligners. Sentences on the same image therefore share its
+decoding and letterboxing, but each one needs a forward pass of its own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+
+from ..image_inputs import as_list
+from ..modeling import DetrisForReferringSegmentation
+from ..processing_detris import DetrisProcessor, check_processor
+from ..text_cleaning import clean_sentence
+from .devices import as_dtype, usable_device
+from .image_loading import load_image
+from .prediction import Prediction
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedImage:
+    """An image as the model reads it.
+
+    Attributes:
+        pixel_values: (3, h, w) float32 on the CPU, letterboxed and normalized.
+        size: (H, W) of the image in pixels.
+    """
+
+    pixel_values: torch.Tensor
+    size: tuple[int, int]
+
+
+class DetrisPredictor:
+    """Segments what sentences refer to in images. No gradients are tracked.
+
+    Args:
+        model: the model; moved to `device` and `dtype`.
+        processor: the processor that the model was trained with.
+        device: such as "cuda:0"; default: the first accelerator (CUDA, MPS, ...), else the CPU. A model that
+            accelerate has distributed over several devices is not moved.
+        dtype: float32, bfloat16 or float16, as a torch dtype or by name; default: that of the model.
+        batch_size: maximum number of sentences per forward pass.
+
+    Raises:
+        ValueError: model and processor do not belong together, or an argument is not accepted.
+        TypeError: `model` or `processor` is something else.
+    """
+
+    def __init__(
+        self,
+        model: DetrisForReferringSegmentation,
+        processor: DetrisProcessor,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        batch_size: int = 8,
+    ) -> None:
+        for name, value, kind in (
+            ("model", model, DetrisForReferringSegmentation),
+            ("processor", processor, DetrisProcessor),
+        ):
+            if not isinstance(value, kind):
+                raise TypeError(
+                    f"{name}: expected a {kind.__name__}, got {type(value).__name__}; pass one, or call "
+                    "DetrisPredictor.from_pretrained."
+                )
+        check_processor(model.config, processor)
+        self.batch_size = checked_batch_size(batch_size)
+        placement: dict[str, Any] = {}
+        if not hasattr(model, "hf_device_map"):
+            placement["device"] = usable_device(device)
+        if (dtype := as_dtype(dtype)) is not None:
+            placement["dtype"] = dtype
+        self.model = model.to(**placement) if placement else model
+        self.processor = processor
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        *,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        batch_size: int = 8,
+        revision: str | None = None,
+        subfolder: str = "",
+        **kwargs: Any,
+    ) -> DetrisPredictor:
+        """Load model and processor from a folder or a Hub repository.
+
+        Args:
+            pretrained_model_name_or_path: folder or Hub id written by `save_pretrained`, such as "runs/b/best".
+            device, dtype, batch_size: see the class.
+            revision: branch, tag or commit of the Hub repository.
+            subfolder: folder of the checkpoint within it.
+            kwargs: keyword arguments of [`DetrisForReferringSegmentation.from_pretrained`].
+
+        Raises:
+            OSError, ValueError: the checkpoint cannot be loaded; see `DetrisForReferringSegmentation.from_pretrained`.
+        """
+        device = None if kwargs.get("device_map") is not None else usable_device(device)
+        located = {name: value for name, value in (("revision", revision), ("subfolder", subfolder)) if value}
+        shared = {name: kwargs[name] for name in ("token", "cache_dir", "local_files_only") if name in kwargs}
+        processor = DetrisProcessor.from_pretrained(pretrained_model_name_or_path, **located, **shared)
+        if (dtype := as_dtype(dtype)) is not None:
+            kwargs["dtype"] = dtype
+        model = DetrisForReferringSegmentation.from_pretrained(pretrained_model_name_or_path, **located, **kwargs)
+        return cls(model, processor, device=device, dtype=dtype, batch_size=batch_size)
+
+    def __call__(
+        self, images: Any, text: Any, threshold: float | None = None, return_probabilities: bool = False
+    ) -> Any:
+        """Segment what each sentence refers to.
+
+        Args:
+            images: one image or a list of images, see `load_image`: paths, http(s) URLs, PIL images, arrays, tensors.
+            text: for one image a sentence or a list of sentences. For several images a sentence, which is used for
+                each of them, or a list with one entry per image: a sentence or a list of sentences.
+            threshold: probability above which a pixel is foreground; default: the checkpoint's.
+            return_probabilities: keep the probability maps.
+
+        Returns:
+            A [`Prediction`] for one image and one sentence; a list in the order of the sentences for one image and a
+            list of sentences; a list in the order of the images for several images, whose entries are predictions,
+            or lists where the entry of `text` is a list.
+
+        Raises:
+            ValueError: an image or a sentence is invalid, or the numbers of images and entries of `text` differ.
+            TypeError: an image or a sentence has an unsupported type.
+            OSError: an image cannot be read or downloaded.
+        """
+        is_batch = isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4
+        listed = as_list(images) or []
+        if not listed:
+            raise ValueError("images: expected at least one image, got none; pass one or more")
+        per_image = _sentences_per_image(text, len(listed), is_batch)
+        for i, sentences in enumerate(per_image):
+            for sentence in sentences if isinstance(sentences, list) else [sentences]:
+                clean_sentence(sentence, "text" if not is_batch else f"text[{i}]")
+        pairs = (
+            (image, sentence)
+            for image, sentences in zip(listed, per_image, strict=True)
+            for sentence in (sentences if isinstance(sentences, list) else [sentences])
+        )
+        predictions = self.stream(pairs, threshold, return_probabilities)
+        results = [
+            [*islice(predictions, len(sentences))] if isinstance(sentences, list) else next(predictions)
+            for sentences in per_image
+        ]
+        return results if is_batch else results[0]
+
+    def stream(
+        self, pairs: Iterable[tuple[Any, str]], threshold: float | None = None, return_probabilities: bool = False
+    ) -> Iterator[Prediction]:
+        """Yield a prediction per pair of an image and a sentence, in order. At most `batch_size` pairs are in memory.
+
+        Consecutive pairs with the same image are decoded and letterboxed once.
+
+        Args:
+            pairs: images, see `load_image`, and sentences.
+            threshold, return_probabilities: see `__call__`.
+        """
+        prepared = self._prepared_pairs(pairs)
+        while batch := [*islice(prepared, self.batch_size)]:
+            yield from self.predict_batch(batch, threshold, return_probabilities)
+
+    def predict_batch(
+        self, pairs: Sequence[tuple[Any, str]], threshold: float | None = None, return_probabilities: bool = False
+    ) -> list[Prediction]:
+        """Return a prediction per pair of an image and a sentence, in one forward pass per canvas size.
+
+        The canvas is always the same unless the processor has `keep_aspect_ratio`.
+
+        Args:
+            pairs: images, see `load_image`, or [`PreparedImage`]s, and sentences.
+            threshold, return_probabilities: see `__call__`.
+        """
+        threshold = self.processor.mask_threshold if threshold is None else threshold
+        prepared = [*self._prepared_pairs(pairs)]
+        canvases: dict[tuple[int, ...], list[int]] = {}
+        for i, (image, _) in enumerate(prepared):
+            canvases.setdefault(tuple(image.pixel_values.shape), []).append(i)
+        predictions: dict[int, Prediction] = {}
+        for rows in canvases.values():
+            images = [prepared[row][0] for row in rows]
+            sentences = [prepared[row][1] for row in rows]
+            logits = self._logits(images, sentences)
+            for row, image, sentence, logit in zip(rows, images, sentences, logits, strict=True):
+                # One by one: the maps of a batch of photos can take gigabytes.
+                probabilities = self.processor.post_process_referring_segmentation(
+                    logit[None], [image.size], threshold, return_probabilities=True
+                )[0]
+                predictions[row] = Prediction.from_probabilities(
+                    sentence, probabilities.numpy(), threshold, return_probabilities
+                )
+        return [predictions[row] for row in range(len(prepared))]
+
+    def prepare(self, image: Any) -> PreparedImage:
+        """Decode and letterbox an image, see `load_image`.
+
+        Raises:
+            ValueError, TypeError, OSError: see `load_image`.
+        """
+        features = self.processor.image_processor(load_image(image))
+        height, width = features["target_sizes"][0].tolist()
+        return PreparedImage(features["pixel_values"][0], (height, width))
+
+    def _prepared_pairs(self, pairs: Iterable[tuple[Any, str]]) -> Iterator[tuple[PreparedImage, str]]:
+        """Prepare each image once per series of consecutive pairs with this image."""
+        last: Any = None
+        prepared: PreparedImage | None = None
+        for image, sentence in pairs:
+            if isinstance(image, PreparedImage):
+                yield image, sentence
+                continue
+            is_path = isinstance(image, (str, os.PathLike)) and isinstance(last, (str, os.PathLike))
+            if prepared is None or not (image is last or (is_path and os.fspath(image) == os.fspath(last))):
+                last, prepared = image, self.prepare(image)
+            yield prepared, sentence
+
+    @torch.no_grad()
+    def _logits(self, images: Sequence[PreparedImage], sentences: Sequence[str]) -> torch.Tensor:
+        """Return logits (B, 1, h', w') in float32 on the CPU."""
+        inputs = self.processor(text=[*sentences])
+        pixel_values = torch.stack([image.pixel_values for image in images])
+        device = self.model.device
+        with _evaluation_mode(self.model):
+            outputs = self.model(pixel_values.to(device), inputs["input_ids"].to(device))
+        return outputs.logits.float().cpu()
+
+
+@contextmanager
+def _evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode, and back into training mode if it was in it."""
+    was_training = model.training
+    if was_training:
+        model.eval()
+    try:
+        yield
+    finally:
+        if was_training:
+            model.train()
+
+
+def _sentences_per_image(text: Any, count: int, is_batch: bool) -> list[Any]:
+    """Return a sentence, or a list of sentences, per image."""
+    if not is_batch:
+        entries = [text if isinstance(text, str) else as_list(text) or []]
+    elif isinstance(text, str):
+        entries = [text] * count
+    else:
+        entries = [entry if isinstance(entry, str) else as_list(entry) or [] for entry in as_list(text) or []]
+        if len(entries) != count:
+            raise ValueError(
+                f"text: expected one sentence, or one entry per image, got {len(entries)} entries for {count} images; "
+                "pass as many"
+            )
+    for i, entry in enumerate(entries):
+        if not entry:
+            where = f"text[{i}]" if is_batch else "text"
+            raise ValueError(f"{where}: expected a sentence or several, got none; pass a non-empty expression")
+    return entries
+
+
+def checked_batch_size(batch_size: Any) -> int:
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+        raise ValueError(f"batch_size: expected an integer of at least 1, got {batch_size!r:.80}; change it.")
+    return batch_size
