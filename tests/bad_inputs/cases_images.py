@@ -54,13 +54,11 @@ CASES = [
     ),
     Case("image is empty", f"{PREDICT} bad.png", ("bad.png", "expected an image", PASS), write("bad.png", b"")),
     Case("image is missing", f"{PREDICT} none.png", ("none.png", "found no such file", "check the path")),
-    Case(
-        "image is a folder", f"{PREDICT} photos", ("photos", "got a folder", "pass an image file"), folder_at("photos")
-    ),
+    Case("image is a folder", f"{PREDICT} photos", ("out.png", "a folder or a .jsonl file"), folder_at("photos")),
     Case(
         "image is a pipe", f"{PREDICT} pipe.png", ("pipe.png", "a device or a pipe", "pass an image"), pipe("pipe.png")
     ),
-    Case("image is a URL", f"{PREDICT} http://127.0.0.1:1/a.png", ("got a URL", "download the image")),
+    Case("image from no server", f"{PREDICT} http://127.0.0.1:1/a.png", ("cannot be downloaded", "check the URL")),
     Case("image name is too long", f"{PREDICT} {'a' * 300}.png", ("File name too long", PASS)),
     Case("image below a file", f"{PREDICT} photo.png/a.png", ("photo.png/a.png", "expected an image", PASS)),
     Case(

@@ -12,7 +12,7 @@ from PIL import Image
 
 from detris_peft import DetrisProcessor
 from detris_peft.cli import checkpoint_options, main
-from detris_peft.cli.predict import write_prediction
+from detris_peft.prediction.single_output import write_prediction
 from tests.helpers import toy_run
 from tests.helpers.kills import run_killed
 
@@ -63,6 +63,14 @@ def test_existing_files_are_replaced_only_with_overwrite(checkpoint, tmp_path):
     assert (tmp_path / "new/a.png").read_bytes() == b"old"
     main([*arguments, "--overwrite"])
     assert Image.open(tmp_path / "new/a.png").size == (60, 40)
+
+
+def test_the_overlay_is_a_jpeg_by_its_suffix_and_the_mask_a_png(checkpoint, tmp_path):
+    main(command(checkpoint, tmp_path / "a.JPG", "--text", "square"))
+    assert {path.name: Image.open(path).format for path in tmp_path.iterdir()} == {
+        "a.JPG": "JPEG",
+        "a_mask.png": "PNG",
+    }
 
 
 def test_a_processor_of_another_model_is_refused(checkpoint, tmp_path):
@@ -134,8 +142,9 @@ def test_model_and_processor_are_loaded_from_the_same_revision(monkeypatch):
         loaded.append((names, options))
         return SimpleNamespace(config=None)
 
-    for name in ("DetrisForReferringSegmentation", "DetrisProcessor"):
-        monkeypatch.setattr(checkpoint_options, name, SimpleNamespace(from_pretrained=load))
-    monkeypatch.setattr(checkpoint_options, "check_processor", lambda *_: None)
+    loader = SimpleNamespace(from_pretrained=load)
+    monkeypatch.setattr("detris_peft.modeling.DetrisForReferringSegmentation", loader)
+    monkeypatch.setattr("detris_peft.processing_detris.DetrisProcessor", loader)
+    monkeypatch.setattr("detris_peft.processing_detris.check_processor", lambda *_: None)
     checkpoint_options.load_checkpoint(checkpoint_options.CheckpointArguments("user/name", "v1", "best"))
     assert loaded == [(("user/name",), {"revision": "v1", "subfolder": "best"})] * 2
