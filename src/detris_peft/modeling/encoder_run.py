@@ -55,18 +55,7 @@ class EncoderRun:
     """
 
     def __init__(self, model: Any, **inputs: Any) -> None:
-        token = _stops_at_first_block.set(True)
-        try:
-            model(**inputs)
-        except _FirstBlockReached as reached:
-            (embedding, *self._args), self._kwargs = reached.block_args, reached.block_kwargs
-        else:
-            raise RuntimeError(
-                f"expected {type(model).__name__} to run the blocks that it had when the model was created, got "
-                "others; create the model again."
-            )
-        finally:
-            _stops_at_first_block.reset(token)
+        (embedding, *self._args), self._kwargs = _first_call(model, inputs)
         self.states: list[torch.Tensor] = [embedding]
         self._blocks = _blocks(model)
         norm = final_norm(model.config)
@@ -88,6 +77,48 @@ class EncoderRun:
         state = self.run_through(len(self._blocks) - 1)
         last_hidden_state: Any = state if self._norm is None else self._norm(state)
         return BaseModelOutput(last_hidden_state=last_hidden_state, hidden_states=tuple(self.states))
+
+
+def _first_call(model: Any, inputs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """Return the positional and keyword arguments with which an encoder calls its first block."""
+    if torch.compiler.is_exporting():
+        return _first_call_without_exception(model, inputs)
+    token = _stops_at_first_block.set(True)
+    try:
+        model(**inputs)
+    except _FirstBlockReached as reached:
+        return reached.block_args, reached.block_kwargs
+    finally:
+        _stops_at_first_block.reset(token)
+    raise RuntimeError(
+        f"expected {type(model).__name__} to run the blocks that it had when the model was created, got others; "
+        "create the model again."
+    )
+
+
+def _first_call_without_exception(model: Any, inputs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """Return what `_first_call` returns, for torch.export, whose stack of modules an exception would corrupt.
+
+    All blocks return their input, so what the encoder computes after them is unused; torch.export removes it.
+    """
+    calls: list[tuple[tuple, dict[str, Any]]] = []
+
+    def record(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        calls.append(((hidden_states, *args), kwargs))
+        return hidden_states
+
+    blocks = [*_blocks(model)]
+    own = [block.__dict__.get("forward") for block in blocks]  # set by hooks of accelerate
+    try:
+        for block in blocks:
+            block.forward = record
+        model(**inputs)
+    finally:
+        for block, forward in zip(blocks, own, strict=True):
+            del block.forward
+            if forward is not None:
+                block.forward = forward
+    return calls[0]
 
 
 def _blocks(model: nn.Module) -> Any:

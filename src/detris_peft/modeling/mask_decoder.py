@@ -114,9 +114,24 @@ class Projector(nn.Module):
         kernel = self.sentence_proj(sentence_state)
         batch, channels, height, width = x.shape
         weight, bias = kernel[:, :-1].reshape(batch, channels, 3, 3), kernel[:, -1]
+        if torch.compiler.is_exporting():
+            return _convolve_any_batch(x, weight, bias)
         # One group per sample: each image is convolved with the kernel of its own sentence.
         logits = F.conv2d(x.reshape(1, batch * channels, height, width), weight, bias, padding=1, groups=batch)
         return logits.transpose(0, 1)
+
+
+def _convolve_any_batch(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Convolve (B, c, H, W) with one 3×3 kernel (B, c, 3, 3) and bias (B,) per sample → (B, 1, H, W).
+
+    For exported models, in which the number of groups of a convolution is a constant, and so the batch size would be.
+    The kernel's nine positions are applied to all pixels as one matrix product; their results are shifted and added.
+    """
+    height, width = x.shape[-2:]
+    positions = weight.flatten(2).transpose(1, 2) @ x.flatten(2)  # (B, 9, H·W)
+    padded = F.pad(positions.unflatten(2, (height, width)), (1, 1, 1, 1))
+    shifted = [padded[:, 3 * i + j, i : i + height, j : j + width] for i in range(3) for j in range(3)]
+    return torch.stack(shifted, dim=1).sum(dim=1, keepdim=True) + bias.view(-1, 1, 1, 1)
 
 
 def _upsample(x: torch.Tensor) -> torch.Tensor:
