@@ -15,6 +15,8 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,7 @@ from detris_peft import DetrisForReferringSegmentation, DetrisProcessor
 from detris_peft.manifest import update_manifest
 from detris_peft.modeling import hub_download
 from detris_peft.modeling.hub import check_backbones_on_hub, check_hub_access, push_folder
+from detris_peft.modeling.hub_benchmarks import HubBenchmark
 from detris_peft.modeling.model_card import TrainingResults, write_model_card
 from detris_peft.tokenization_detris import train_tokenizer
 from tests.helpers.hub_server import run_hub_server
@@ -181,11 +184,13 @@ def test_pushed_card_shows_the_results_and_its_code_runs(hub, client, workdir):
     assert card.data.base_model == ["user/dino", "user/clip"]
     assert {r.metric_name: r.metric_value for r in card.data.eval_results}["mIoU"] == 0.751235
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     Image.fromarray(np.zeros((50, 90, 3), np.uint8)).save(workdir / "photo.jpg")
-    shape = client(f"{blocks[0]}\nresult = list(mask.shape), str(mask.dtype)")
-    assert shape == [[50, 90], "torch.bool"]
-    adapter = client(f"""{blocks[1]}
+    shape = client(f"{blocks[0]}\nresult = list(prediction.mask.shape), str(prediction.mask.dtype)")
+    assert shape == [[50, 90], "bool"]
+    results = client(f"{blocks[1]}\nresult = [(r['label'], r['mask'].size) for r in results]")
+    assert results == [["the red mug on the left", [90, 50]], ["the table", [90, 50]]]
+    adapter = client(f"""{blocks[2]}
 save_file(image_encoder.state_dict(), "adapted.safetensors")
 result = image_encoder.peft_config["default"].peft_type
 """)
@@ -193,6 +198,31 @@ result = image_encoder.peft_config["default"].peft_type
     saved = load_file(workdir / "run/vision_adapter/adapter_model.safetensors").values()
     loaded = [*load_file(workdir / "adapted.safetensors").values()]
     assert all(any(torch.equal(weight, other) for other in loaded) for weight in saved)
+
+
+def test_image_and_benchmark_results_are_pushed_and_removed_with_the_checkpoint(hub, client, copy):
+    """Files of the same name that `write_model_card` did not write stay on this machine."""
+    results = TrainingResults({"mIoU": 0.75}, "cups", "val", benchmarks=[HubBenchmark("org/cups", "val")])
+    image = BytesIO()
+    Image.new("RGB", (20, 10)).save(image, "PNG")
+    write_model_card(copy, results, image.getvalue())
+    attached = {"assets/detris_predictions.jpg", ".eval_results/detris_peft.yaml"}
+    push = f'push_folder({str(copy)!r}, "user/attached")'
+    client(push)
+    files = hub.repositories["user/attached"].at("main")[1]
+    assert {name: files[name] for name in attached} == {name: (copy / name).read_bytes() for name in attached}
+    assert "(assets/detris_predictions.jpg)" in files["README.md"].decode()
+    hub.requests.clear()
+    client('Model.from_pretrained("user/attached")')
+    assert [request for request in hub.requests if "head.safetensors" in request]
+    assert not [request for request in hub.requests if "predictions" in request or "eval_results" in request]
+    (copy / "assets/detris_predictions.jpg").unlink()
+    write_model_card(copy, replace(results, benchmarks=[]))
+    for name in attached:
+        (copy / name).parent.mkdir(exist_ok=True)
+        (copy / name).write_text("mine")
+    client(push)
+    assert not attached & {*hub.repositories["user/attached"].at("main")[1]}
 
 
 def test_pushing_a_model_in_memory_leaves_no_temporary_files(hub, client, workdir):

@@ -53,6 +53,7 @@ TRAIN = ["train", "--preset", "tiny", *DATA, "--epochs", "1", "--batch_size", "5
 BACKBONES = ["--vision_model", "user/dino", "--text_model", "user/clip"]
 CHECKPOINT = {
     "README.md",
+    "assets/detris_predictions.jpg",
     "config.json",
     "head.safetensors",
     "manifest.json",
@@ -189,7 +190,7 @@ def test_predicting_by_repository_name_gives_the_masks_of_the_folder(trained, de
 
 def test_the_model_card_has_metadata_and_scores(trained, best, hub):
     card = ModelCard(repository(hub)["README.md"].decode())
-    assert card.data.library_name == "peft"
+    assert card.data.library_name == "detris-peft"
     assert card.data.base_model == ["user/dino", "user/clip"]
     assert card.data.pipeline_tag == "image-segmentation"
     assert card.data.license == "apache-2.0"
@@ -213,7 +214,8 @@ def test_only_adapters_head_processor_and_card_are_pushed(trained, hub, folder):
     assert all(files[name] == (folder / "run/best" / name).read_bytes() for name in CHECKPOINT - {"README.md"})
     vocabulary = json.loads((folder / "text-0/tokenizer.json").read_text())["model"]["vocab"]
     assert json.loads(files["tokenizer.json"])["model"]["vocab"] == vocabulary
-    assert str(folder) not in "".join(content.decode() for name, content in files.items() if "tensors" not in name)
+    texts = [content.decode() for name, content in files.items() if not re.search(r"tensors|\.jpg", name)]
+    assert str(folder) not in "".join(texts)
 
 
 @pytest.mark.parametrize(

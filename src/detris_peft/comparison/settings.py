@@ -18,8 +18,10 @@ from ..training import TrainingArguments
 
 # Training arguments that do not affect the weights or the scores of a finished run.
 _WITHOUT_EFFECT = {
+    "card_image",
     "eval_batch_size",
     "gradient_checkpointing",
+    "hub_benchmark",
     "hub_private",
     "logging_steps",
     "num_workers",

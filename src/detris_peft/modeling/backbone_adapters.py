@@ -67,6 +67,8 @@ def adapt_backbone(backbone: PreTrainedModel, adapter: PeftConfig | None) -> nn.
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*target_modules.*")  # peft warns, then raises
             warnings.filterwarnings("ignore", message="Unsupported layer type")  # of LN tuning, for any LayerNorm
+            # peft still reads a deprecated attribute of transformers; users cannot change that.
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
             adapted = get_peft_model(backbone, own)
         saved = set(adapter_keys(adapted, "default").values())
     except (ValueError, TypeError, AttributeError, LookupError, ImportError, RuntimeError) as error:

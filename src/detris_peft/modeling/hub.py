@@ -17,6 +17,8 @@ from huggingface_hub.utils import validate_repo_id
 
 from ..atomic import MANIFEST, recover
 from ..errors import one_line
+from ..safe_loading import read_json
+from .card_sections import REPO_ID_PLACEHOLDER
 from .checkpoint import (
     ADAPTERS,
     CHECKPOINT_FILES,
@@ -28,7 +30,7 @@ from .checkpoint import (
 )
 from .configuration_detris import DetrisConfig
 from .hub_download import WRITE_ACCESS, explain
-from .model_card import CARD_FILE, REPO_ID_PLACEHOLDER, is_hub_name
+from .model_card import CARD_ATTACHMENTS, CARD_FILE, is_hub_name
 
 # The files that are pushed; others in the folder are ignored.
 _FILES = (*CHECKPOINT_FILES, *PROCESSOR_FILES)
@@ -157,8 +159,10 @@ def _operations(
 ) -> list[CommitOperationAdd | CommitOperationDelete]:
     absent = tuple(f"{name}/" for name in sorted(absent_folders(config)))
     stale = [name for name in present if absent and name.startswith(absent)]
+    attached = _attachments(folder)
     if MANIFEST in present and not (folder / MANIFEST).is_file():  # that of another checkpoint
         stale.append(MANIFEST)
+    stale += [name for name in CARD_ATTACHMENTS if name in present and name not in attached]  # likewise
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
         CommitOperationDelete(name, is_folder=False) for name in stale
     ]
@@ -166,11 +170,19 @@ def _operations(
         file = folder / name
         if not file.is_file() or (absent and name.startswith(absent)):
             continue
+        if name in CARD_ATTACHMENTS and name not in attached:
+            continue
         content: str | bytes = str(file)
         if name == CARD_FILE:  # the example code loads the checkpoint from this repository
             content = file.read_text(encoding="utf-8").replace(REPO_ID_PLACEHOLDER, repo_id).encode()
         operations.append(CommitOperationAdd(name, content))
     return operations
+
+
+def _attachments(folder: Path) -> set[str]:
+    """Return the image and the results that `write_model_card` wrote, and no files of the same name from elsewhere."""
+    manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+    return {name for name in CARD_ATTACHMENTS if name in manifest and (folder / name).is_file()}
 
 
 def _check_name(repo_id: str) -> None:

@@ -75,6 +75,7 @@ class DetrisForReferringSegmentation(DetrisHubMixin, LoadsCheckpointFiles, Porta
     config_class = DetrisConfig
     base_model_prefix = "detris"
     main_input_name = "pixel_values"
+    input_modalities = ("image", "text")  # type: ignore[assignment]  a tuple, as in transformers' models
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True

@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, get_type_hints
 
-import torch
-
 from ..field_types import describe_type, has_type
-from ..metrics import METRIC_NAMES
+from ..metric_names import METRIC_NAMES
 from .launcher import PRECISIONS, launcher_settings
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
@@ -42,6 +41,12 @@ def _one_of(choices: Sequence[str]) -> Range:
 _POSITIVE = Range("above 0 and finite", lambda value: 0 < value < math.inf)
 _NOT_EMPTY = Range("a text that is not empty", lambda value: bool(value.strip()) and "\0" not in value)
 _SEED = Range("at least 0 and below 2^31", lambda value: 0 <= value < 1 << 31)
+_BENCHMARK = Range(
+    f"user/dataset:task_id:metric, where metric is one of {', '.join(METRIC_NAMES)}",
+    lambda value: (
+        re.fullmatch(rf"[\w.-]+/[\w.-]+:[^\s:]+:({'|'.join(map(re.escape, METRIC_NAMES))})", value) is not None
+    ),
+)
 _LAUNCHER_DEFAULTS = {"mixed_precision": "no", "gradient_accumulation_steps": 1}
 _FRACTION = Range("at least 0 and below 1", lambda value: 0 <= value < 1)
 
@@ -198,6 +203,20 @@ class TrainingArguments:
     hub_private: bool = _argument(
         False, "create the Hub repository as private, if it does not exist", may_change_on_resume=True
     )
+    card_image: str = _argument(
+        "auto",
+        "add an image of predictions, which shows validation images, to best/ and last/ and so to what is pushed; "
+        "auto: only with the generated data of RefShapes",
+        _one_of(("auto", "always", "never")),
+        may_change_on_resume=True,
+    )
+    hub_benchmark: list[str] = _argument(
+        [],
+        "benchmarks of the Hub, as user/dataset:task_id:metric, whose data is the validation split; the score is "
+        "published in .eval_results/",
+        _BENCHMARK,
+        may_change_on_resume=True,
+    )
 
     def __post_init__(self) -> None:
         if isinstance(self.output_dir, os.PathLike):
@@ -213,10 +232,16 @@ class TrainingArguments:
             if isinstance(value, tuple):  # equal to the list that a resumed run reads from run.json
                 setattr(self, option.name, value := list(value))
             _check_range(option.name, value, option.metadata["range"])
-        if self.mixed_precision == "fp16" and not torch.cuda.is_available():
+        if self.mixed_precision == "fp16" and not _has_gpu():
             raise ValueError("mixed_precision: expected bf16 or no on a machine without a GPU, got 'fp16'.")
         if self.resume and self.overwrite:
             raise ValueError(f"expected resume or overwrite, got both (resume={self.resume!r}); remove one of them.")
+
+
+def _has_gpu() -> bool:
+    import torch  # here to keep the command line quick
+
+    return torch.cuda.is_available()
 
 
 def _check_range(name: str, value: Any, accepted: Range | None) -> None:

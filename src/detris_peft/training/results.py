@@ -11,23 +11,25 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from ..atomic import atomic_write_dir, write_json, write_text
+from ..atomic import atomic_write_dir, atomic_write_file, write_json, write_text
 from ..data import EvaluationSamples
 from ..modeling import DetrisForReferringSegmentation
 from ..modeling.hub import push_folder
+from ..modeling.hub_benchmarks import HubBenchmark
 from ..modeling.model_card import TrainingResults, write_model_card
 from ..processing_detris import DetrisProcessor
 from ..visualization import plot_curves, plot_predictions
 from .arguments import TrainingArguments
 from .distributed import is_sharded, run_on_all_ranks
 from .progress import Progress
+from .try_command import describe_checkpoint
 
 PREDICTIONS_FILE, CURVES_FILE = "predictions.png", "curves.png"
 
 
 @dataclass
 class ResultsWriter:
-    """Writes the results after each evaluation, and uploads the best ones at the end.
+    """Writes the results after each evaluation; at the end, reports and uploads the best ones.
 
     Args:
         accelerator: the run's accelerator.
@@ -62,8 +64,14 @@ class ResultsWriter:
         # All ranks take part in gathering sharded weights, and in a forward pass with them.
         sharded = is_sharded(self.accelerator)
         state: Any = self.accelerator.get_state_dict(self.prepared) if sharded else None
+        image = BytesIO()
         failure = run_on_all_ranks(self.accelerator, lambda: self._write_files(progress, state), main_only=True)
-        failure = failure or run_on_all_ranks(self.accelerator, self._plot_predictions, main_only=not sharded)
+        failure = failure or run_on_all_ranks(
+            self.accelerator, lambda: self._plot_predictions(image), main_only=not sharded
+        )
+        failure = failure or run_on_all_ranks(
+            self.accelerator, lambda: self._write_image(progress, image.getvalue()), main_only=True
+        )
         if failure:
             raise OSError(
                 f"{self.folder}: the results of step {progress.step} could not be written ({failure}); fix the error, "
@@ -71,25 +79,51 @@ class ResultsWriter:
             )
 
     def _write_files(self, progress: Progress, state: Any) -> None:
-        history, best = progress.history, progress.best(self.arguments.selection_metric)
-        for name in ("last", "best") if best is history[-1] else ("last",):
+        history = progress.history
+        for name in self._written(progress):
             with atomic_write_dir(self.folder / name) as folder:
                 self.model.save_pretrained(folder, state_dict=state)
                 self.processor.save_pretrained(folder)
                 write_model_card(folder, self._training_results(history[-1]))
-        write_history(self.folder, self.options, history, best)
+        write_history(self.folder, self.options, history, progress.best(self.arguments.selection_metric))
         plot_curves(history, self.folder / CURVES_FILE)
 
-    def _plot_predictions(self) -> None:
-        file = self.folder / PREDICTIONS_FILE if self.accelerator.is_main_process else BytesIO()
-        plot_predictions(self.model, self.processor, self.validation, file)
+    def _plot_predictions(self, image: BytesIO) -> None:
+        plot_predictions(self.model, self.processor, self.validation, image)
+
+    def _write_image(self, progress: Progress, image: bytes) -> None:
+        """Write the image of predictions, and add it to the model cards if it may be published with them."""
+        if not image:  # all selected rows were invalid
+            return
+        with atomic_write_file(self.folder / PREDICTIONS_FILE) as file:
+            file.write_bytes(image)
+        is_generated = {self._dataset, *self.trained_on} == {"refshapes"}
+        if self.arguments.card_image == "always" or (self.arguments.card_image == "auto" and is_generated):
+            for name in self._written(progress):
+                write_model_card(self.folder / name, self._training_results(progress.history[-1]), image)
+
+    def _written(self, progress: Progress) -> list[str]:
+        """Return the folders that the latest evaluation writes."""
+        is_best = progress.best(self.arguments.selection_metric) is progress.history[-1]
+        return ["last", "best"] if is_best else ["last"]
+
+    @property
+    def _dataset(self) -> str:
+        return str(self.options.get("dataset", ", ".join(self.trained_on)))
 
     def _training_results(self, record: Mapping[str, float]) -> TrainingResults:
         """Return the content of the model card for one evaluation."""
-        dataset = str(self.options.get("dataset", ", ".join(self.trained_on)))
         split = str(self.options.get("val_split", "validation"))
         options = {**self.options, "num_processes": self.accelerator.num_processes}
-        return TrainingResults(record, dataset, split, self.trained_on, options)
+        benchmarks = [HubBenchmark.parse(text) for text in self.arguments.hub_benchmark]
+        return TrainingResults(record, self._dataset, split, self.trained_on, options, benchmarks)
+
+    def report(self, progress: Progress) -> None:
+        """Print where the best checkpoint is, and a command that tries it."""
+        if self.accelerator.is_main_process:
+            metric = self.arguments.selection_metric
+            for line in describe_checkpoint(self.folder, progress, metric, self.validation):
+                self.accelerator.print(line)
 
     def push_best(self) -> None:
         """Upload `best/` to the Hub if `push_to_hub` is set. If that fails, the error names the local folder."""

@@ -1,9 +1,10 @@
 """Adapter-only checkpoints: adapters and head; the frozen backbones are referenced by name.
 
 A checkpoint folder contains `config.json`, `vision_adapter/` and `text_adapter/` (each a peft folder),
-`head.safetensors`, a model card, and `manifest.json` with the checksums of these files. It never contains frozen
-weights. With `train_backbones`, it contains the trained encoders instead of adapters: `vision_backbone/` and
-`text_backbone/`, each as transformers saves it.
+`head.safetensors`, a model card, and `manifest.json` with the checksums of these files. The card may come with an
+image, and with results for leaderboards of the Hub. The folder never contains frozen weights. With `train_backbones`,
+it contains the trained encoders instead of adapters: `vision_backbone/` and `text_backbone/`, each as transformers
+saves it.
 """
 
 from .files import ADAPTER_FILE, ADAPTERS, CHECKPOINT_FILES, HEAD, HEAD_FILE, PROCESSOR_FILES, absent_folders

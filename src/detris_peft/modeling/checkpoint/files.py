@@ -6,7 +6,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from ...atomic import MANIFEST
 from ..configuration_detris import DetrisConfig
-from ..model_card import CARD_FILE
+from ..model_card import CARD_ATTACHMENTS, CARD_FILE
 
 # Modules that `head.safetensors` contains.
 HEAD = ("neck", "decoder", "projector", "bridger")
@@ -20,6 +20,7 @@ BACKBONE_CONFIG_FILE, BACKBONE_FILE = "config.json", "model.safetensors"
 INDEX_FILE = SAFE_WEIGHTS_INDEX_NAME  # read by transformers' Trainer
 CHECKPOINT_FILES = (
     CARD_FILE,
+    *CARD_ATTACHMENTS,
     "config.json",
     HEAD_FILE,
     *(f"{folder}/{name}" for folder in ADAPTERS.values() for name in (ADAPTER_CONFIG_FILE, ADAPTER_FILE)),

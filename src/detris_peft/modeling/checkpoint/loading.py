@@ -22,6 +22,7 @@ from ..backbones import load_pretrained_backbone
 from ..configuration_detris import DetrisConfig
 from ..encoders import architecture, first_difference
 from ..hub_download import download
+from ..model_card import CARD_ATTACHMENTS
 from .files import (
     ADAPTER_CONFIG_FILE,
     ADAPTER_FILE,
@@ -134,7 +135,8 @@ def find_folder(name_or_path: str | os.PathLike, subfolder: str = "", **hub: Any
         raise FileNotFoundError(
             f"{name}: expected a checkpoint folder or a Hub id (user/name), got neither; check the path."
         )
-    folder = download(name, subfolder, (*CHECKPOINT_FILES, *PROCESSOR_FILES), **hub) / subfolder
+    files = [file for file in (*CHECKPOINT_FILES, *PROCESSOR_FILES) if file not in CARD_ATTACHMENTS]
+    folder = download(name, subfolder, files, **hub) / subfolder
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
             f"{name}: expected a checkpoint on the Hub, got a repository without "

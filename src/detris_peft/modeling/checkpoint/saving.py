@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import shutil
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,8 +23,9 @@ from ...outputs import mark_folder
 from ...safe_loading import read_json
 from ..backbone_adapters import set_default_targets
 from ..backbone_folders import use_default_permissions
+from ..card_image import CARD_IMAGE_FILE
 from ..configuration_detris import DetrisConfig
-from ..model_card import CARD_FILE, CARD_HEADING, is_hub_name, model_card
+from ..model_card import CARD_ATTACHMENTS, CARD_FILE, CARD_HEADING, is_hub_name, model_card
 from .files import (
     ADAPTER_FILE,
     ADAPTERS,
@@ -76,8 +78,10 @@ def save_checkpoint(
     _check_foreign_files(folder, earlier)
     _report(model, folder, adapters)
     # 2. Files
-    removed = sorted(name for name in earlier if name.partition("/")[0] in absent_folders(config))
     keeps_card = (folder / CARD_FILE).is_file() and CARD_FILE not in earlier
+    kept = earlier & {CARD_IMAGE_FILE} if keeps_card else set()  # the image that an edited card shows
+    outdated = {name for name in earlier if name.partition("/")[0] in absent_folders(config)}
+    removed = sorted(outdated | (earlier & {*CARD_ATTACHMENTS} - kept))
     marks = _contains_only_known_files(folder)
     try:
         with atomic_update_dir(folder, removed) as staging:
@@ -95,6 +99,9 @@ def save_checkpoint(
                 logger.warning(f"{folder / CARD_FILE} differs from what save_pretrained wrote, so it is kept.")
             else:
                 (staging / CARD_FILE).write_text(model_card(config), encoding="utf-8")
+            for name in kept:
+                (staging / name).parent.mkdir()
+                shutil.copyfile(folder / name, staging / name)
             use_default_permissions(staging)
             write_manifest(staging)
             if marks:
@@ -145,7 +152,8 @@ def _is_generated_card(file: Path) -> bool:
 
 def _check_foreign_files(folder: Path, earlier: set[str]) -> None:
     """Raise a ValueError if saving would replace or contradict a file that `save_pretrained` did not write."""
-    foreign = [n for n in CHECKPOINT_FILES if n != CARD_FILE and n not in earlier and (folder / n).exists()]
+    kept = {CARD_FILE, *CARD_ATTACHMENTS}
+    foreign = [n for n in CHECKPOINT_FILES if n not in kept and n not in earlier and (folder / n).exists()]
     if foreign:
         raise ValueError(
             f"{folder}: expected a new folder or one that save_pretrained wrote, got one with another {foreign[0]}; "
