@@ -17,7 +17,6 @@ from accelerate.data_loader import prepare_data_loader
 from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
-from tqdm.auto import tqdm
 
 from .data import Collator, EvaluationSamples, Sample, encode_mask, iterate_batches
 from .data.errors import BadRowError, BadRows
@@ -25,6 +24,7 @@ from .data.workers import explained_worker_errors, ignore_signals
 from .metrics import ReferringSegmentationMetrics, pixel_counts
 from .modeling.losses import segmentation_loss
 from .processing_detris import DetrisProcessor
+from .progress import progress_bar
 
 MODEL_INPUTS = ("pixel_values", "input_ids")
 
@@ -135,14 +135,12 @@ def score_samples(
     was_training = model.training
     model.eval()
     results, errors = [], []
-    hidden = not (progress and accelerator.is_main_process)
-    steps = tqdm(
+    steps = progress_bar(
         iterate_batches(loader),
         "evaluating",
         None if streamed else len(loader),
         unit="batch",
-        leave=False,
-        disable=hidden,
+        disable=not (progress and accelerator.is_main_process),
     )
     try:
         with explained_worker_errors():

@@ -8,11 +8,13 @@ import textwrap
 import warnings
 from typing import IO, TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
 
 from .image_inputs import to_rgb
+from .metrics import intersection_and_union
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,33 +24,78 @@ if TYPE_CHECKING:
     from .modeling import DetrisForReferringSegmentation
     from .processing_detris import DetrisProcessor
 
-MASK_COLOR = (0, 215, 255)  # cyan: rare in photographs, and none of RefShapes' colors
+MASK_COLOR = (255, 214, 0)  # of the bright line: yellow is bright, and differs from the gray surround in color too
+_SURROUND = 0.5  # brightness of the surround, relative to the image
+_SURROUND_COLOR = 0.3  # share of its colors that the surround keeps
+_PANEL = (360, 360)  # largest width and height of an image in a grid, in pixels
+_LINE_WIDTH = 0.005  # of each line of the outline, relative to the shorter side of the image
 
 
 def overlay(
-    image: Image.Image, mask: Any, color: tuple[int, int, int] = MASK_COLOR, opacity: float = 0.55
+    image: Image.Image, mask: Any, color: tuple[int, int, int] = MASK_COLOR, opacity: float = 0.0
 ) -> Image.Image:
-    """Return the image in RGB with a mask (H, W), filled with a translucent color and outlined.
+    """Return the image in RGB with a mask (H, W): a dim, gray surround, and a two-tone outline around the object.
+
+    The outline lies outside of the object, whose pixels keep their color: a black line, then a bright one, which
+    therefore has dark neighbors in any image. Where the object is cut by the edge of the image, the lines follow that
+    edge.
+
+    Args:
+        image: the image.
+        mask: foreground > 0; may be empty.
+        color: of the bright line, and of the tint.
+        opacity: of a tint of the object, from 0 to 1.
 
     Raises:
         ValueError: the mask does not have the size of the image.
     """
-    pixels = to_rgb(image).astype(np.float32)
-    foreground = np.asarray(mask) > 0
+    pixels = to_rgb(image)
+    foreground = (np.asarray(mask) > 0).astype(np.uint8)
     if foreground.shape != pixels.shape[:2]:
         raise ValueError(
             f"expected a mask of the image's size (H, W) {pixels.shape[:2]}, got {foreground.shape}; resize the mask."
         )
-    pixels[foreground] = (1 - opacity) * pixels[foreground] + opacity * np.array(color, np.float32)
-    pixels[_border(foreground)] = color
-    return Image.fromarray(pixels.round().astype(np.uint8))
+    gray = cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    drawn = cv2.addWeighted(pixels, _SURROUND * _SURROUND_COLOR, gray, _SURROUND * (1 - _SURROUND_COLOR), 0)
+    if opacity:
+        pixels = cv2.addWeighted(pixels, 1 - opacity, np.full_like(pixels, color), opacity, 0)
+    cv2.copyTo(pixels, foreground, drawn)
+    if foreground.any():
+        dark, bright = _outline(foreground)
+        drawn[dark], drawn[bright] = 0, color
+    return Image.fromarray(drawn)
 
 
-def _border(foreground: np.ndarray) -> np.ndarray:
-    """Return the foreground pixels that have a background neighbor."""
-    padded = np.pad(foreground, 1)
-    interior = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return foreground & ~interior
+def overlay_thumbnail(image: Image.Image, mask: Any, size: tuple[int, int]) -> Image.Image:
+    """Return the overlay of an image and its mask, both resized to fit into a size (width, height).
+
+    Use it where an overlay would be shown smaller than the image: the outline keeps its width, and a small object does
+    not disappear. Without a mask (None), the resized image is returned.
+    """
+    pixels = Image.fromarray(to_rgb(image))
+    scale = min(size[0] / pixels.width, size[1] / pixels.height)
+    fitted = (max(1, round(pixels.width * scale)), max(1, round(pixels.height * scale)))
+    thumbnail = pixels.resize(fitted, Image.Resampling.BICUBIC, reducing_gap=2.0)
+    if mask is None:
+        return thumbnail
+    foreground = (np.asarray(mask) > 0).astype(np.float32)
+    share = cv2.resize(foreground, fitted, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    kept = share >= 0.5
+    return overlay(thumbnail, kept if kept.any() else share > 0)
+
+
+def _outline(foreground: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pixels of the dark and of the bright line (H, W) around a mask of 0 and 1 that is not empty."""
+    width = max(1, round(_LINE_WIDTH * min(foreground.shape)))
+    distance = cv2.distanceTransform(1 - foreground, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    dark, bright = (distance > 0) & (distance <= width), (distance > width) & (distance <= 2 * width)
+    # Along the edge of the image, the lines cover the object, but only where it continues further inside.
+    edge = np.zeros_like(foreground)
+    edge[width:-width, width:-width] = 1
+    edge[2 * width : -2 * width, 2 * width : -2 * width] = 2
+    inside = cv2.dilate(foreground * (edge == 2), np.ones((4 * width + 1, 4 * width + 1), np.uint8))
+    cut = (foreground & inside).astype(bool)
+    return dark | (cut & (edge == 1)), bright | (cut & (edge == 0))
 
 
 def pyplot() -> Any:
@@ -101,7 +148,7 @@ def plot_predictions(
     file: str | Path | IO[bytes],
     count: int = 6,
 ) -> None:
-    """Plot a grid like Figure 2 of the paper: image with its sentence, ground truth, prediction.
+    """Plot a grid like Figure 2 of the paper: image with its sentence, ground truth, prediction with its IoU.
 
     Invalid rows are skipped. If all selected rows are invalid, no file is written.
     """
@@ -121,11 +168,11 @@ def plot_predictions(
     model.train(was_training)
     figure, axes = plt.subplots(3, count, figsize=(2.2 * count, 7), layout="constrained", squeeze=False)
     for column, (sample, mask) in enumerate(zip(chosen, masks, strict=True)):
-        panels = (to_rgb(sample.image), overlay(sample.image, sample.mask), overlay(sample.image, mask))
-        for row, panel in enumerate(panels):
-            axes[row][column].imshow(panel)
+        for row, shown in enumerate((None, sample.mask, mask)):
+            axes[row][column].imshow(overlay_thumbnail(sample.image, shown, _PANEL))
             axes[row][column].set(xticks=[], yticks=[])
         axes[0][column].set_title(wrapped(sample.sentence), fontsize=8, parse_math=False)
+        axes[2][column].set_xlabel(describe_iou(mask, sample.mask), fontsize=8)
     for row, name in enumerate(("image", "ground truth", "prediction")):
         axes[row][0].set_ylabel(name)
     save_figure(figure, file)
@@ -141,15 +188,20 @@ def plot_samples(
     for cell in axes.flat:
         cell.axis("off")
     for cell, (image, mask, caption, sentence) in zip(axes.flat, samples, strict=False):
-        # Resize before drawing the outline, which would otherwise be too thin to see.
-        thumbnail = Image.fromarray(to_rgb(image))
-        thumbnail.thumbnail((480, 480), reducing_gap=2.0)
-        foreground = Image.fromarray((np.asarray(mask) > 0).astype(np.uint8))
-        foreground = foreground.resize(thumbnail.size, Image.Resampling.NEAREST)
-        cell.imshow(overlay(thumbnail, foreground, opacity=0.35))  # keeps the object's color visible
+        cell.imshow(overlay_thumbnail(image, mask, _PANEL))
         # parse_math is off because sentences may hold dollar signs.
         cell.set_title(f"{caption}\n{wrapped(sentence, 36)}", fontsize=8, parse_math=False)
     save_figure(figure, file)
+
+
+def describe_iou(prediction: Any, mask: Any) -> str:
+    """Return the caption of a predicted mask: its IoU with the true one in percent, for example "IoU 63".
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    intersection, union = intersection_and_union(prediction, mask)
+    return f"IoU {100 * intersection / union:.0f}" if union else "both empty"
 
 
 def save_figure(figure: Any, file: str | os.PathLike | IO[bytes]) -> None:

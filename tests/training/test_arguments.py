@@ -163,7 +163,7 @@ def test_fp16_without_a_gpu_is_refused(monkeypatch):
 
 def test_changing_a_list_does_not_change_the_defaults():
     lists = [name for name in OPTIONS if isinstance(getattr(TrainingArguments(), name), list)]
-    assert lists == ["milestones", "report_to"]
+    assert lists == ["milestones", "report_to", "hub_benchmark"]
     for name in lists:
         before = list(getattr(TrainingArguments(), name))
         getattr(TrainingArguments(), name).append(40)

@@ -14,8 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ..data import BadRowError, decode_mask
-from ..image_inputs import to_rgb
-from ..visualization import overlay, pyplot, save_figure, wrapped
+from ..visualization import overlay_thumbnail, pyplot, save_figure, wrapped
 from .experiment import Experiment
 from .results import RunResult, SampleCounts, sample_ids
 from .scores import evaluation_samples, read_predictions
@@ -167,13 +166,7 @@ def _mask(counts: str | None, shape: tuple[int, ...], name: str) -> Any:
 
 def _panel(image: Image.Image, mask: Any, size: tuple[int, int]) -> np.ndarray:
     """Return an image with its mask, resized to fit into a panel (width, height) and padded with white."""
-    thumbnail = Image.fromarray(to_rgb(image))
-    scale = min(size[0] / thumbnail.width, size[1] / thumbnail.height)
-    fitted = (max(1, round(thumbnail.width * scale)), max(1, round(thumbnail.height * scale)))
-    thumbnail = thumbnail.resize(fitted, Image.Resampling.BICUBIC)
-    if mask is not None:
-        foreground = Image.fromarray((np.asarray(mask) > 0).astype(np.uint8)).resize(fitted, Image.Resampling.NEAREST)
-        thumbnail = overlay(thumbnail, foreground)
+    thumbnail = overlay_thumbnail(image, mask, size)
     panel = Image.new("RGB", size, "white")
-    panel.paste(thumbnail, ((size[0] - fitted[0]) // 2, (size[1] - fitted[1]) // 2))
+    panel.paste(thumbnail, ((size[0] - thumbnail.width) // 2, (size[1] - thumbnail.height) // 2))
     return np.asarray(panel)

@@ -7,9 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
-from accelerate.commands.launch import launch_command_parser
-
 PRECISIONS = ("no", "bf16", "fp16")
 _VARIABLES = {
     "mixed_precision": "ACCELERATE_MIXED_PRECISION",
@@ -71,6 +68,8 @@ def _set_by_launcher(name: str) -> str | None:
 
 def _launch_options() -> dict[str, Any]:
     """Return the options of the `accelerate launch` that started this process, keyed by name."""
+    import psutil
+
     try:
         commands = [process.cmdline() for process in psutil.Process().parents()]
     except psutil.Error:  # a process of another user
@@ -87,6 +86,8 @@ def parse_launch_command(command: Sequence[str]) -> dict[str, Any]:
     Returns:
         All options, keyed by name; nothing for another program.
     """
+    from accelerate.commands.launch import launch_command_parser
+
     names = [Path(word).name for word in command]
     for index, name in enumerate(names[:3]):  # the program may follow an interpreter and -m
         if name in ("accelerate-launch", "accelerate.commands.launch"):

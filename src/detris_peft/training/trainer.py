@@ -15,14 +15,15 @@ import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
-from tqdm.auto import tqdm
 
 from ..data import BadRows, EvaluationSamples, iterate_batches
 from ..data.workers import explained_worker_errors
 from ..evaluation import evaluate
-from ..metrics import METRIC_NAMES, NO_TARGET_METRIC_NAMES, format_metrics
+from ..metric_names import METRIC_NAMES, NO_TARGET_METRIC_NAMES
+from ..metrics import format_metrics
 from ..modeling import DetrisForReferringSegmentation
 from ..processing_detris import DetrisProcessor
+from ..progress import progress_bar
 from .arguments import TrainingArguments
 from .batching import GlobalBatches, StreamedBatches
 from .checkpoints import Checkpoints
@@ -181,9 +182,13 @@ class _Run:
             raise OSError(f"{folder}: run.json could not be written ({failure}); fix the error and start again.")
 
     def finish(self) -> None:
-        """Report skipped data and push to the Hub, after everything is saved. Signal handlers are the default ones."""
+        """Report skipped data and the best checkpoint, and push it to the Hub, after everything is saved.
+
+        Signal handlers are the default ones.
+        """
         self.progress.add_bad_rows(self.reader_bad_rows)
         self._report_skipped()
+        self.results.report(self.progress)
         self.results.push_best()
 
     def _resume(self, resume: str) -> None:
@@ -237,12 +242,11 @@ class _Run:
         progress = self.progress
         self.loader.set_epoch(progress.epoch)  # sets the epoch of the samples too
         loader = self.batches.start_at(self.loader, progress.batch)
-        bar = tqdm(
+        bar = progress_bar(
             desc=f"epoch {progress.epoch}/{self.arguments.epochs}",
             total=self.batches.per_epoch,
             initial=progress.batch,
             unit="batch",
-            leave=False,
             disable=not self.accelerator.is_main_process,
         )
         samples, start = 0, time.perf_counter()
@@ -250,11 +254,12 @@ class _Run:
             for batch in iterate_batches(loader):
                 yield batch, self.accelerator.gradient_state.end_of_dataloader
                 samples += len(batch["ref_ids"]) * self.accelerator.num_processes
-                bar.update()
                 bar.set_postfix_str(
                     f"loss {progress.mean_loss:.4f}, lr {self.step.learning_rate:.1e}, "
-                    f"{samples / (time.perf_counter() - start):.1f} samples/s, {_memory(self.accelerator.device)}"
+                    f"{samples / (time.perf_counter() - start):.1f} samples/s, {_memory(self.accelerator.device)}",
+                    refresh=False,
                 )
+                bar.update()
 
     def _evaluate_or_save_if_due(self) -> None:
         if self.progress.evaluation_is_due(self.arguments.eval_steps):

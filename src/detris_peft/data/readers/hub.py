@@ -10,6 +10,8 @@ from typing import Any
 
 import datasets
 
+from ...defaults import IMAGE_FOLDER
+from ...progress import no_dataset_bars_in_logs
 from ..errors import BadRows, join_names
 from ..schema import FEATURES
 from .column_mapping import ColumnMapping, look_up, our_split, shipped_mappings
@@ -17,7 +19,6 @@ from .hub_files import files_below, open_rows, open_split, repository_splits
 from .hub_rows import RowChecker, RowConverter
 from .hub_tables import check_stream, check_table, convert_stream, convert_table, stored_rows, top_column
 from .paths import find_image_folder
-from .refer_files import DEFAULT_IMAGE_FOLDER
 from .registry import DatasetReader, Source, dataset_path
 
 _SUFFIXES = (".parquet", ".arrow", ".jsonl", ".json", ".csv", ".tar", ".zip")
@@ -53,6 +54,7 @@ class HubReader(DatasetReader):
         )
 
 
+@no_dataset_bars_in_logs()
 def load_mapped(
     path: str,
     split: str,
@@ -105,6 +107,7 @@ def load_mapped(
     return convert_table(source, converter)
 
 
+@no_dataset_bars_in_logs()
 def mapped_splits(path: str, mapping: ColumnMapping | None = None, *, name: str | None = None) -> list[str]:
     """Return our names of the splits that `load_mapped` accepts; errors as for `load_mapped`."""
     mapping = mapping or ColumnMapping.for_repository(path)
@@ -131,7 +134,7 @@ def _location(source: Source) -> str:
 def _image_folder(source: Source) -> Path:
     if source.image_folder is not None:
         return find_image_folder(Path(source.data_root), source.image_folder)
-    return dataset_path(source) or Path(source.data_root, DEFAULT_IMAGE_FOLDER)
+    return dataset_path(source) or Path(source.data_root, IMAGE_FOLDER)
 
 
 def _mapping(source: Source) -> ColumnMapping | None:

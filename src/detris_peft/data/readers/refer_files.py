@@ -8,6 +8,7 @@ from typing import Any
 
 import datasets
 
+from ...defaults import IMAGE_FOLDER
 from ...errors import check_path
 from ...safe_loading import load_plain_pickle, read_json
 from ..errors import BadRowError, BadRows, MissingImageError, join_names, reject
@@ -19,7 +20,6 @@ from .registry import Source, dataset_folder
 
 # Paths below the root. The REFER API stores COCO's images in a deeper folder: see `_image_folder`.
 IMAGE_FOLDERS = {"refclef": "images/saiapr_tc-12"}
-DEFAULT_IMAGE_FOLDER = "images/train2014"
 _REFER_API_IMAGE_FOLDER = "images/mscoco/images/train2014"
 
 
@@ -235,7 +235,7 @@ def _image_folder(root: str | os.PathLike[str], dataset: str, given: str | None)
     root = Path(os.path.abspath(root))
     if given is not None:  # "" is valid: the images are in the root itself
         return find_image_folder(root, given)
-    folder, deeper = root / IMAGE_FOLDERS.get(dataset, DEFAULT_IMAGE_FOLDER), root / _REFER_API_IMAGE_FOLDER
+    folder, deeper = root / IMAGE_FOLDERS.get(dataset, IMAGE_FOLDER), root / _REFER_API_IMAGE_FOLDER
     return deeper if deeper.is_dir() and not folder.is_dir() and dataset not in IMAGE_FOLDERS else folder
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from tqdm.auto import tqdm
 
 from ...defaults import MAX_TEXT_LENGTH
 from ...errors import one_line
+from ...progress import progress_bar
 from ..errors import BadRowError, BadRows, MissingImageError, collect_notices, join_names
 from ..masks import mask_area
 from ..readers.refer import PUBLISHED_REFERENCES
@@ -168,7 +168,7 @@ def _check_images(report: SplitReport, rows: datasets.Dataset, decode: bool, num
     opened: Iterable[tuple[str, tuple[str | None, tuple[int, int] | BadRowError | None]]]
     if decode:
         images = ((key, rows[index]["image"]) for key, index in first_rows.items())
-        bar = tqdm(images, f"{report.split}: images", len(first_rows), unit="", leave=False, disable=not progress)
+        bar = progress_bar(images, f"{report.split}: images", len(first_rows), unit="", disable=not progress)
         opened = _open_all(bar, num_workers)
     else:
         opened = ((key, (key, None)) for key in first_rows)

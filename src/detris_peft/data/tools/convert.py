@@ -17,9 +17,9 @@ from typing import Any
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm.auto import tqdm
 
 from ...outputs import MARKER, mark_folder
+from ...progress import progress_bar
 from ..errors import BadRowError, BadRows, MissingImageError, collect_notices, reject
 from ..readers import dataset_path
 from ..schema import FEATURES, decode_row
@@ -89,7 +89,7 @@ def write_parquet(
                 raise ValueError(f"{outside[0]}{more}")
             assert isinstance(rows, datasets.Dataset)  # not a stream, as `streaming` is rejected above
             embedded = _embed_images(rows, bad_rows)
-            bar = tqdm(embedded, f"{split}: rows", len(rows), unit="", leave=False, disable=not progress)
+            bar = progress_bar(embedded, f"{split}: rows", len(rows), unit="", disable=not progress)
             counts[split] = _write_split(bar, staging / "data", split, limit)
             if not counts[split]:
                 raise ValueError(
