@@ -1,22 +1,32 @@
 """DETRIS for Hugging Face models: adapters that let frozen encoders segment what a referring expression describes.
 
-Importing the package registers the peft types DENSE_ALIGNER, TEXT_ADAPTER, BOTTLENECK_ADAPTER and COMPACTER, and the
-model's processors with `AutoProcessor` and `AutoImageProcessor`.
+Importing the package is quick: its names are imported when they are first used. It registers with peft the types
+DENSE_ALIGNER, TEXT_ADAPTER, BOTTLENECK_ADAPTER and COMPACTER, and with transformers the model, its processors and its
+pipeline, as soon as peft or transformers is imported; see `detris_peft.registration`.
 """
 
-from transformers import AutoImageProcessor, AutoProcessor
+from typing import TYPE_CHECKING
 
-from .adapters import BottleneckAdapterConfig, CompacterConfig, DenseAlignerConfig, TextAdapterConfig
-from .image_processing_detris import DetrisImageProcessor
-from .modeling import BridgerConfig, DetrisConfig, DetrisForReferringSegmentation
-from .processing_detris import DetrisProcessor
+from .lazy_names import lazy_names
+from .registration import register_on_import
 
-# Registered here to keep the processors independent of the model.
-AutoProcessor.register(DetrisConfig, DetrisProcessor)
-# Registered for both backends of transformers, which otherwise warns if its preferred one is missing.
-AutoImageProcessor.register(
-    DetrisConfig, image_processor_classes={"pil": DetrisImageProcessor, "torchvision": DetrisImageProcessor}
-)
+if TYPE_CHECKING:
+    from .adapters import BottleneckAdapterConfig, CompacterConfig, DenseAlignerConfig, TextAdapterConfig
+    from .image_processing_detris import DetrisImageProcessor
+    from .modeling import BridgerConfig, DetrisConfig, DetrisForReferringSegmentation
+    from .prediction import DetrisPredictor, Prediction
+    from .processing_detris import DetrisProcessor
+else:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "adapters": ("BottleneckAdapterConfig", "CompacterConfig", "DenseAlignerConfig", "TextAdapterConfig"),
+            "image_processing_detris": ("DetrisImageProcessor",),
+            "modeling": ("BridgerConfig", "DetrisConfig", "DetrisForReferringSegmentation"),
+            "prediction": ("DetrisPredictor", "Prediction"),
+            "processing_detris": ("DetrisProcessor",),
+        },
+    )
 
 __version__ = "0.1.0"
 
@@ -28,7 +38,11 @@ __all__ = [
     "DetrisConfig",
     "DetrisForReferringSegmentation",
     "DetrisImageProcessor",
+    "DetrisPredictor",
     "DetrisProcessor",
+    "Prediction",
     "TextAdapterConfig",
     "__version__",
 ]
+
+register_on_import()

@@ -11,9 +11,8 @@ import evaluate
 import numpy as np
 import torch
 
-PRECISION_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
-METRIC_NAMES = ("mIoU", "oIoU", *(f"Pr@{t}" for t in PRECISION_THRESHOLDS))
-NO_TARGET_METRIC_NAMES = ("gIoU", "cIoU", "N-acc", "T-acc")
+from .metric_names import METRIC_NAMES, NO_TARGET_METRIC_NAMES, PRECISION_THRESHOLDS
+
 # A smaller prediction counts as "no target". DETRIS has no separate output for that; for such models the authors of
 # gRefCOCO clear masks of fewer than 50 pixels (Liu et al., 2023).
 NO_TARGET_PIXELS = 50

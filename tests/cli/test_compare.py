@@ -121,7 +121,7 @@ def test_an_arm_is_bit_equal_to_the_same_training_alone(finished, data, tmp_path
 
 def test_what_is_finished_is_not_trained_again(finished, capsys, monkeypatch):
     command, folder = finished
-    monkeypatch.setattr("detris_peft.cli.train.train", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("detris_peft.cli.training_run.train", lambda *_: pytest.fail("trained again"))
     main([*command, "--output_dir", str(folder), "--samples", "25", "21"])
     printed = capsys.readouterr().out
     assert printed.count("finished already") == 2
@@ -132,7 +132,7 @@ def test_what_is_finished_is_not_trained_again(finished, capsys, monkeypatch):
 
 def test_copied_results_count_as_finished(finished, tmp_path, capsys, monkeypatch):
     command, folder = finished
-    monkeypatch.setattr("detris_peft.cli.train.train", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("detris_peft.cli.training_run.train", lambda *_: pytest.fail("trained again"))
     shutil.copytree(folder / "results", tmp_path / "copy/results")
     main([*command, "--output_dir", str(tmp_path / "copy")])
     assert "figure2.png is not drawn" in capsys.readouterr().out

@@ -202,10 +202,8 @@ class Hub:
 @pytest.fixture
 def hub(monkeypatch):
     hub = Hub()
-    monkeypatch.setattr("detris_peft.cli.data.convert.HfApi", lambda: hub)
-    monkeypatch.setattr(
-        "detris_peft.cli.data.convert.check_hub_access", lambda name: hub.calls.append(("check", name))
-    )
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: hub)
+    monkeypatch.setattr("detris_peft.modeling.hub.check_hub_access", lambda name: hub.calls.append(("check", name)))
     return hub
 
 

@@ -99,3 +99,29 @@ def test_the_first_word_is_the_command(capsys):
         parse_command(["--version"], "detris", commands, "detris-peft 1.2")
     assert ended.value.code == 0
     assert capsys.readouterr().out == "detris-peft 1.2\n"
+
+
+@dataclass
+class RepeatedOptions:
+    """An option that may be given several times, with one value each."""
+
+    text: list[str] = field(default_factory=list, metadata={"repeat": True})
+    top_k: int | None = None
+
+
+def test_a_repeated_option_takes_one_value_each_time(capsys):
+    parser = CommandParser(RepeatedOptions, prog="detris test")
+    assert parser.parse_args_into_dataclasses(["--text", "a b", "--text=c"])[0] == RepeatedOptions(["a b", "c"])
+    assert parser.parse_args_into_dataclasses(["--top-k", "3"])[0] == RepeatedOptions([], 3)  # not the values above
+    with pytest.raises(SystemExit):
+        parser.parse_args_into_dataclasses(["--text", "a", "--text", "the", "red", "circle"])
+    assert "--text: expected one value, got 3 words; put them in quotes: 'the red circle'" in capsys.readouterr().err
+
+
+def test_a_field_of_several_types_is_refused():
+    @dataclass
+    class Mixed:
+        value: int | str = 0
+
+    with pytest.raises(TypeError, match=r"expected a field of one type, .* got int \| str"):
+        CommandParser(Mixed)

@@ -11,9 +11,11 @@ import torch
 from peft import PeftConfig
 
 from detris_peft import DenseAlignerConfig, DetrisConfig, DetrisForReferringSegmentation, TextAdapterConfig, presets
-from detris_peft.cli.backbone_options import Backbone, load_backbone
-from detris_peft.cli.config_options import apply_config_options
-from detris_peft.cli.train import create_config, describe_recipe, parse_arguments
+from detris_peft.cli.backbone_selection import Backbone, load_backbone
+from detris_peft.cli.config_changes import apply_config_options
+from detris_peft.cli.train import parse_arguments
+from detris_peft.cli.train_options import describe_recipe
+from detris_peft.cli.training_run import create_config
 from detris_peft.modeling.bridger_config import BridgerConfig
 from detris_peft.training import TrainingArguments
 from tests.helpers.original_files import original_weights

@@ -6,7 +6,7 @@ import pytest
 
 from detris_peft import presets
 from detris_peft.cli.compare import _check, _resolve
-from detris_peft.cli.train import create_config
+from detris_peft.cli.training_run import create_config
 from detris_peft.comparison import read_experiment, shipped_experiments
 from detris_peft.modeling.parameter_counts import count_parameters, meta_model
 from tests.comparison.made_results import make_experiment

@@ -14,16 +14,21 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+import wrapt
+
 from ..errors import is_out_of_memory, one_line
 
-_COMMANDS = {
+COMMANDS = {
     "train": "train on a dataset",
     "evaluate": "score a checkpoint on a split of a dataset",
-    "predict": "segment what an expression refers to in one image",
+    "predict": "segment what expressions refer to in images",
     "compare": "train several configurations on the same data, and report their scores",
     "params": "count the parameters of a preset or checkpoint, per part",
     "convert": "convert released checkpoints to and from our format",
     "data": "check a dataset, convert it to parquet, or make sentences for instance masks",
+    "demo": "a page in the browser that segments by sentence",
+    "export": "write the model as torch.export program or ONNX file",
+    "completion": "print the completion script of a shell",
 }
 _TRACEBACK = "DETRIS_TRACEBACK"  # environment variable: show tracebacks instead of one-line errors
 # What to do about errors of the operating system, whose messages name only the cause.
@@ -47,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from .parser import parse_command
 
     arguments = [*(sys.argv[1:] if argv is None else argv)]
-    command = parse_command(arguments, "detris", _COMMANDS, f"detris-peft {__version__}")
+    command = parse_command(arguments, "detris", COMMANDS, f"detris-peft {__version__}")
     run(importlib.import_module(f".{command}", __name__).main, arguments[1:], f"detris {command}")
 
 
@@ -57,9 +62,8 @@ def run(command: Callable[..., None], *arguments: Any) -> None:
     With the environment variable DETRIS_TRACEBACK=1, errors are raised instead. A closed standard output (`| head`)
     ends the command without a message.
     """
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()
+    # Once a command imports transformers, which takes seconds.
+    wrapt.register_post_import_hook(lambda module: module.disable_progress_bar(), "transformers.utils.logging")
     # peft still uses a deprecated attribute of transformers; users cannot change that.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
     # Pillow warns from half of its limit on, above which images are refused.

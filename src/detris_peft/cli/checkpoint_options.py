@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .. import DetrisForReferringSegmentation, DetrisProcessor
 from ..atomic import recover
-from ..processing_detris import check_processor
-from ..tokenization_detris import count_tokens
+
+if TYPE_CHECKING:
+    from ..modeling import DetrisForReferringSegmentation
+    from ..processing_detris import DetrisProcessor
 
 
 @dataclass
@@ -82,6 +83,9 @@ def load_checkpoint(arguments: CheckpointArguments) -> tuple[DetrisForReferringS
     Raises:
         OSError, ValueError: the checkpoint cannot be loaded, or model and processor do not belong together.
     """
+    from ..modeling import DetrisForReferringSegmentation
+    from ..processing_detris import DetrisProcessor, check_processor
+
     options: dict[str, Any] = {"revision": arguments.revision, "subfolder": arguments.subfolder}
     options = {name: value for name, value in options.items() if value}
     model = DetrisForReferringSegmentation.from_pretrained(arguments.checkpoint, **options)
@@ -98,6 +102,8 @@ def truncation_notice(tokenizer: Any, expressions: Iterable[str], limit: int) ->
         expressions: the expressions.
         limit: maximum number of tokens per expression, start and end token included.
     """
+    from ..tokenization_detris import count_tokens
+
     texts = [*expressions]
     counts = count_tokens(tokenizer, texts)
     long = [text for text, count in zip(texts, counts, strict=True) if count > limit]

@@ -1,19 +1,15 @@
 """Score a saved checkpoint on any split of a dataset."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
-
-import torch
-from accelerate import Accelerator
+from typing import Any, Literal
 
 from ..atomic import write_json
-from ..data import EvaluationSamples
 from ..data.errors import BadRows
 from ..data.sources import DataSource
-from ..evaluation import evaluate
-from ..metrics import format_metrics
 from ..outputs import check_output_file
 from ..training.launcher import describe_ignored_launcher_settings, launcher_settings
 from .checkpoint_options import CheckpointArguments, load_checkpoint, truncation_notice
@@ -56,23 +52,42 @@ class EvaluationArguments:
                 raise ValueError(f"--{name}: expected {low} to {high}, got {getattr(self, name)}; change it.")
         if self.mixed_precision is None:
             self.mixed_precision = launcher_settings().get("mixed_precision", "no")
-        if self.mixed_precision == "fp16" and not torch.cuda.is_available():
-            raise ValueError("--mixed_precision: expected bf16 or no on a machine without a GPU, got fp16; change it.")
+
+
+def create_parser(prog: str | None = None) -> CommandParser:
+    """Return the parser of the command's options."""
+    return CommandParser((CheckpointArguments, EvaluationArguments, DataSource), prog=prog, description=__doc__)
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Run `detris evaluate` with these arguments; default: those of the command line."""
-    parser = CommandParser((CheckpointArguments, EvaluationArguments, DataSource), prog=prog, description=__doc__)
-    checkpoint, arguments, source = parser.parse_args_into_dataclasses(argv)
+    evaluate_checkpoint(*create_parser(prog).parse_args_into_dataclasses(argv))
+
+
+def evaluate_checkpoint(checkpoint: CheckpointArguments, arguments: EvaluationArguments, source: DataSource) -> None:
+    """Score a checkpoint on a split; print the metrics, and write them on request.
+
+    Raises:
+        OSError, ValueError: an option is invalid, or the checkpoint or the data cannot be used.
+    """
     if source.streaming:
         raise ValueError(
             "--streaming: expected in training only, got it in an evaluation, which reads its split once; omit it."
         )
+    import torch
+    from accelerate import Accelerator
+
+    from ..data import EvaluationSamples
+    from ..evaluation import evaluate
+    from ..metrics import format_metrics
+
+    if arguments.mixed_precision == "fp16" and not torch.cuda.is_available():
+        raise ValueError("--mixed_precision: expected bf16 or no on a machine without a GPU, got fp16; change it.")
     if arguments.output:
         inputs = (source.dataset, *Path(checkpoint.checkpoint, checkpoint.subfolder).glob("*.json"))
         check_output_file(arguments.output, arguments.overwrite, inputs)
     bad_rows = BadRows() if arguments.skip_bad_rows else None
-    rows = source.load_valid(arguments.split, bad_rows)
+    rows: Any = source.load_valid(arguments.split, bad_rows)
     sentences = arguments.sentences or ("first" if arguments.split in ("train", "val") else "all")
     samples = EvaluationSamples(
         rows,

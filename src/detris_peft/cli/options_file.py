@@ -8,9 +8,7 @@ from typing import Any
 
 from ..errors import one_line
 from ..field_types import describe_type, has_type
-from ..modeling.adapter_configs import DEFAULT_TYPES, is_adapter_field
-from ..safe_loading import read_yaml
-from .config_options import flatten
+from .config_options import ADAPTERS, flatten
 
 
 def read_options(file: str, types: Mapping[str, Any]) -> dict[str, Any]:
@@ -24,6 +22,8 @@ def read_options(file: str, types: Mapping[str, Any]) -> dict[str, Any]:
         FileNotFoundError: the file does not exist.
         ValueError: the file is no YAML, or an option is unknown, set twice or of another type.
     """
+    from ..safe_loading import read_yaml
+
     try:
         content = read_yaml(file)
     except FileNotFoundError:
@@ -54,9 +54,11 @@ def check_options(content: Any, where: str, types: Mapping[str, Any]) -> dict[st
     except ValueError as error:
         raise ValueError(f"{where}: {one_line(error)}") from None
     unknown = [name for name in options if name not in types]
-    for name in DEFAULT_TYPES:
+    for name in ADAPTERS:
         adapter = options.get(name)
         if isinstance(adapter, dict):  # of another type than the default one
+            from ..modeling.adapter_configs import is_adapter_field
+
             unknown += [f"{name}.{field}" for field in adapter if not is_adapter_field(field)]
     if unknown:
         nearest = difflib.get_close_matches(unknown[0], types, n=1)

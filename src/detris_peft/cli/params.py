@@ -13,18 +13,18 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from .. import DetrisConfig, presets
-from ..modeling.backbones import read_backbone_config
-from ..modeling.checkpoint import read_config
-from ..modeling.configuration_detris import backbone_config
-from ..modeling.parameter_counts import ParameterCounts, count_parameters, meta_model
+from .. import presets
 from ..presets import Published
 from .backbone_options import KINDS
 from .checkpoint_options import check_checkpoint_folder
-from .config_options import add_config_options, apply_config_options, given_options
+from .config_options import add_config_options, given_options
 from .parser import CommandParser
+
+if TYPE_CHECKING:
+    from ..modeling import DetrisConfig
+    from ..modeling.parameter_counts import ParameterCounts
 
 _NOTE = (
     "paper: trained parameters outside the head, in millions, and mean mIoU on RefCOCO val, testA and testB, in "
@@ -97,14 +97,19 @@ class _Row(NamedTuple):
         }
 
 
-def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
-    """Run `detris params` with these arguments; default: those of the command line."""
+def create_parser(prog: str | None = None) -> CommandParser:
+    """Return the parser of the command's options."""
     parser = CommandParser(ParamsArguments, prog=prog, description=__doc__)
     parser.add_argument(
         "model", nargs="?", help="preset, or folder of a checkpoint: " + ", ".join(presets.list_presets())
     )
     add_config_options(parser)
-    arguments, rest = parser.parse_args_into_dataclasses(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
+    """Run `detris params` with these arguments; default: those of the command line."""
+    arguments, rest = create_parser(prog).parse_args_into_dataclasses(argv)
     given = given_options(rest)
     for kind in KINDS:
         _set_backbone_name(arguments, kind, given)
@@ -126,6 +131,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
 
 
 def _row(name: str, config: DetrisConfig, published: Published | None) -> _Row:
+    from ..modeling.parameter_counts import count_parameters, meta_model
+
     return _Row(name, count_parameters(meta_model(config)), published)
 
 
@@ -147,11 +154,17 @@ def _read(name: str) -> DetrisConfig:
             f"{name!r}; {fix}."
         )
     check_checkpoint_folder(Path(name), "MODEL")
+    from ..modeling.checkpoint import read_config
+
     return read_config(Path(name))
 
 
 def _change(config: DetrisConfig, arguments: ParamsArguments, given: dict[str, Any]) -> DetrisConfig:
     """Return a config with the given options, scaled to the given encoders."""
+    from ..modeling.backbones import read_backbone_config
+    from ..modeling.configuration_detris import backbone_config
+    from .config_changes import apply_config_options
+
     encoders: dict[str, Any] = {}
     for kind in KINDS:
         name, own = getattr(arguments, f"{kind}_model"), given.get(f"{kind}_config")

@@ -11,19 +11,19 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from transformers import HfArgumentParser
-from transformers.hf_argparser import string_to_bool
+from .option_fields import add_options, parse_boolean, spellings
 
-_TYPE_NAMES: dict[Any, str] = {int: "an integer", float: "a number", string_to_bool: "true or false"}
+_TYPE_NAMES: dict[Any, str] = {int: "an integer", float: "a number"}
 _LONG_DASHES = "\u2012\u2013\u2014\u2015\u2212"  # that text processors make of --
 _NEGATIVE_NUMBER = re.compile(r"-\d+|-\d*\.\d+")
 _REQUIRED = "the following arguments are required: "
 
 
-class CommandParser(HfArgumentParser):
-    """`HfArgumentParser` without abbreviations and option files, whose errors are one line with exit code 2.
+class CommandParser(argparse.ArgumentParser):
+    """Parser without abbreviations whose options are the fields of dataclasses, and whose errors are one line.
 
-    Every boolean option `--x` has the opposite `--no_x`.
+    Both spellings of an option are accepted, `--batch_size` and `--batch-size`. Every boolean option `--x` has the
+    opposite `--no_x`. See `option_fields.add_options` for the types of fields and their metadata.
 
     Args:
         dataclass_types: dataclasses whose fields are options.
@@ -31,21 +31,21 @@ class CommandParser(HfArgumentParser):
     """
 
     def __init__(self, dataclass_types: Iterable[type] | type = (), **kwargs: Any) -> None:
-        super().__init__(dataclass_types, allow_abbrev=False, exit_on_error=False, **kwargs)  # type: ignore[arg-type]
+        kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        super().__init__(allow_abbrev=False, exit_on_error=False, **kwargs)
+        self.dataclass_types = (dataclass_types,) if isinstance(dataclass_types, type) else (*dataclass_types,)
         for dataclass_type in self.dataclass_types:
+            add_options(self, dataclass_type)
             for field in dataclasses.fields(dataclass_type):  # type: ignore[arg-type]
-                if field.init and field.type is bool:
-                    self._add_opposite(field)
+                action = self._option_string_actions.get(f"--{field.name}")
+                if action is not None and action.type is parse_boolean:
+                    self._add_opposite(field.name, action.default)
 
-    def _add_opposite(self, field: dataclasses.Field) -> None:
-        action = self._option_string_actions[f"--{field.name}"]
-        if field.default_factory is not dataclasses.MISSING:  # ignored by `HfArgumentParser` for booleans
-            action.default = field.default_factory()
-        name = f"--no_{field.name}"
-        if name not in self._option_string_actions:
-            help_text = f"opposite of --{field.name}" if action.default else argparse.SUPPRESS
-            names = dict.fromkeys([name, f"--no-{field.name.replace('_', '-')}"])
-            self.add_argument(*names, action="store_false", dest=field.name, default=action.default, help=help_text)
+    def _add_opposite(self, option: str, default: Any) -> None:
+        names = spellings(f"no_{option}")
+        if names[0] not in self._option_string_actions:
+            help_text = f"opposite of --{option}" if default else argparse.SUPPRESS
+            self.add_argument(*names, action="store_false", dest=option, default=default, help=help_text)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse all arguments; an unknown one is an error."""
@@ -65,12 +65,14 @@ class CommandParser(HfArgumentParser):
         except argparse.ArgumentError as error:
             self.error(self._invalid(error))
 
-    def parse_args_into_dataclasses(self, args: Any = None, **kwargs: Any) -> tuple[Any, ...]:
+    def parse_args_into_dataclasses(self, args: Any = None) -> tuple[Any, ...]:
         """Parse all arguments into the dataclasses, followed by a namespace of other arguments, if there are any."""
-        words = [*(sys.argv[1:] if args is None else args)]
-        self.parse_args(words)  # usage errors come before those that the dataclasses raise
-        # By default, options are also read from a file next to the script.
-        return super().parse_args_into_dataclasses(words, look_for_args_file=False, **kwargs)
+        values = vars(self.parse_args(args))
+        parsed: list[Any] = []
+        for dataclass_type in self.dataclass_types:
+            names = [field.name for field in dataclasses.fields(dataclass_type) if field.init]  # type: ignore[arg-type]
+            parsed.append(dataclass_type(**{name: values.pop(name) for name in names if name in values}))
+        return (*parsed, argparse.Namespace(**values)) if values else tuple(parsed)
 
     def error(self, message: str) -> NoReturn:
         """Print one line and exit with code 2. Only the first rank of a distributed launch prints."""
@@ -126,13 +128,12 @@ class CommandParser(HfArgumentParser):
             return f"{name}: expected one of {', '.join(choices)}, got {got[1]}; {fix}"
         if got:
             return f"{name}: expected {_TYPE_NAMES.get(action.type, 'another value')}, got {got[1]}; change it"
-        if action.type is string_to_bool:
-            value = re.sub(r"^Truthy value expected: got (.*) but expected one of .*", r"\1", error.message)
-            return f"{name}: expected true or false, got {value!r}; change it"
         if error.message.startswith("ignored explicit argument"):
             return f"{name}: expected no value, got one; remove it"
-        if error.message.startswith("expected"):
+        if re.fullmatch(r"expected .* arguments?", error.message):
             return f"{name}: expected a value, got none; add one"
+        if error.message.startswith("expected"):  # raised by the type of the option
+            return f"{name}: {error.message}; change it"
         return f"{name}: {error.message}"
 
 
@@ -145,9 +146,10 @@ def parse_command(arguments: Sequence[str], prog: str, commands: Mapping[str, st
         commands: description of each command.
         version: what `--version` prints; None: the program has no such option.
     """
+    width = max(map(len, commands)) + 2
     parser = CommandParser(
         prog=prog,
-        description="\n".join(f"{name:10}{description}" for name, description in commands.items()),
+        description="\n".join(f"{name:{width}}{description}" for name, description in commands.items()),
         epilog=f"{prog} COMMAND --help lists a command's options.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.resources
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..errors import one_line
 from ..field_types import has_type
 from ..safe_loading import read_yaml
 
@@ -61,6 +63,14 @@ class Experiment:
     def with_common(self, options: Mapping[str, Any]) -> Experiment:
         """Return a copy with other values of some common options; an adapter is replaced completely."""
         return replace(self, common=_merged(self.common, options))
+
+    @contextmanager
+    def naming(self, arm: str) -> Iterator[None]:
+        """Add the arm to the message of an OSError or a ValueError, which is raised as a ValueError."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{self.name}: arms.{arm}: {one_line(error)}") from error
 
     def select(self, arms: Sequence[str] | None, seeds: Sequence[int] | None) -> list[tuple[str, int]]:
         """Return the runs (arm, seed) of some arms and seeds in the order in which they are trained.

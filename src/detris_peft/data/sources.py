@@ -1,15 +1,20 @@
 """Dataset options shared by all commands; the registry of readers selects the reader."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import datasets
+from typing import TYPE_CHECKING
 
 from ..atomic import recover
+from ..defaults import IMAGE_FOLDER
 from .errors import BadRows
-from .readers import DatasetReader, candidate_paths, dataset_path, find_reader, registered_readers
-from .readers.refer_files import DEFAULT_IMAGE_FOLDER
+
+if TYPE_CHECKING:  # the options of commands are declared here, which `--help` shows without importing `datasets`
+    import datasets
+
+    from .readers import DatasetReader
 
 _ORDER = ("train", "validation", "val", "test", "testA", "testB")
 
@@ -32,7 +37,7 @@ class DataSource:
         default=None,
         metadata={
             "help": f"folder of the images, below data_root or from the working directory; by default "
-            f"{DEFAULT_IMAGE_FOLDER}, or the folder of a COCO file ({{split}} is replaced as in its name)"
+            f"{IMAGE_FOLDER}, or the folder of a COCO file ({{split}} is replaced as in its name)"
         },
     )
     leak: str | None = field(
@@ -77,6 +82,8 @@ class DataSource:
 
     def load_valid(self, split: str, bad_rows: BadRows | None) -> datasets.Dataset | datasets.IterableDataset:
         """Load one split as `load` does; raise a ValueError as well if every row is invalid."""
+        import datasets
+
         earlier = len(bad_rows or ())
         rows = self.load(split, bad_rows)
         if bad_rows is not None and isinstance(rows, datasets.Dataset) and not len(rows) and len(bad_rows) > earlier:
@@ -104,6 +111,8 @@ class DataSource:
         return "leak=keep" if self.leak == "keep" else self._reader().shared_images(self)
 
     def _reader(self) -> DatasetReader:
+        from .readers import candidate_paths, dataset_path, find_reader, registered_readers
+
         for path in candidate_paths(self):
             if not path.exists():
                 recover(path)  # `detris data convert` may have been killed while it replaced the folder
@@ -134,6 +143,8 @@ class DataSource:
         )
 
     def _check_options(self, reader: DatasetReader) -> None:
+        from .readers import registered_readers
+
         if self.leak not in (None, "keep", "drop"):
             raise ValueError(f"--leak: expected keep or drop, got {self.leak}; pass one of them")
         for other in registered_readers():

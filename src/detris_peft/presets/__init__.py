@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..modeling import DetrisConfig
-from . import comparisons
-from .detris import detris_b, detris_b_half, detris_l, detris_l_mixed
-from .tiny import random_backbones, tiny
+from ..lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from ..modeling import DetrisConfig
+    from .cpu_sized import random_backbones, tiny
+    from .detris import detris_b, detris_b_half, detris_l, detris_l_mixed
+else:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "cpu_sized": ("random_backbones", "tiny"),
+            "detris": ("detris_b", "detris_b_half", "detris_l", "detris_l_mixed"),
+        },
+    )
 
 __all__ = [
     "Published",
@@ -43,7 +54,7 @@ class Published(NamedTuple):
 
 
 class _Preset(NamedTuple):
-    config: Callable[[], DetrisConfig]
+    function: str  # module and name of the function that returns the config; imported when it is called
     recipe: Mapping[str, Any]
     published: Published | None = None
 
@@ -63,27 +74,27 @@ _TINY_RECIPE = {
 }
 
 
-def _row(config: Callable[[], DetrisConfig], published: Published | None = None) -> _Preset:
-    return _Preset(config, _B_RECIPE, published)
+def _row(function: str, published: Published | None = None) -> _Preset:
+    return _Preset(function, _B_RECIPE, published)
 
 
 _PRESETS: dict[str, _Preset] = {
-    "detris-b": _row(detris_b, Published("Table 2", "2.71", (76.0, 78.2, 73.5, 75.9))),
-    "detris-b-half": _row(detris_b_half, Published("Table 2", "1.36", (75.8, 77.7, 72.9, 75.5))),
-    "detris-l": _Preset(detris_l, _L_RECIPE),
-    "detris-l-mixed": _Preset(detris_l_mixed, _L_RECIPE),
-    "table2-full": _row(comparisons.full_tuning, Published("Table 2", "149.97", (65.1, 68.1, 61.4, 64.9))),
-    "table2-fixed": _row(comparisons.fixed_backbone, Published("Table 2", "0.00", (74.9, 77.1, 72.0, 74.7))),
-    "table2-adapter": _row(comparisons.adapter, Published("Table 2", "1.98", (71.2, 73.3, 68.3, 70.9))),
-    "table2-houlsby": _row(comparisons.houlsby),
-    "table2-compacter": _row(comparisons.compacter, Published("Table 2", "1.62", (73.9, 75.8, 70.8, 73.5))),
-    "table2-compacter-112": _row(comparisons.compacter_112),
-    "table2-lora": _row(comparisons.lora, Published("Table 2", "1.57", (73.4, 75.7, 70.2, 73.1))),
-    "table2-etris": _row(comparisons.etris, Published("Table 2", "1.38", (74.5, 76.5, 72.9, 74.6))),
-    "table3-none": _row(comparisons.fixed_backbone, Published("Table 3", None, (74.9, 77.1, 71.9, 74.6))),
-    "table3-da": _row(comparisons.dense_aligner_only, Published("Table 3", None, (75.4, 77.3, 72.5, 75.0))),
-    "table3-ta": _row(comparisons.text_adapter_only, Published("Table 3", None, (75.9, 77.5, 72.7, 75.4))),
-    "tiny": _Preset(tiny, _TINY_RECIPE),
+    "detris-b": _row("detris.detris_b", Published("Table 2", "2.71", (76.0, 78.2, 73.5, 75.9))),
+    "detris-b-half": _row("detris.detris_b_half", Published("Table 2", "1.36", (75.8, 77.7, 72.9, 75.5))),
+    "detris-l": _Preset("detris.detris_l", _L_RECIPE),
+    "detris-l-mixed": _Preset("detris.detris_l_mixed", _L_RECIPE),
+    "table2-full": _row("comparisons.full_tuning", Published("Table 2", "149.97", (65.1, 68.1, 61.4, 64.9))),
+    "table2-fixed": _row("comparisons.fixed_backbone", Published("Table 2", "0.00", (74.9, 77.1, 72.0, 74.7))),
+    "table2-adapter": _row("comparisons.adapter", Published("Table 2", "1.98", (71.2, 73.3, 68.3, 70.9))),
+    "table2-houlsby": _row("comparisons.houlsby"),
+    "table2-compacter": _row("comparisons.compacter", Published("Table 2", "1.62", (73.9, 75.8, 70.8, 73.5))),
+    "table2-compacter-112": _row("comparisons.compacter_112"),
+    "table2-lora": _row("comparisons.lora", Published("Table 2", "1.57", (73.4, 75.7, 70.2, 73.1))),
+    "table2-etris": _row("comparisons.etris", Published("Table 2", "1.38", (74.5, 76.5, 72.9, 74.6))),
+    "table3-none": _row("comparisons.fixed_backbone", Published("Table 3", None, (74.9, 77.1, 71.9, 74.6))),
+    "table3-da": _row("comparisons.dense_aligner_only", Published("Table 3", None, (75.4, 77.3, 72.5, 75.0))),
+    "table3-ta": _row("comparisons.text_adapter_only", Published("Table 3", None, (75.9, 77.5, 72.7, 75.4))),
+    "tiny": _Preset("cpu_sized.tiny", _TINY_RECIPE),
 }
 
 
@@ -98,7 +109,8 @@ def get(name: str) -> DetrisConfig:
     Raises:
         ValueError: no preset has this name; the message lists the presets.
     """
-    return _find(name).config()
+    module, function = _find(name).function.split(".")
+    return getattr(import_module(f"{__name__}.{module}"), function)()
 
 
 def recipe(name: str) -> dict[str, Any]:

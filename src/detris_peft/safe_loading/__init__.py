@@ -1,10 +1,26 @@
 """Readers for files that other people wrote: no code is executed, and memory, depth and counts are bounded."""
 
-from .checkpoints import read_checkpoint
-from .pickle_values import printable
-from .pickles import load_plain_pickle
-from .safetensors_files import check_safetensors, read_safetensors
-from .text_files import parse_json, read_json, read_yaml
+from typing import TYPE_CHECKING
+
+from ..lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from .checkpoints import read_checkpoint
+    from .pickle_values import printable
+    from .pickles import load_plain_pickle
+    from .safetensors_files import check_safetensors, read_safetensors
+    from .text_files import parse_json, read_json, read_yaml
+else:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "checkpoints": ("read_checkpoint",),
+            "pickle_values": ("printable",),
+            "pickles": ("load_plain_pickle",),
+            "safetensors_files": ("check_safetensors", "read_safetensors"),
+            "text_files": ("parse_json", "read_json", "read_yaml"),
+        },
+    )
 
 __all__ = [
     "check_safetensors",

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detris_peft.cli.train import check_leaks
+from detris_peft.cli.training_run import check_leaks
 from detris_peft.data.schema import make_row, to_dataset
 from detris_peft.data.sources import DataSource
 from detris_peft.data.tools.leaks import shared_images

@@ -10,18 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers import CLIPTokenizer
-
-from ... import DetrisProcessor
-from ...data import decode_mask
-from ...data.masks import mask_area
-from ...data.readers import dataset_path
 from ...data.sources import DataSource
-from ...data.tools.check import check_data
 from ...data.tools.report import SplitReport, as_json
 from ...defaults import IMAGE_SIZE, MAX_TEXT_LENGTH
 from ...outputs import check_output_file
-from ...tokenization_detris import count_tokens, load_tokenizer
 from .output import check_splits, list_findings, write_output
 from .preview import check_preview, write_preview
 
@@ -57,6 +49,8 @@ class CheckArguments:
 
 def check(options: CheckArguments, source: DataSource) -> None:
     """Run `detris data check`: print a table and the findings; exit with code 1 if there are errors."""
+    from ...data.tools.check import check_data
+
     outputs = [(name, file) for name in ("report", "preview") if (file := getattr(options, name)) is not None]
     for name, file in outputs:  # fail early
         check_output_file(file, options.overwrite, _inputs(source), f"--{name}")
@@ -91,6 +85,8 @@ def check(options: CheckArguments, source: DataSource) -> None:
 
 def _inputs(source: DataSource) -> tuple[Path, ...]:
     """Return the files of a local dataset that are not images, which an output must not replace."""
+    from ...data.readers import dataset_path
+
     path = dataset_path(source)
     if path is None or path.is_file():
         return (path,) if path else ()
@@ -135,11 +131,18 @@ def format_reports(source: DataSource, reports: Sequence[SplitReport]) -> str:
 
 
 def _token_counter(name: str) -> Callable[[Iterable[str]], list[int]]:
+    from ...tokenization_detris import count_tokens, load_tokenizer
+
     return partial(count_tokens, load_tokenizer(name))
 
 
 def _visibility(image_size: int) -> Callable[[Mapping[str, Any]], bool]:
     """Return a function that tests whether a mask is visible after resizing, which may drop small regions."""
+    from transformers import CLIPTokenizer
+
+    from ...data.masks import decode_mask, mask_area
+    from ...processing_detris import DetrisProcessor
+
     processor = DetrisProcessor(CLIPTokenizer(), image_size=image_size)
 
     def is_visible(mask: Mapping[str, Any]) -> bool:

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
-
 from ...data.errors import BadRows
 from ...data.sources import DataSource
-from ...data.tools.convert import write_parquet
 from ...errors import one_line
-from ...modeling.hub import check_hub_access
 from ...outputs import MARKER
 from .output import check_splits, list_bad_rows, stop_on_sigterm
 
@@ -46,7 +41,11 @@ class ConvertArguments:
 
 def convert(options: ConvertArguments, source: DataSource) -> None:
     """Run `detris data convert`: write parquet files, and upload them on request."""
+    from ...data.tools.convert import write_parquet
+
     if options.push_to_hub:  # fail early
+        from ...modeling.hub import check_hub_access
+
         check_hub_access(options.push_to_hub)
     bad_rows = BadRows() if options.skip_bad_rows else None
     with stop_on_sigterm():
@@ -69,6 +68,9 @@ def convert(options: ConvertArguments, source: DataSource) -> None:
 
 def _push(name: str, options: ConvertArguments) -> None:
     """Upload the output folder; delete remote shards of earlier conversions."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
     api = HfApi()
     try:
         api.create_repo(name, repo_type="dataset", private=options.private, exist_ok=True)

@@ -9,18 +9,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...data.errors import BadRows
-from ...data.readers import candidate_paths
-from ...data.readers.coco import PLACEHOLDER
-from ...data.readers.folder import load_folder
 from ...data.sources import DataSource
-from ...data.tools.describe import DescribedSplit, describe_dataset
-from ...data.tools.describe.expressions import KINDS
-from ...data.tools.describe.writer import MAX_EXPRESSIONS, MIN_AREA, PREVIEW
+from ...data.tools.describe.defaults import MAX_EXPRESSIONS, MIN_AREA, PREVIEW
 from ...outputs import check_output_file
 from .output import check_splits, list_bad_rows, stop_on_sigterm
 from .preview import check_preview, write_preview
+
+if TYPE_CHECKING:
+    from ...data.tools.describe import DescribedSplit
 
 
 @dataclass
@@ -72,6 +71,9 @@ class DescribeArguments:
 
 def describe(options: DescribeArguments, source: DataSource) -> None:
     """Run `detris data describe`: write the dataset, its preview, and print counts."""
+    from ...data.readers.folder import load_folder
+    from ...data.tools.describe import describe_dataset
+
     if options.preview is not None:  # fail early
         check_output_file(options.preview, options.overwrite, _inputs(source), "--preview")
         check_preview()
@@ -112,12 +114,17 @@ def describe(options: DescribeArguments, source: DataSource) -> None:
 
 def _inputs(source: DataSource) -> tuple[str, ...]:
     """Return the files that the dataset may name, which the preview must not replace."""
+    from ...data.readers import candidate_paths
+    from ...data.readers.coco import PLACEHOLDER
+
     patterns = [glob.escape(str(path)).replace(PLACEHOLDER, "*") for path in candidate_paths(source)]
     return tuple(file for pattern in patterns for file in glob.glob(pattern))
 
 
 def format_counts(counts: Mapping[str, DescribedSplit]) -> str:
     """Format the counts of each split as a table of one column per split."""
+    from ...data.tools.describe.expressions import KINDS
+
     rows = {"images": "images", "objects": "objects", "sentences": "sentences"}
     omitted = {
         "small": "too small",

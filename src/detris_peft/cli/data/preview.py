@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
-import numpy as np
-
-from ...data import decode_row
-from ...visualization import plot_samples
 from .output import write_output
+
+if TYPE_CHECKING:
+    import datasets
 
 _SAMPLES = 12
 
@@ -24,6 +22,8 @@ def check_preview() -> None:
 
 def write_preview(splits: Sequence[datasets.Dataset], file: str, seed: int) -> str:
     """Write a grid of random samples of the splits as PNG; return a message."""
+    from ...visualization import plot_samples
+
     samples = draw_samples(splits, _SAMPLES, seed)
     if not samples:
         return "no valid rows: wrote no preview"
@@ -34,6 +34,11 @@ def write_preview(splits: Sequence[datasets.Dataset], file: str, seed: int) -> s
 
 def draw_samples(splits: Sequence[datasets.Dataset], count: int, seed: int) -> list[tuple[Any, Any, str, str]]:
     """Draw random valid rows, about equally many per split, as (image, mask, caption, sentence)."""
+    import datasets
+    import numpy as np
+
+    from ...data import decode_row
+
     rng = np.random.default_rng(seed)
     samples = []
     for split_index, rows in enumerate(splits):

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from PIL import Image
-from tqdm.auto import tqdm
 
 from ....outputs import MARKER, mark_folder
+from ....progress import progress_bar
 from ....safe_loading import parse_json
 from ...errors import BadRows
 from ...masks import decode_mask
@@ -29,13 +29,10 @@ from ...readers.folder import METADATA
 from ...sources import DataSource
 from ..output_folder import check_output, check_split_names, write_folder
 from .card import description_card
+from .defaults import MAX_EXPRESSIONS, MIN_AREA, PREVIEW
 from .expressions import choose_expressions, find_expressions
 from .objects import SceneObject
 from .scenes import Scene, SceneReader
-
-PREVIEW = "preview.png"  # written by the command
-MIN_AREA = 0.005
-MAX_EXPRESSIONS = 3
 
 
 @dataclass
@@ -132,7 +129,7 @@ def describe_dataset(
     counts: dict[str, DescribedSplit] = {}
     with write_folder(output) as staging:
         for split in splits:
-            scenes = tqdm(reader.scenes(split), f"{split}: images", unit="", leave=False, disable=not progress)
+            scenes = progress_bar(reader.scenes(split), f"{split}: images", unit="", disable=not progress)
             counts[split] = _write_split(scenes, staging / split, split, min_area, max_expressions, seed)
             counts[split].empty_images = reader.skipped[split]
             if not counts[split].objects:
