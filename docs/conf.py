@@ -14,7 +14,7 @@ release = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 html_theme = "furo"
 html_title = f"detris_peft {release}"
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "images/README.md"]
 
 myst_heading_anchors = 3  # links such as design.md#parity work on GitHub and here
 

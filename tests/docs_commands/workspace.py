@@ -1,0 +1,109 @@
+"""The folder in which the commands of the documents run: what a reader has there, at the smallest sizes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+from transformers import BertTokenizerFast  # type: ignore[attr-defined]
+
+from detris_peft.conversion import load_official_checkpoint
+from detris_peft.data.refshapes import write_refshapes
+from tests.helpers.reference import FIXTURES, reference_config
+from tests.helpers.tiny_models import image_encoder, text_encoder
+
+from .extraction import CHECKOUT
+
+_WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "red", "left", "car", "person", "dog", "on", "of"]
+_EXPERIMENT = """
+reference: plain
+seeds: [0]
+splits: [val]
+common: {preset: tiny, dataset: refcoco, data_root: DATA}
+arms:
+  plain: {vision_adapter: null, text_adapter: null}
+"""
+
+
+def write_workspace(folder: Path) -> Path:
+    """Write everything but the trained checkpoints, which `detris` writes."""
+    for name in ("examples", "docs/experiments"):
+        shutil.copytree(CHECKOUT / name, folder / name, ignore=shutil.ignore_patterns("results", "__pycache__"))
+    _write_refcoco(folder / "DATA")
+    for copy in ("data", "quickstart/data"):
+        shutil.copytree(folder / "DATA", folder / copy)
+    _write_photos(folder)
+    _write_flowers(folder / "flowers")
+    _write_coco(folder / "street")
+    for split in ("train", "val"):
+        shutil.copy(folder / f"street/{split}.json", folder)
+        shutil.copytree(folder / "street" / split, folder / split)
+    shutil.copytree(folder / "flowers", folder / "described")
+    (folder / "mine.yaml").write_text(_EXPERIMENT)
+    image_encoder("dinov2", patch_size=14, image_size=28).save_pretrained(folder / "dinov2-small")
+    text_encoder("bert").save_pretrained(folder / "minilm")
+    BertTokenizerFast(vocab={word: i for i, word in enumerate(_WORDS)}).save_pretrained(folder / "minilm")
+    _write_official(folder)
+    return folder
+
+
+def _write_refcoco(root: Path) -> None:
+    """Write RefShapes, and the same under the names of the real datasets."""
+    write_refshapes(root, train=6, val=3, test=2, image_size=48)
+    for name in ("refcoco", "refcoco+"):
+        shutil.copytree(root / "refshapes", root / name)
+
+
+def _write_photos(folder: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
+    (folder / "photos").mkdir()
+    for name in ("photo.jpg", "photos/1.jpg", "photos/2.jpg"):
+        Image.fromarray(pixels).save(folder / name)
+    (folder / "pairs.csv").write_text("image,text\nphoto.jpg,the red car\nphotos/1.jpg,the dog\n")
+
+
+def _write_flowers(folder: Path) -> None:
+    """Write a folder dataset, as in docs/your-own-data.md."""
+    for split, color in (("train", "red"), ("val", "blue")):
+        (folder / split / "masks").mkdir(parents=True)
+        lines = []
+        for i in range(4):
+            box = (4 + 4 * i, 8, 20 + 4 * i, 30)
+            for mode, file, ink in (("RGB", f"{i}.jpg", color), ("L", f"masks/{i}.png", 255)):
+                image = Image.new(mode, (60, 40))
+                ImageDraw.Draw(image).rectangle(box, fill=ink)
+                image.save(folder / split / file)
+            lines.append({"file_name": f"{i}.jpg", "sentences": ["the left rose"], "mask_file_name": f"masks/{i}.png"})
+        (folder / split / "metadata.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+
+def _write_coco(folder: Path) -> None:
+    """Write COCO instances files without sentences, with their images in a folder per split."""
+    categories = [{"id": 1, "name": "car"}, {"id": 2, "name": "dog"}]
+    for first, split in ((0, "train"), (10, "val")):
+        (folder / split).mkdir(parents=True)
+        images, annotations = [], []
+        for i in range(first, first + 4):
+            image = Image.new("RGB", (60, 40), (i, 90, 120))
+            for kind, x in ((1, 2 + i % 3), (2, 34)):
+                box = (x, 10, x + 20, 34)
+                ImageDraw.Draw(image).rectangle(box, fill="red" if kind == 1 else "white")
+                polygon = [box[0], box[1], box[2], box[1], box[2], box[3], box[0], box[3]]
+                annotation = {"id": 2 * i + kind, "image_id": i, "category_id": kind, "segmentation": [polygon]}
+                annotations.append({**annotation, "bbox": [x, 10, 20, 24], "area": 480, "iscrowd": 0})
+            image.save(folder / split / f"{i}.jpg")
+            images.append({"id": i, "file_name": f"{i}.jpg", "width": 60, "height": 40})
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        (folder / f"{split}.json").write_text(json.dumps(content))
+
+
+def _write_official(folder: Path) -> None:
+    """Write a checkpoint in the layout of the authors, its architecture, and its backbones."""
+    shutil.copy(FIXTURES / "tiny_checkpoint.pth", folder / "detris_b_refcoco.pth")
+    model = load_official_checkpoint(folder / "detris_b_refcoco.pth", reference_config())
+    for kind in ("vision", "text"):
+        getattr(model, f"{kind}_model").unload().save_pretrained(folder / "official" / kind)
+    (folder / "official/config.json").write_text(reference_config().to_json_string(use_diff=False))
