@@ -27,7 +27,7 @@ from detris_peft import DetrisPredictor
 from detris_peft.cli import run
 from detris_peft.cli.checkpoint_options import CheckpointArguments, load_checkpoint
 from detris_peft.cli.parser import CommandParser
-from detris_peft.cli.predict.many import image_root, read_rows, report
+from detris_peft.cli.predict.many import check_outputs, image_root, read_rows, report
 from detris_peft.cli.predict.options import PredictionArguments, parse_arguments
 from detris_peft.prediction.job_files import JobFiles
 from detris_peft.prediction.jobs import job_fingerprint, run_job
@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.uses_gpus = arguments.device != "cpu" and torch.cuda.is_available()
     files = JobFiles(arguments.output)
     pairs, notices = read_rows(arguments)
-    files.check([checkpoint.checkpoint, *(pair.source for pair in pairs)], arguments.overwrite, arguments.resume)
+    check_outputs(files, checkpoint, arguments, pairs)
     print(*notices, sep="\n", end="\n" if notices else "")
     # Only for the fingerprint; the actors load it again.
     predictor = DetrisPredictor(*load_checkpoint(checkpoint), "cpu", arguments.dtype)

@@ -233,3 +233,12 @@ def test_invalid_input(pipe, images, image, keywords, error, message):
         pipe(fill(image), **keywords)
     assert re.search(message, str(caught.value))
     assert "\n" not in str(caught.value)
+
+
+def test_an_encoder_that_is_offloaded_to_the_disk(checkpoint, predictor, images, tmp_path):
+    offload = {"device_map": {"": "disk"}, "model_kwargs": {"offload_folder": tmp_path / "offload"}}
+    pipe = pipeline(TASK, model=str(checkpoint), **offload)
+    assert "meta" in {weight.device.type for weight in pipe.model.parameters()}
+    expected = predictor(images["photo"], A, threshold=0).score
+    assert pipe(images["photo"], text=A, threshold=0)[0]["score"] == pytest.approx(expected, abs=1e-5)
+    assert not hasattr(pipe.model, "hf_device_map")

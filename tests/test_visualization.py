@@ -129,12 +129,10 @@ def test_a_mask_of_another_size_raises():
 class HalfModel:
     """Model and processor whose prediction is the left half of each image."""
 
-    device, training = "cpu", False
+    device = "cpu"
 
-    def train(self, mode=True):
-        return self
-
-    eval = train
+    def modules(self):
+        return []
 
     def __call__(self, *inputs, **kwargs):
         if kwargs:  # as processor

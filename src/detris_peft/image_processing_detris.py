@@ -7,6 +7,7 @@ images and masks to the canvas; its inverse maps predictions back.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from numbers import Real
 from typing import Any
 
 import cv2
@@ -176,7 +177,7 @@ class DetrisImageProcessor(BaseImageProcessor):
             TypeError: `outputs` has no logits.
         """
         threshold = self._checked_threshold(threshold)
-        maps = self._probability_maps(outputs, as_sizes(target_sizes, "target_sizes") or [])
+        maps = self._probability_maps(outputs, [] if target_sizes is None else target_sizes)
         return maps if return_probabilities else [probability > threshold for probability in maps]
 
     def post_process_semantic_segmentation(
@@ -197,7 +198,7 @@ class DetrisImageProcessor(BaseImageProcessor):
             ValueError, TypeError: as for `post_process_referring_segmentation`.
         """
         threshold = self._checked_threshold(threshold)
-        return [(map_ > threshold).long() for map_ in self._probability_maps(outputs, as_sizes(target_sizes))]
+        return [(map_ > threshold).long() for map_ in self._probability_maps(outputs, target_sizes)]
 
     def post_process_instance_segmentation(
         self, outputs, threshold: float = 0.3, mask_threshold: float | None = None, target_sizes=None
@@ -224,7 +225,7 @@ class DetrisImageProcessor(BaseImageProcessor):
         mask_threshold = self._checked_threshold(mask_threshold, "mask_threshold")
         threshold = self._checked_threshold(threshold)
         instances = []
-        for map_ in self._probability_maps(outputs, as_sizes(target_sizes, "target_sizes")):
+        for map_ in self._probability_maps(outputs, target_sizes):
             mask = (map_ > mask_threshold).numpy()
             score, box = mask_score(map_.numpy(), mask), mask_box(mask)
             kept = box is not None and score > threshold
@@ -240,13 +241,13 @@ class DetrisImageProcessor(BaseImageProcessor):
     def _checked_threshold(self, threshold: float | None, name: str = "threshold") -> float:
         """Return the threshold; None is the field `mask_threshold`."""
         threshold = self.mask_threshold if threshold is None else threshold
-        if not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
+        if not isinstance(threshold, Real) or not 0 <= threshold <= 1:
             raise ValueError(f"{name}: expected a probability from 0 to 1, got {threshold!r:.80}; change it")
         return threshold
 
-    def _probability_maps(self, outputs, sizes: list[tuple[int, int]] | None) -> list[torch.Tensor]:
+    def _probability_maps(self, outputs, target_sizes) -> list[torch.Tensor]:
         """Convert logits to B probability maps (H,W) of the given sizes; None: of the canvas."""
-        logits = _checked_logits(outputs)
+        logits, sizes = _checked_logits(outputs), as_sizes(target_sizes, "target_sizes")
         if sizes is not None and len(sizes) != len(logits):
             raise ValueError(f"target_sizes: expected {len(logits)}, got {len(sizes)}; pass one (H, W) per logit map")
         if sizes is not None:

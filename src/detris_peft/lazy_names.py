@@ -14,7 +14,7 @@ def lazy_names(
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Return the functions `__getattr__` and `__dir__` of a package.
 
-    A submodule is imported on first use too: `import detris_peft; detris_peft.presets`.
+    Submodules are imported on first use as well: `import detris_peft; detris_peft.presets`.
 
     Args:
         package: the package's `__name__`.

@@ -20,8 +20,8 @@ def mask_score(probabilities: np.ndarray, mask: np.ndarray) -> float:
 def mask_box(mask: np.ndarray) -> tuple[int, int, int, int] | None:
     """Return the smallest box around the foreground of a mask (H, W), or None for an empty mask.
 
-    The box is (x1, y1, x2, y2) in pixels, x to the right and y down. x2 and y2 are the edges behind the last pixel, as
-    in COCO: x2 - x1 is the width.
+    The box is (x1, y1, x2, y2) in pixels, x to the right and y down. x2 and y2 are exclusive, so that
+    x2 - x1 is the width, as in COCO.
     """
     x, y, width, height = cv2.boundingRect(np.ascontiguousarray(mask).view(np.uint8))
     return (x, y, x + width, y + height) if width and height else None

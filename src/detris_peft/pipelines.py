@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from copy import copy
 from itertools import islice
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any
@@ -65,13 +66,20 @@ class ReferringImageSegmentationPipeline(ChunkPipeline):
         **kwargs: Any,
     ) -> None:
         from .prediction import DetrisPredictor, usable_device
+        from .prediction.devices import is_dispatched, weight_device
 
-        if isinstance(device, (str, torch.device)):
+        moved: Any = model
+        if is_dispatched(model) and not hasattr(model, "hf_device_map"):
+            # Only encoders have one. With it, transformers does not move the model, whose device may be "meta".
+            moved = copy(model)
+            moved.hf_device_map = {"": weight_device(model.projector)}
+            device = None if str(device) == "meta" else device  # chosen by `transformers.pipeline`
+        elif isinstance(device, (str, torch.device)):
             device = usable_device(device)
-        super().__init__(model=model, processor=processor, device=device, **kwargs)  # type: ignore[arg-type]
+        super().__init__(model=moved, processor=processor, device=device, **kwargs)  # type: ignore[arg-type]
+        self.model = model
         dtype = None if dtype == "auto" else dtype
-        on = None if hasattr(model, "hf_device_map") else self.device
-        self.predictor = DetrisPredictor(model, processor, device=on, dtype=dtype, batch_size=batch_size)
+        self.predictor = DetrisPredictor(model, processor, device=self.device, dtype=dtype, batch_size=batch_size)
         self._batch_size = self.predictor.batch_size
 
     def __call__(self, image: Any, text: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
@@ -222,7 +230,7 @@ def register() -> None:
     """Make `transformers.pipeline` know the task. Repeated calls have no effect."""
     registered = PIPELINE_REGISTRY.supported_tasks.get(TASK)
     if registered is None or registered["impl"] is not ReferringImageSegmentationPipeline:
-        PIPELINE_REGISTRY.supported_tasks.pop(TASK, None)  # of a module that was loaded before: no warning
+        PIPELINE_REGISTRY.supported_tasks.pop(TASK, None)  # transformers warns if a task exists, as after a reload
         PIPELINE_REGISTRY.register_pipeline(
             TASK, ReferringImageSegmentationPipeline, pt_model=DetrisForReferringSegmentation, type="multimodal"
         )

@@ -2,7 +2,7 @@
 
 A bar that is redrawn ten times per second fills a log file. Without a terminal, progress is therefore printed as
 lines, at most one per minute. If the total is known, a line also needs 10 % of it, or ten minutes, since the last
-line. Work that takes less than a minute prints none.
+line. Work that takes less than a minute prints no line.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Registration with peft and transformers, which happens when one of them is imported, or at once where it already is.
+"""Registration with peft and transformers, when one of them is imported, or immediately if it is already imported.
 
 Importing peft takes seconds, so that `import detris_peft` does not import it. Registering needs our own modules, which
-import names from peft and transformers. It must therefore wait until none of these modules is only half imported: both
-`import peft` and `from detris_peft.adapters import DenseAlignerConfig` import the others on their way.
+import names from peft and transformers. It must therefore wait until none of these modules is partially initialized:
+both `import peft` and `from detris_peft.adapters import DenseAlignerConfig` import the others in the process.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import wrapt
 _LIBRARIES = ("peft", "transformers")
 _PACKAGE = __name__.rpartition(".")[0]
 
-_executed: set[str] = set()  # modules that have run completely, although Python may not have marked them as imported
+_executed: set[str] = set()  # modules that ran completely, although Python may not yet mark them as imported
 
 
 def register_on_import() -> None:
@@ -28,8 +28,7 @@ def register_on_import() -> None:
     if _executed:
         return
     _executed.add(__name__)
-    # Of our own packages, all that are imported below have an `__init__` that imports their modules, so that it is
-    # sufficient to wait for the packages.
+    # Waiting for our packages is sufficient: those that `_register` imports import their own modules in `__init__`.
     for module in pkgutil.iter_modules(sys.modules[_PACKAGE].__path__, f"{_PACKAGE}."):
         if module.name not in sys.modules:
             wrapt.register_post_import_hook(_after_import, module.name)
@@ -40,14 +39,14 @@ def register_on_import() -> None:
 
 
 def _after_import(module: ModuleType) -> None:
-    """Register, unless a module that this needs is only half imported: then this function is called again after it."""
+    """Register, unless a required module is partially initialized; after its import, this function is called again."""
     _executed.add(module.__name__)
-    if any(name in sys.modules for name in _LIBRARIES) and not any(map(_is_half_imported, [*sys.modules])):
+    if any(name in sys.modules for name in _LIBRARIES) and not any(map(_is_partially_initialized, [*sys.modules])):
         _register()
 
 
-def _is_half_imported(name: str) -> bool:
-    """Return whether a library or one of our modules or packages is running, in this thread or another one."""
+def _is_partially_initialized(name: str) -> bool:
+    """Return whether a library or one of our modules is being imported, in this thread or another one."""
     if name not in _LIBRARIES and name.rpartition(".")[0] != _PACKAGE:
         return False
     spec = getattr(sys.modules.get(name), "__spec__", None)

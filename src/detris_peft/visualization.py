@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .eval_mode import eval_mode
 from .image_inputs import to_rgb
 from .metrics import intersection_and_union
 
@@ -36,9 +37,8 @@ def overlay(
 ) -> Image.Image:
     """Return the image in RGB with a mask (H, W): a dim, gray surround, and a two-tone outline around the object.
 
-    The outline lies outside of the object, whose pixels keep their color: a black line, then a bright one, which
-    therefore has dark neighbors in any image. Where the object is cut by the edge of the image, the lines follow that
-    edge.
+    The outline is outside of the object, whose pixels keep their color: a black line, then a bright one, which is
+    therefore visible on any image. Where the edge of the image cuts the object, the lines follow that edge.
 
     Args:
         image: the image.
@@ -158,14 +158,12 @@ def plot_predictions(
     if not chosen:
         return
     count = len(chosen)
-    was_training = model.training
-    model.eval()
     masks = []
-    for sample in chosen:  # one by one: with keep_aspect_ratio, each image has its own canvas
-        inputs = processor(images=sample.image, text=sample.sentence)
-        logits = model(inputs["pixel_values"].to(model.device), inputs["input_ids"].to(model.device)).logits
-        masks += processor.post_process_referring_segmentation(logits, inputs["target_sizes"])
-    model.train(was_training)
+    with eval_mode(model):
+        for sample in chosen:  # one by one: with keep_aspect_ratio, each image has its own canvas
+            inputs = processor(images=sample.image, text=sample.sentence)
+            logits = model(inputs["pixel_values"].to(model.device), inputs["input_ids"].to(model.device)).logits
+            masks += processor.post_process_referring_segmentation(logits, inputs["target_sizes"])
     figure, axes = plt.subplots(3, count, figsize=(2.2 * count, 7), layout="constrained", squeeze=False)
     for column, (sample, mask) in enumerate(zip(chosen, masks, strict=True)):
         for row, shown in enumerate((None, sample.mask, mask)):

@@ -23,6 +23,11 @@ def made(name: str, kind: str | None = None) -> Prepare:
     return prepare
 
 
+def linked(name: str, link: str) -> Prepare:
+    """Return a function that gives a file a second name."""
+    return lambda root: (root / link).hardlink_to(root / name)
+
+
 CASES = [
     # -- usage
     Case("no texts", f"{CHECKPOINT} --image photo.png", ("expected --text", "add it, or pass --pairs"), code=2),
@@ -103,7 +108,19 @@ CASES = [
         "resume without a job",
         f"{MANY} --output x.jsonl --resume",
         ("x_job.json of an interrupted job", "--overwrite instead"),
-        write("x.jsonl", ""),
+        write("x.jsonl", "{}\n"),
+    ),
+    Case(
+        "resume of a folder without a job",
+        f"{MANY} --output o --resume",
+        ("job.json of an interrupted job", "--overwrite instead"),
+        steps(made("o", "predictions"), write("o/predictions.jsonl", "{}\n")),
+    ),
+    Case(
+        "output is a hard link of the table",
+        f"{PAIRS} p.jsonl --output x.jsonl --overwrite",
+        ("x.jsonl", "than that of the input p.jsonl", "choose another"),
+        steps(write("p.jsonl", {"image": "photo.png", "text": "square"}), linked("p.jsonl", "x.jsonl")),
     ),
     Case(
         "output is the table",

@@ -17,8 +17,7 @@ def arguments(tmp_path_factory):
     root = toy_run.write_toys(tmp_path_factory.mktemp("evaluate"))
     model = toy_run.load_model(root)
     model.config.max_text_length = 5
-    model.save_pretrained(root / "best")
-    toy_run.load_processor(model.config, toy_run.load_rows(root)[0]).save_pretrained(root / "best")
+    toy_run.save_checkpoint(root, model)
     assert DetrisProcessor.from_pretrained(root / "best").max_text_length == 5
     common = ["evaluate", "--checkpoint", str(root / "best"), "--data_root", str(root), "--dataset", "refshapes"]
     return [*common, "--num_workers", "0"]

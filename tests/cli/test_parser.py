@@ -37,6 +37,23 @@ def usage_error(capsys, *words: str) -> str:
     return printed.err
 
 
+def test_help_shows_what_is_required_and_defaults_once():
+    @dataclass
+    class Documented:
+        """Options with help."""
+
+        output: str = field(metadata={"help": "file to write"})
+        seed: int = field(default=0, metadata={"help": "random seed"})
+        device: str | None = field(default=None, metadata={"help": "device; default: cpu"})
+        report: str | None = field(default=None, metadata={"help": "file for a report"})
+
+    shown = CommandParser(Documented).format_help()
+    assert "file to write (required)\n" in shown
+    assert "random seed (default: 0)\n" in shown
+    assert "device; default: cpu\n" in shown
+    assert "file for a report\n" in shown
+
+
 def test_options_are_parsed_into_the_dataclass():
     assert parse("--text", "a b", "--batch-size=2", "--splits", "a", "b") == Options("a b", 2, splits=["a", "b"])
     assert parse("--text", "-1", "--augment").augment

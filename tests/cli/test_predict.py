@@ -24,8 +24,7 @@ def checkpoint(tmp_path_factory):
     """A tiny checkpoint with its processor, and an image."""
     root = toy_run.write_toys(tmp_path_factory.mktemp("predict"))
     model = toy_run.load_model(root)
-    model.save_pretrained(root / "best")
-    toy_run.load_processor(model.config, toy_run.load_rows(root)[0]).save_pretrained(root / "best")
+    toy_run.save_checkpoint(root, model)
     Image.new("RGB", (60, 40), (200, 40, 40)).save(root / "photo.png")
     return root / "best"
 
@@ -88,6 +87,13 @@ def test_a_processor_of_another_model_is_refused(checkpoint, tmp_path):
 
 def images(size: int) -> tuple[Image.Image, Image.Image]:
     return Image.new("RGB", (size, size)), Image.new("L", (size, size))
+
+
+def test_an_overlay_too_large_for_a_jpeg_is_one_line_and_writes_nothing(tmp_path):
+    wide = Image.new("RGB", (65_501, 1))
+    with pytest.raises(ValueError, match=r"--output .*a.jpg: expected an image of at most 65,500 pixels per side"):
+        write_prediction(tmp_path / "a.jpg", wide, tmp_path / "a_mask.png", wide)
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_a_full_disk_leaves_the_old_files(tmp_path, monkeypatch):

@@ -31,8 +31,7 @@ def work(tmp_path_factory):
     root = toy_run.write_toys(tmp_path_factory.mktemp("predict_many"))
     model = toy_run.load_model(root)
     perturb(model)  # so that the sentence changes the mask
-    model.save_pretrained(root / "best")
-    toy_run.load_processor(model.config, toy_run.load_rows(root)[0]).save_pretrained(root / "best")
+    toy_run.save_checkpoint(root, model)
     (root / "photos").mkdir()
     numbers = np.random.default_rng(0)
     for i in range(6):
@@ -133,6 +132,19 @@ def test_paths_on_the_standard_input_and_one_row_as_json_lines(folder, monkeypat
     assert (folder / "x.jsonl").read_bytes() == (folder / "y.jsonl").read_bytes() != b""
 
 
+def test_a_closed_standard_input_is_an_empty_one(folder, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    assert "--image -: expected one path per line, got none" in fails("--image", "-", "--text", "red")
+    assert "--pairs -: expected rows with image and text, found none" in fails("--pairs", "-")
+
+
+def test_an_overlay_too_large_for_a_jpeg_is_a_png(folder):
+    Image.new("RGB", (65_501, 1)).save(folder / "wide.png")
+    predict("--image", "wide.png", "--text", "red", "--output", "out/", "--save", "overlay")
+    (record,) = records(folder / "out/predictions.jsonl")
+    assert Image.open(folder / "out" / record["files"]["overlay"]).format == "PNG"
+
+
 def test_a_job_that_was_killed_continues_without_repeating_rows(folder, work, complete, monkeypatch):
     words = ["--pairs", "work/pairs.csv", "--output", "out", "--resume"]
     fails(*words)  # nothing to continue: starts
@@ -228,7 +240,7 @@ def test_an_error_on_one_rank_ends_the_others(folder, launch):
         "ranks = Ranks('cpu')\n"
         "assert ranks.on_main(lambda: ranks.rank + 5) == 5\n"
         "print('broadcast', ranks.world)\n"
-        "ranks.together(fail)\n"
+        "ranks.on_all(fail)\n"
         "print('not reached')\n"
     )
     printed = run_process(folder, *launch, "script.py")

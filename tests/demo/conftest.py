@@ -21,8 +21,7 @@ def checkpoint(tmp_path_factory):
     """A checkpoint whose backbones are in a folder next to it, as after `detris train`."""
     root = toy_run.write_toys(tmp_path_factory.mktemp("demo"))
     model = toy_run.load_model(root)
-    model.save_pretrained(root / "run" / "best")
-    toy_run.load_processor(model.config, toy_run.load_rows(root)[0]).save_pretrained(root / "run" / "best")
+    toy_run.save_checkpoint(root, model, "run/best")
     return root / "run" / "best"
 
 

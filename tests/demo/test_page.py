@@ -117,11 +117,45 @@ def test_urls_and_files_of_the_server_are_refused(server, photo, tmp_path):
         ):
             event, data = call(server, "segment", value, TEXT, 0.4)
             assert event == ("complete" if value.get("orig_name") else "error"), data
+            for inputs in ((None, value, 0.4), (None, TEXT, value)):  # of other components
+                assert call(server, "segment", *inputs)[0] == "error"
         other.shutdown()
     assert asked == []
     for path in ("/etc/hostname", os.path.abspath(__file__), str(photo)):
         assert call(server, "segment", {"path": path, "meta": META}, TEXT, 0.4)[0] == "error"
         assert httpx.get(f"{server}gradio_api/file={path}").status_code in (403, 404)
+
+
+@pytest.mark.parametrize("threshold", ["0.4", None, [0.4], 1, -0.1, 10**400])
+def test_thresholds_of_other_types_and_ranges_give_a_message(server, photo, threshold, capfd):
+    assert refused(server, upload(server, photo), TEXT, threshold)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_other_inputs_give_a_message_and_no_traceback(server, photo, tmp_path, capfd):
+    image = upload(server, photo)
+    for inputs in ((5, TEXT, 0.4), ([image], TEXT, 0.4), ({**image, "path": 5}, TEXT, 0.4), (image, ["a"], 0.4), ()):
+        assert "Inputs: expected those of the page" in refused(server, *inputs)
+    assert "Example: expected 0 to 0, got 99" in refused(server, 99, function="choose")
+    folder = os.path.dirname(image["path"])
+    for path in (folder, f"{folder}/missing.png"):
+        assert "got one that the server has removed" in refused(server, {**image, "path": path}, TEXT, 0.4)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_full_disk_gives_a_message(server, photo, monkeypatch, capfd):
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device", "/secret/path")
+
+    image = upload(server, photo)
+    for function in ("gradio.processing_utils.save_pil_to_cache", "detris_peft.demo.page.save_bytes_to_cache"):
+        with monkeypatch.context() as context:
+            context.setattr(function, fail)
+            assert refused(server, image, TEXT, 0.4) == "The disk of the server is full; try again later."
+    printed = capfd.readouterr().err
+    assert "No space left" in printed
+    assert "Traceback" not in printed
+    assert call(server, "segment", image, TEXT, 0.4)[0] == "complete"
 
 
 def test_the_queue_cannot_be_passed_by(server, photo):

@@ -7,7 +7,7 @@ import json
 import pytest
 from PIL import Image
 
-from detris_peft.demo.sources import CheckpointSource, read_examples
+from detris_peft.demo.sources import CheckpointSource, read_examples, with_distinct_titles
 
 
 def test_examples_are_images_with_the_first_sentence_of_each_object(tmp_path):
@@ -34,3 +34,24 @@ def test_titles_do_not_show_other_folders():
     assert CheckpointSource("user/name", subfolder="best").title == "name/best"
     assert CheckpointSource("user/name").title == "user/name"
     assert CheckpointSource("/best").title == "best"
+
+
+def test_title_of_a_relative_folder(tmp_path, monkeypatch):
+    (tmp_path / "run" / "best").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "run" / "best")
+    assert CheckpointSource(".").title == "run/best"
+    assert CheckpointSource("..").title == f"{tmp_path.name}/run"
+
+
+@pytest.mark.parametrize(
+    ("names", "titles"),
+    [
+        (("a/run/best", "b/other/best"), ["run/best", "other/best"]),
+        (("/x/a/run/best", "/x/b/run/best"), ["a/run/best", "b/run/best"]),
+        (("user/name", "user/name"), ["user/name (1)", "user/name (2)"]),
+    ],
+)
+def test_compared_checkpoints_have_different_titles(names, titles):
+    sources = with_distinct_titles([*map(CheckpointSource, names)])
+    assert [source.title for source in sources] == titles
+    assert [source.name for source in sources] == [*names]

@@ -13,7 +13,23 @@ from .table import NOT_RUN, is_fragment, reason_not_to_run, substitute
 
 COMMANDS = {document: read_commands(document) for document in DOCUMENTS}
 # Other programs that a command line may use; they are part of every Linux.
-_SYSTEM = {"cat", "cd", "cp", "curl", "echo", "export", "find", "head", "jq", "ls", "mkdir", "sort", "split", "tail"}
+_SYSTEM = {
+    "cat",
+    "cd",
+    "cp",
+    "curl",
+    "echo",
+    "eval",
+    "export",
+    "find",
+    "head",
+    "jq",
+    "ls",
+    "mkdir",
+    "sort",
+    "split",
+    "tail",
+}
 
 
 def is_script(words: list[str]) -> bool:

@@ -7,6 +7,7 @@ import torch
 
 from detris_peft import DenseAlignerConfig, DetrisForReferringSegmentation, TextAdapterConfig
 from detris_peft.export import export_model
+from detris_peft.export.program import Sample
 from detris_peft.processing_detris import DetrisProcessor
 from detris_peft.tokenization_detris import train_tokenizer
 from tests.helpers.tiny_models import image_encoder, perturb, text_encoder, tiny_config
@@ -39,6 +40,28 @@ def make_model(vision: str = "dinov2", text: str = "clip_projected", depth: int 
 def small():
     """The smallest model, and its processor; tests do not change them."""
     return make_model()
+
+
+class Stub(torch.nn.Module):
+    """A model with the inputs of an exported one, and 160 kB of weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.randn(100, 400))
+
+    def forward(self, pixel_values: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
+        return pixel_values.mean((1, 2, 3))[:, None] * self.weight.sum(0) + input_ids.sum(1, keepdim=True)
+
+
+@pytest.fixture(scope="package")
+def stub_program():
+    """A program that is traced and converted faster than a model, and its sample."""
+    inputs = torch.randn(3, 3, 48, 48), torch.randint(0, 9, (3, 7))
+    batch = torch.export.Dim("batch", min=1)
+    shapes = {"pixel_values": {0: batch}, "input_ids": {0: batch}}
+    model = Stub()
+    program = torch.export.export(model, inputs, dynamic_shapes=shapes)
+    return program, Sample(*inputs, model(*inputs).detach())
 
 
 @pytest.fixture(scope="package")

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from detris_peft.export.positions import folded_position_table
-from detris_peft.export.program import Sample, _eval_mode, largest_difference
+from detris_peft.export.program import Sample, largest_difference, trace
 from detris_peft.modeling.mask_decoder import _convolve_any_batch
 from tests.helpers.tiny_models import image_encoder
 
@@ -44,8 +44,11 @@ def test_largest_difference():
     assert largest_difference(lambda *inputs: logits, sample) == float("inf")
 
 
-def test_eval_mode_is_temporary():
-    model = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Dropout().eval())
-    with _eval_mode(model):
-        assert not any(module.training for module in model.modules())
-    assert [module.training for module in model.modules()] == [True, True, False]
+def test_program_computes_the_logits_with_a_folded_position_table_and_without_paths(small):
+    program, sample = trace(*small, 48)
+    assert largest_difference(program.module(), sample) < 1e-5
+    names = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert not [name for name in names if "bicubic" in name]
+    assert any("bilinear" in name for name in names), "the upsampling of the head stays"
+    for module in program.graph_module.modules():
+        assert not [node for node in module.graph.nodes if ".py" in str(node.meta)]

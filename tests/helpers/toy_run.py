@@ -72,6 +72,13 @@ def load_processor(config, rows) -> DetrisProcessor:
     return DetrisProcessor.from_config(config, train_tokenizer(words, 160))
 
 
+def save_checkpoint(root: Path, model: DetrisForReferringSegmentation, folder: str = "best") -> Path:
+    """Save a model of `load_model` and its processor to a folder below `root`, and return the folder."""
+    model.save_pretrained(root / folder)
+    load_processor(model.config, load_rows(root)[0]).save_pretrained(root / folder)
+    return root / folder
+
+
 def arguments(folder: Path, **changes: Any) -> TrainingArguments:
     """Return arguments for the 20 training references of `write_toys`: four batches per epoch."""
     fields = {"output_dir": str(folder), "epochs": 2, "batch_size": 5, "learning_rate": 1e-3, "milestones": [1]}

@@ -17,8 +17,7 @@ def checkpoint(tmp_path_factory):
     root = toy_run.write_toys(tmp_path_factory.mktemp("prediction"))
     model = toy_run.load_model(root)
     perturb(model)  # so that the sentence changes the mask
-    model.save_pretrained(root / "best")
-    toy_run.load_processor(model.config, toy_run.load_rows(root)[0]).save_pretrained(root / "best")
+    toy_run.save_checkpoint(root, model)
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(root / "photo.png")
     return root / "best"

@@ -22,7 +22,7 @@ FINGERPRINT |= {"weights_sha256": "123", "checkpoint": "runs/a"}
 
 
 class Predict:
-    """Stands in for `RowPredictor.stream`; records the rows, and raises at one of them."""
+    """Replacement for `RowPredictor.stream`; records the rows, and raises at one of them."""
 
     def __init__(self, fail_at=None, error=None):
         self.rows, self.fail_at, self.error = [], fail_at, error
@@ -103,7 +103,7 @@ def test_a_job_that_was_killed_at_any_byte_continues_to_the_same_files(complete,
         rows, _ = run(folder)
         assert contents(folder) == expected
         done = {*rows_in(predictions[: predictions.rfind(b"\n") + 1]), *rows_in(errors[: errors.rfind(b"\n") + 1])}
-        assert len(done & {*rows}) < 3  # a part of a batch is predicted again, never a batch
+        assert len(done & {*rows}) < 3  # only a part of a batch is predicted again
         counts.add(len(rows))
     assert counts == {2, 5, 8}
 
@@ -250,3 +250,41 @@ def test_inputs_in_the_output_folder_are_not_overwritten(complete, tmp_path):
     with pytest.raises(ValueError, match="add --overwrite, or --resume to continue it"):
         files.check([], overwrite=False, resume=False)
     files.check(["photo.jpg", "https://x.org/a.jpg"], overwrite=True, resume=False)
+
+
+@pytest.mark.parametrize(
+    ("output", "left"),
+    [
+        ("job", {}),
+        ("job", {".detris_peft": ""}),  # a full disk, too
+        ("job", {".detris_peft": "predictions\n"}),
+        ("job", {".detris_peft": "predictions\n", "predictions.jsonl": ""}),
+        ("job/x.jsonl", {"x.jsonl": ""}),
+    ],
+)
+def test_a_job_that_was_killed_while_it_started_can_be_resumed(complete, tmp_path, output, left):
+    (tmp_path / "job").mkdir()
+    for name, content in left.items():
+        (tmp_path / "job" / name).write_text(content)
+    JobFiles(tmp_path / output).check([], overwrite=False, resume=True)
+    assert run(tmp_path / output)[0] == [*range(8)]
+    if output == "job":
+        assert contents(tmp_path / "job") == contents(complete)
+
+
+def test_results_without_their_job_are_not_replaced_by_resume(complete, tmp_path):
+    shutil.copytree(complete, tmp_path / "job")
+    (tmp_path / "job/job.json").unlink()
+    with pytest.raises(ValueError, match=r"--resume: expected .*job.json of an interrupted job"):
+        JobFiles(tmp_path / "job").check([], overwrite=False, resume=True)
+
+
+def test_a_list_of_errors_that_was_edited_is_an_error_in_one_line(complete, tmp_path):
+    shutil.copytree(complete, tmp_path / "job")
+    for text, expected in (('{"row": "5"}', "expected rows as this job wrote them"), ("{", "expected JSON")):
+        (tmp_path / "job/errors.jsonl").write_text(f"{text}\n")
+        before = contents(tmp_path / "job")
+        with pytest.raises(ValueError, match=expected) as raised:
+            run(tmp_path / "job")
+        assert "\n" not in str(raised.value)
+        assert contents(tmp_path / "job") == before

@@ -43,6 +43,8 @@ def test_a_file_whose_name_looks_like_a_glob_is_a_file(photos):
 
 def test_paths_on_the_standard_input(photos):
     assert list_images(["-", "z.jpg"], BytesIO(b"a.jpg\r\n\nd e.jpg"))[0] == ["a.jpg", "d e.jpg", "z.jpg"]
+    assert list_images(["-"], BytesIO(b" a.jpg \ncaf\xe9.jpg"))[0] == [" a.jpg ", "caf\udce9.jpg"]
+    assert "expected a name in UTF-8" in str(cross_pairs(["caf\udce9.jpg"], ["left"])[0].error)
     with pytest.raises(ValueError, match=r"got other bytes in line 1; pass the path of an image, not its content"):
         list_images(["-"], BytesIO(b"\x89PNG\r\n\x1a\n\0\0"))
     with pytest.raises(ValueError, match=r"--image -: expected one path per line, got none"):

@@ -106,6 +106,28 @@ def test_a_stream_reads_its_pairs_batch_by_batch(predictor, photo):
     assert len([*predictions]) == 9
 
 
+def test_an_iterable_of_images_is_a_batch(predictor, images):
+    expected = predictor(images, TEXTS[:3], return_probabilities=True)
+    found = predictor((image for image in images), (text for text in TEXTS[:3]), return_probabilities=True)
+    assert all(map(same, found, expected))
+
+
+def test_an_image_that_changes_while_it_is_streamed_is_read_again(predictor, images, tmp_path):
+    pixels = [np.asarray(image.resize((50, 30))) for image in images]
+    expected = [predictor(array, TEXTS[0], return_probabilities=True) for array in pixels]
+    assert not same(expected[0], expected[1])
+    buffer, file = pixels[0].copy(), tmp_path / "frame.png"
+
+    def frames(item):
+        for i, array in enumerate(pixels):
+            buffer[:] = array
+            Image.fromarray(array).save(file, compress_level=i)  # so that its size differs, besides its time
+            yield item, TEXTS[0]
+
+    for item in (buffer, file):
+        assert all(map(same, predictor.stream(frames(item), return_probabilities=True), expected))
+
+
 def test_images_of_any_shape_share_a_batch_when_the_aspect_ratio_is_kept(checkpoint, images):
     predictor = DetrisPredictor.from_pretrained(checkpoint, device="cpu", batch_size=8)
     predictor.processor.keep_aspect_ratio = True
@@ -158,6 +180,14 @@ def test_the_precision_is_selectable(checkpoint, predictor, photo):
     assert 0 < np.abs(difference).max() < 0.05
 
 
+def test_an_encoder_that_is_offloaded_to_the_disk(checkpoint, predictor, photo, tmp_path):
+    offload = {"device_map": {"": "disk"}, "offload_folder": tmp_path / "offload"}
+    offloaded = DetrisPredictor.from_pretrained(checkpoint, **offload)
+    assert {weight.device.type for weight in offloaded.model.vision_model.parameters()} == {"meta", "cpu"}
+    expected = predictor(photo, TEXTS[0], return_probabilities=True)
+    assert same(offloaded(photo, TEXTS[0], return_probabilities=True), expected)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
@@ -172,6 +202,7 @@ def test_the_precision_is_selectable(checkpoint, predictor, photo):
         ((torch.zeros(5, 6, 7), "a"), ValueError, r"expected a tensor of shape \(C, H, W\)"),
         ((torch.full((3, 6, 7), 2.0), "a"), ValueError, "expected floats from 0 to 1, got 2 to 2"),
         (("{photo}", "a", 1.5), ValueError, "threshold: expected a probability from 0 to 1, got 1.5"),
+        (("{photo}", "a", np.float32(1.5)), ValueError, "threshold: expected a probability from 0 to 1"),
     ],
 )
 def test_invalid_arguments_are_one_line(predictor, photo, arguments, error, message):

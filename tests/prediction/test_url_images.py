@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from detris_peft.prediction import load_image
+from detris_peft.prediction.pairs import cross_pairs
 from detris_peft.prediction.url_images import fetch_image, shown_url
 
 
@@ -38,6 +39,16 @@ def server(photo):
                     time.sleep(0.1)
                     self.wfile.write(b"x")
                 return None
+            if path == "/headers":  # each packet is in time
+                for _ in range(20):
+                    time.sleep(0.1)
+                    self.wfile.write(b"x")
+                return None
+            if path == "/redirects":
+                time.sleep(0.2)
+                return self.answer(302, location="/redirects")
+            if path == "/large_redirect":
+                return self.answer(302, b"x" * 10, location="/photo.png", length=10**12)
             if path == "/cut":
                 return self.answer(200, photo.read_bytes()[:100], length=10**6)
             return self.answer(200, photo.read_bytes())
@@ -67,8 +78,9 @@ def server(photo):
 
 def test_an_image_is_downloaded_also_after_a_redirect(server, photo, predictor):
     expected = np.asarray(Image.open(photo))
-    for url in (f"{server}/photo.png", f"{server}/moved", f"HTTP{server[4:]}/photo.png?size=1"):
-        assert np.array_equal(np.asarray(load_image(url)), expected)
+    for path in ("/photo.png", "/moved", "/large_redirect"):
+        assert np.array_equal(np.asarray(load_image(server + path)), expected)
+    assert np.array_equal(np.asarray(load_image(f"HTTP{server[4:]}/photo.png?size=1")), expected)
     assert predictor(f"{server}/photo.png", "red").score == predictor(photo, "red").score
 
 
@@ -76,17 +88,19 @@ def test_an_image_is_downloaded_also_after_a_redirect(server, photo, predictor):
     ("path", "error", "message"),
     [
         ("/missing", OSError, "expected an image, got the HTTP status 404"),
-        ("/loop", OSError, "cannot be downloaded"),
+        ("/loop", OSError, "more than 5 redirects"),
         ("/local", ValueError, "expected a valid http.s. URL"),
         ("/text", ValueError, "cannot be decoded"),
         ("/cut", OSError, "closed too early"),
         ("/large", ValueError, "expected an image of at most 0.2 MB, got a larger file"),
         ("/slow", OSError, "expected an image within 0.6 s, got no complete answer"),
+        ("/headers", OSError, "expected an image within 0.6 s, got no complete answer"),
+        ("/redirects", OSError, "expected an image within 0.6 s, got no complete answer"),
     ],
 )
 def test_what_cannot_be_downloaded_is_one_line(server, path, error, message):
     with pytest.raises(error, match=message) as raised:
-        fetch_image(server + path, max_bytes=200_000, timeout=0.6 if path == "/slow" else 10)
+        fetch_image(server + path, max_bytes=200_000, timeout=0.6 if "0.6 s" in message else 10)
     assert str(raised.value).startswith(server + path)
     assert "\n" not in str(raised.value)
 
@@ -114,5 +128,21 @@ def test_urls_are_read_only_where_they_are_allowed(server):
         load_image(f"{server}/photo.png", allow_urls=False)
 
 
-def test_messages_hide_passwords():
-    assert shown_url("https://me:secret@host/a.png?token=1") == "https://host/a.png"
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://me:secret@127.0.0.1:1/a.png?token=secret",
+        "http://me:se@secret@127.0.0.1:1/a.png#secret",
+        "http://me:secret@[/a.png",
+        "http://me:secret@127.0.0.1:99999/a.png",
+        "ftp://me:secret@host/a.png?secret",
+    ],
+)
+def test_messages_hide_passwords(url):
+    for allowed in (True, False):
+        with pytest.raises((OSError, ValueError)) as raised:
+            load_image(url, allow_urls=allowed)
+        assert "secret" not in str(raised.value)
+    (pair,) = cross_pairs([url], ["red"])
+    assert "secret" not in (pair.error or "")
+    assert shown_url("https://me:secret@host/a@b.png?token=1") == "https://host/a@b.png"

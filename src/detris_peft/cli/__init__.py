@@ -26,9 +26,9 @@ COMMANDS = {
     "params": "count the parameters of a preset or checkpoint, per part",
     "convert": "convert released checkpoints to and from our format",
     "data": "check a dataset, convert it to parquet, or make sentences for instance masks",
-    "demo": "a page in the browser that segments by sentence",
-    "export": "write the model as torch.export program or ONNX file",
-    "completion": "print the completion script of a shell",
+    "demo": "serve a web page that segments images by sentence, or export it as a Space",
+    "export": "write a checkpoint as a torch.export program or an ONNX file",
+    "completion": "print a completion script for bash, zsh or tcsh",
 }
 _TRACEBACK = "DETRIS_TRACEBACK"  # environment variable: show tracebacks instead of one-line errors
 # What to do about errors of the operating system, whose messages name only the cause.
@@ -62,7 +62,7 @@ def run(command: Callable[..., None], *arguments: Any) -> None:
     With the environment variable DETRIS_TRACEBACK=1, errors are raised instead. A closed standard output (`| head`)
     ends the command without a message.
     """
-    # Once a command imports transformers, which takes seconds.
+    # Runs when a command imports transformers. Importing it here would take seconds.
     wrapt.register_post_import_hook(lambda module: module.disable_progress_bar(), "transformers.utils.logging")
     # peft still uses a deprecated attribute of transformers; users cannot change that.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)

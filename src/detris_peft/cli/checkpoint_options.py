@@ -1,4 +1,4 @@
-"""Options that select a trained model, shared by `detris predict` and `detris evaluate`."""
+"""Options that select a trained model, shared by `detris evaluate`, `predict`, `demo` and `export`."""
 
 from __future__ import annotations
 

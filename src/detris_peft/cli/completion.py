@@ -1,4 +1,4 @@
-"""Print the completion script of a shell: it completes commands, options, and their choices and files."""
+"""Print a completion script for a shell, which completes commands, options, and their choices and files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _USAGE = (
 def create_parser(prog: str | None = None) -> CommandParser:
     """Return the parser of the command's options."""
     parser = CommandParser(prog=prog, description=__doc__, epilog=_USAGE)
-    parser.add_argument("shell", choices=_SHELLS, help="the shell")
+    parser.add_argument("shell", choices=_SHELLS, help="shell that reads the script")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Fields of our config classes and what they mean, read from their source: importing the classes takes seconds."""
+"""Types and descriptions of the fields of our config classes, read from source: importing them takes seconds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 _PACKAGE = Path(__file__).parents[1]
-# What annotations of fields name. The value of a field that is a config is a mapping on the command line.
+# Names in the annotations of fields. A field that is a config is a mapping on the command line.
 _TYPES = {"Any": Any, "Literal": Literal, "PeftConfig": dict, "BridgerConfig": dict}
 
 Class = tuple[str, str]  # file below the package, and name

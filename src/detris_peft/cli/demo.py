@@ -1,4 +1,4 @@
-"""Serve a page on which images are segmented by sentence, or write it as a Space."""
+"""Serve a web page that segments images by sentence, or write it as a Space for the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ class DemoArguments:
         metadata={"help": "folder of example images, with sentences from its metadata.jsonl if there is one"},
     )
     host: str = field(
-        default="127.0.0.1", metadata={"help": "address to serve on; the default is reachable from this machine only"}
+        default="127.0.0.1", metadata={"help": "address to listen on; the default is reachable from this machine only"}
     )
-    port: int = field(default=7860, metadata={"help": "port to serve on; 0: any free one"})
+    port: int = field(default=7860, metadata={"help": "port to listen on; 0: any free one"})
     root_path: str = field(
-        default="", metadata={"help": "path under which a reverse proxy publishes the page, such as /demo"}
+        default="", metadata={"help": "URL path under which a reverse proxy publishes the page, such as /demo"}
     )
     device: str | None = field(
         default=None, metadata={"help": "cpu, cuda, ...; default: a GPU if available, else cpu"}
     )
     dtype: Literal["float32", "bfloat16", "float16"] | None = field(
-        default=None, metadata={"help": "precision of the model; default: the checkpoint's"}
+        default=None, metadata={"help": "data type of the weights; default: that of the checkpoint"}
     )
     export_space: str | None = field(
         default=None, metadata={"help": "write the page to this folder as a Hugging Face Space, instead of serving it"}
@@ -76,19 +76,19 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
 
     from ..demo.gradio_version import gradio_version
     from ..demo.ports import free_port
-    from ..demo.sources import CheckpointSource, read_examples
+    from ..demo.sources import CheckpointSource, read_examples, with_distinct_titles
 
     gradio_version()
     sources = [CheckpointSource(checkpoint.checkpoint, checkpoint.revision, checkpoint.subfolder)]
     if arguments.compare is not None:
-        sources.append(CheckpointSource(arguments.compare))
+        sources = with_distinct_titles([*sources, CheckpointSource(arguments.compare)])
     if arguments.export_space is not None:
         from ..demo.space import write_space
 
         write_space(arguments.export_space, sources, arguments.examples, limits, arguments.overwrite)
         print(f"wrote {arguments.export_space}; its README.md says how to publish it")
         return
-    free_port(arguments.host, arguments.port)  # before the seconds in which PyTorch is imported
+    free_port(arguments.host, arguments.port)  # before PyTorch is imported, which takes seconds
     if arguments.examples is not None:
         read_examples(arguments.examples)
     from ..demo.environment import gradio_environment

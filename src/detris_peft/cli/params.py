@@ -1,7 +1,6 @@
 """Print the parameters of a preset, a checkpoint, or any configuration, per part, next to the paper's counts.
 
-Only configs are read, no weights. The options of `DetrisConfig` change the configuration, as in `detris
-train`.
+Only configs are read, no weights. The options of `DetrisConfig` change the configuration, as in `detris train`.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from .. import presets
 from ..presets import Published
-from .backbone_options import KINDS
+from .backbone_options import KINDS, move_backbone_name
 from .checkpoint_options import check_checkpoint_folder
 from .config_options import add_config_options, given_options
 from .parser import CommandParser
@@ -112,7 +111,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     arguments, rest = create_parser(prog).parse_args_into_dataclasses(argv)
     given = given_options(rest)
     for kind in KINDS:
-        _set_backbone_name(arguments, kind, given)
+        move_backbone_name(given, arguments, kind)
     if arguments.all == (rest.model is not None):
         got = "both" if arguments.all else "none"
         raise ValueError(f"expected a preset, the folder of a checkpoint, or --all, got {got}; pass one of them.")
@@ -134,14 +133,6 @@ def _row(name: str, config: DetrisConfig, published: Published | None) -> _Row:
     from ..modeling.parameter_counts import count_parameters, meta_model
 
     return _Row(name, count_parameters(meta_model(config)), published)
-
-
-def _set_backbone_name(arguments: ParamsArguments, kind: str, given: dict[str, Any]) -> None:
-    """Move the name of an encoder, which is also a field of `DetrisConfig`, to its option."""
-    name, option = given.pop(f"{kind}_name_or_path", None), getattr(arguments, f"{kind}_model")
-    if name and option and name != option:
-        raise ValueError(f"expected --{kind}_model or --{kind}_name_or_path, got both; remove one of them.")
-    setattr(arguments, f"{kind}_model", option or name)
 
 
 def _read(name: str) -> DetrisConfig:

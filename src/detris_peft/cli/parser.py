@@ -19,6 +19,17 @@ _NEGATIVE_NUMBER = re.compile(r"-\d+|-\d*\.\d+")
 _REQUIRED = "the following arguments are required: "
 
 
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Adds to the help of an option that it is required, or its default, unless the help already names it."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.required and action.option_strings:
+            return f"{action.help} (required)" if action.help else "required"
+        if action.default in (None, "", []) or "default:" in (action.help or ""):
+            return action.help
+        return super()._get_help_string(action)
+
+
 class CommandParser(argparse.ArgumentParser):
     """Parser without abbreviations whose options are the fields of dataclasses, and whose errors are one line.
 
@@ -31,7 +42,7 @@ class CommandParser(argparse.ArgumentParser):
     """
 
     def __init__(self, dataclass_types: Iterable[type] | type = (), **kwargs: Any) -> None:
-        kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        kwargs.setdefault("formatter_class", _HelpFormatter)
         super().__init__(allow_abbrev=False, exit_on_error=False, **kwargs)
         self.dataclass_types = (dataclass_types,) if isinstance(dataclass_types, type) else (*dataclass_types,)
         for dataclass_type in self.dataclass_types:

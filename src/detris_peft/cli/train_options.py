@@ -1,4 +1,4 @@
-"""The options of a training run, and what they are by default: from a YAML file, or the recipe of a preset."""
+"""The options of a training run: from the command line, a YAML file, or the recipe of a preset."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .. import presets
 from ..data.sources import DataSource
 from ..training.arguments import TrainingArguments
 from ..training.launcher import launcher_settings
-from .backbone_options import KINDS, BackboneArguments
+from .backbone_options import KINDS, BackboneArguments, move_backbone_name
 from .config_options import add_config_options, config_option_types, given_options
 from .parser import CommandParser
 
@@ -76,11 +76,7 @@ def resolve_options(
     run, source, backbones, training, *rest = parser.parse_args_into_dataclasses(words)
     run.config_fields = given_options(rest[0]) if rest else {}
     for kind in KINDS:
-        name = run.config_fields.pop(f"{kind}_name_or_path", None)
-        given = getattr(backbones, f"{kind}_model")
-        if name and given and name != given:
-            raise ValueError(f"expected --{kind}_model or --{kind}_name_or_path, got both; remove one of them.")
-        setattr(backbones, f"{kind}_model", given or name)
+        move_backbone_name(run.config_fields, backbones, kind)
     return TrainOptions(run, source, backbones, training)
 
 

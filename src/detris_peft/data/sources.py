@@ -11,7 +11,7 @@ from ..atomic import recover
 from ..defaults import IMAGE_FOLDER
 from .errors import BadRows
 
-if TYPE_CHECKING:  # the options of commands are declared here, which `--help` shows without importing `datasets`
+if TYPE_CHECKING:  # `--help` shows the options that are declared here, and must not import `datasets`
     import datasets
 
     from .readers import DatasetReader

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def gradio_environment() -> Iterator[None]:
-    """Make Gradio keep the files of visitors in a private temporary folder, which is removed in the end.
+    """Make Gradio keep the files of visitors in a private temporary folder, which is removed at exit.
 
     It also turns off Gradio's analytics, and limits the statistics that it keeps in memory.
 
-    Enter it before Gradio is imported: the import creates a folder for temporary files too.
+    Enter it before Gradio is imported: the import already creates a folder for temporary files.
     """
     folder = tempfile.mkdtemp(prefix="detris-demo-")
     try:
@@ -29,7 +29,7 @@ def gradio_environment() -> Iterator[None]:
 
 @contextmanager
 def environment_variables(**values: str) -> Iterator[None]:
-    """Set environment variables, and restore them in the end."""
+    """Set environment variables, and restore them at exit."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:

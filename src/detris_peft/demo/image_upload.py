@@ -1,4 +1,4 @@
-"""An image input that passes the path of the uploaded file on, and accepts nothing else."""
+"""An image input that accepts uploaded files only, and returns their path without decoding them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from gradio.data_classes import ImageData
 from gradio.utils import is_in_or_equal
 
 from ..images import is_url
+from .limits import FILE_LIFETIME
 
 
 def image_upload(**options: Any) -> gr.Image:
@@ -33,9 +34,11 @@ def image_upload(**options: Any) -> gr.Image:
     async def move_file_to_cache(url_or_file_path: str | Path | None) -> str | None:
         if url_or_file_path is not None and is_url(str(url_or_file_path)):
             raise _refused("got a URL")
+        if url_or_file_path is not None and not Path(url_or_file_path).is_file():
+            raise _refused(f"got one that the server has removed (after {FILE_LIFETIME // 60} minutes)")
         return await move_to_cache(url_or_file_path)
 
-    # Not a subclass: Gradio writes a .pyi file next to the module of every subclass of a component.
+    # Not a subclass, because Gradio writes a .pyi file next to the module of every subclass of a component.
     component.preprocess = preprocess  # type: ignore[method-assign]
     component.async_move_resource_to_block_cache = move_file_to_cache  # type: ignore[method-assign]
     return component

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 
-# Of requests other than uploads: sentences, a threshold, and names of uploaded files.
+# For requests other than uploads, which contain sentences, a threshold, and names of uploaded files.
 MAX_REQUEST_BYTES = 100_000
 # Files of visitors (uploads, masks) are removed after this time.
 FILE_LIFETIME = 1800  # seconds
@@ -32,12 +32,13 @@ class DemoLimits:
     """
 
     max_queue: int = field(
-        default=32, metadata={"help": "requests that wait for the model; further visitors get a message"}
+        default=32,
+        metadata={"help": "maximum number of requests that wait for the model; further requests get a message"},
     )
-    max_upload_mb: int = field(default=20, metadata={"help": "size of an uploaded image file in MB"})
-    max_megapixels: int = field(default=25, metadata={"help": "size of an uploaded image in millions of pixels"})
-    max_sentences: int = field(default=8, metadata={"help": "sentences per request"})
-    max_characters: int = field(default=300, metadata={"help": "characters per sentence"})
+    max_upload_mb: int = field(default=20, metadata={"help": "maximum size of an uploaded image file, in MB"})
+    max_megapixels: int = field(default=25, metadata={"help": "maximum size of an uploaded image, in megapixels"})
+    max_sentences: int = field(default=8, metadata={"help": "maximum number of sentences per request"})
+    max_characters: int = field(default=300, metadata={"help": "maximum number of characters per sentence"})
 
     def __post_init__(self) -> None:
         for option in fields(self):

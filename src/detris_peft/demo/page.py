@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import html
-import sys
-import traceback
-from collections.abc import Callable, Sequence
-from functools import wraps
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +11,9 @@ import gradio as gr
 from gradio.processing_utils import save_bytes_to_cache, save_file_to_cache
 from gradio.utils import get_upload_folder
 
-from ..errors import is_out_of_memory, one_line
 from .image_upload import image_upload
-from .limits import FILE_LIFETIME, MAX_EXAMPLES, DemoLimits
+from .limits import MAX_EXAMPLES, DemoLimits
+from .page_errors import show_errors_of_components, shown
 from .page_models import PageModel, read_image, read_sentences
 from .results import caption, display_image, json_file, mask_iou, masks_file
 
@@ -24,7 +21,7 @@ _NO_COMPARISON = (
     "The server was started with one checkpoint. To compare two of them, start it with "
     "`detris demo --checkpoint DIR --compare DIR2`."
 )
-_MODEL = "model"  # all requests that use a model wait in one queue
+_MODEL = "model"  # one queue for all requests that use a model
 
 
 def build_page(
@@ -42,7 +39,6 @@ def build_page(
     with gr.Blocks(
         title="DETRIS: segment by sentence",
         analytics_enabled=False,
-        delete_cache=(FILE_LIFETIME // 4, FILE_LIFETIME),
         fill_width=True,
     ) as page:
         gr.Markdown(
@@ -77,17 +73,7 @@ def build_page(
                     _add_examples(examples, image, text)
             with gr.Column(scale=3, min_width=300), gr.Tabs():
                 with gr.Tab("Masks"):
-                    gallery = gr.Gallery(
-                        label="Masks",
-                        show_label=False,
-                        columns=2,
-                        object_fit="contain",
-                        interactive=False,
-                        buttons=["fullscreen"],
-                        height="auto",
-                        elem_id="masks",
-                        elem_classes="masks",
-                    )
+                    gallery = _gallery("Masks", "masks")
                     with gr.Row():
                         masks = gr.DownloadButton(
                             "Download masks (PNG)", interactive=False, size="md", elem_id="download-masks"
@@ -99,17 +85,7 @@ def build_page(
                     if len(models) > 1:
                         compare = gr.Button("Segment with both checkpoints", variant="primary", elem_id="compare")
                         agreement = gr.Markdown(elem_id="agreement")
-                        compared = gr.Gallery(
-                            label="Masks of both checkpoints",
-                            show_label=False,
-                            columns=2,  # one per checkpoint
-                            object_fit="contain",
-                            interactive=False,
-                            buttons=["fullscreen"],
-                            height="auto",
-                            elem_id="compared",
-                            elem_classes="masks",
-                        )
+                        compared = _gallery("Masks of both checkpoints", "compared")
                     else:
                         gr.Markdown(_NO_COMPARISON)
 
@@ -119,7 +95,23 @@ def build_page(
         threshold.release(actions.change_threshold, inputs, outputs, api_visibility="private", **queued)
         if len(models) > 1:
             compare.click(actions.compare, inputs, [agreement, compared], api_name="compare", **queued)
+    page.temp_file_sets.append(actions.files)
+    show_errors_of_components(page)
     return page.queue(max_size=limits.max_queue, api_open=False)
+
+
+def _gallery(label: str, elem_id: str) -> gr.Gallery:
+    return gr.Gallery(
+        label=label,
+        show_label=False,
+        columns=2,  # in a comparison, one per checkpoint
+        object_fit="contain",
+        interactive=False,
+        buttons=["fullscreen"],
+        height="auto",
+        elem_id=elem_id,
+        elem_classes="masks",
+    )
 
 
 def _add_examples(examples: Sequence[tuple[Path, str]], image: gr.Image, text: gr.Textbox) -> None:
@@ -137,43 +129,27 @@ def _add_examples(examples: Sequence[tuple[Path, str]], image: gr.Image, text: g
     )
 
     def choose(index: int) -> tuple[str, str]:
+        if not isinstance(index, int) or not 0 <= index < len(files):
+            raise ValueError(f"Example: expected 0 to {len(files) - 1}, got {index!r:.40}; choose another one.")
         return files[index], examples[index][1]
 
-    thumbnails.click(choose, thumbnails, [image, text], api_visibility="private", queue=False)
-
-
-def _shown(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn every error of a function into one line on the page."""
-
-    @wraps(function)
-    def wrapped(*arguments: Any) -> Any:
-        try:
-            return function(*arguments)
-        except gr.Error:
-            raise
-        except Exception as error:
-            if is_out_of_memory(error):
-                message = "The server has too little free memory for this image; use a smaller one or fewer sentences."
-            elif isinstance(error, (ValueError, OSError, TypeError)):
-                message = one_line(error)
-            else:
-                traceback.print_exc(file=sys.stderr)
-                message = "Unexpected error; the log of the server has the details."
-            # Messages are shown as HTML.
-            raise gr.Error(html.escape(message, quote=False), print_exception=False) from None
-
-    return wrapped
+    thumbnails.click(shown(choose), thumbnails, [image, text], api_visibility="private", queue=False)
 
 
 class PageActions:
-    """What the buttons do. Nothing is kept between requests except the bounded caches of the models."""
+    """What the buttons do. Nothing is kept between requests except the bounded caches of the models.
+
+    Attributes:
+        files: paths of downloads, for their removal.
+    """
 
     def __init__(self, models: Sequence[PageModel], limits: DemoLimits) -> None:
         self.models = [*models]
         self.limits = limits
-        self.segment = _shown(self._segment)
-        self.compare = _shown(self._compare)
-        self.change_threshold = _shown(self._change_threshold)
+        self.files: set[str] = set()
+        self.segment = shown(self._segment)
+        self.compare = shown(self._compare)
+        self.change_threshold = shown(self._change_threshold)
 
     def _segment(self, upload: tuple[str, str] | None, text: str, threshold: float) -> Any:
         """Return gallery items and two downloads."""
@@ -182,10 +158,11 @@ class PageActions:
         items = [(display_image(image, prediction), caption(prediction)) for prediction in predictions[0]]
         downloads = [masks_file(predictions[0]), json_file(predictions[0], name)]
         paths = [save_bytes_to_cache(content, file, get_upload_folder()) for file, content in downloads]
+        self.files.update(paths)
         return items, *(gr.DownloadButton(value=path, interactive=True) for path in paths)
 
     def _change_threshold(self, upload: tuple[str, str] | None, text: str, threshold: float) -> Any:
-        """Do as `segment`, but nothing as long as the input is incomplete."""
+        """Do what `segment` does, or nothing if image or text are missing."""
         if upload is None or not (text or "").strip():
             return gr.skip(), gr.skip(), gr.skip()
         return self._segment(upload, text, threshold)

@@ -48,13 +48,13 @@ class PageModel:
 
         Args:
             image: the image.
-            digest: hash of its file, by which its probability maps are found again.
+            digest: hash of the image file; key of its probability maps in the cache.
             sentences: the sentences.
             threshold: probability above which a pixel is foreground.
         """
         missing = [*dict.fromkeys(text for text in sentences if (digest, text) not in self._cache)]
         found: dict[str, Prediction] = {}
-        for text in sentences:  # before others are added, which may remove them from the cache
+        for text in sentences:  # first, because adding others may remove these from the cache
             if text not in missing and text not in found:
                 self._cache.move_to_end((digest, text))
                 found[text] = Prediction.from_probabilities(text, self._cache[digest, text], threshold)

@@ -24,6 +24,10 @@ footer { display: none !important; }
 .masks .caption-label {
   position: static; max-width: none; overflow: visible; white-space: normal; text-align: left; border: none;
   background: none; padding: 6px 2px 0; font-size: var(--text-md); color: var(--body-text-color);
+  overflow-wrap: anywhere;
+}
+.masks .caption {
+  max-width: 100%; max-height: 5rem; flex-shrink: 0; overflow-y: auto; white-space: normal; overflow-wrap: anywhere;
 }
 """
 

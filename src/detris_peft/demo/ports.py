@@ -43,7 +43,9 @@ def unusable_address(host: str, port: int, error: Exception) -> OSError:
             "addresses."
         )
     if number == errno.EACCES:
-        return OSError(f"--port {port}: expected a port that you may use, got one for root; choose one above 1023.")
+        return OSError(
+            f"--port {port}: expected a port that you may use, got one that only root may use; choose one above 1023."
+        )
     if number in (errno.EADDRINUSE, None):  # None: Gradio's error
         return OSError(
             f"--port {port}: expected a free port, got one that another program uses; stop that program, choose "

@@ -13,7 +13,7 @@ class RequestLimit:
     Uploads pass: they have a limit of their own.
 
     Args:
-        application: the application that gets the other requests.
+        application: the ASGI application that answers the other requests.
         max_bytes: maximum size of a request's body.
     """
 

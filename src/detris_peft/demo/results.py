@@ -12,12 +12,13 @@ import numpy as np
 from PIL import Image
 
 from ..prediction import Prediction
+from ..prediction.row_predictor import encode_image, mask_image
 from ..visualization import overlay
 from .limits import DISPLAY_SIZE, MIN_DISPLAY_SIZE
 
 
 def display_image(image: Image.Image, prediction: Prediction) -> Image.Image:
-    """Return the image with the mask drawn on it, in the size in which the page shows it."""
+    """Return the image with the mask drawn on it, at the size at which the page shows it."""
     longer = max(image.size)
     scale = min(max(longer, MIN_DISPLAY_SIZE), DISPLAY_SIZE) / longer  # enlarged, so that the outline is thin
     width, height = (max(round(side * scale), 1) for side in image.size)
@@ -39,13 +40,11 @@ def mask_iou(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def masks_file(predictions: Sequence[Prediction]) -> tuple[str, bytes]:
-    """Return name and content of a download: a PNG for one mask, a zip file of PNGs for several ones."""
+    """Return name and content of a download: a PNG for one mask, a zip file of PNGs for several."""
     files = {}
     for i, prediction in enumerate(predictions, start=1):
-        buffer = BytesIO()
-        Image.fromarray(prediction.mask.astype(np.uint8) * 255).save(buffer, "PNG")
         words = re.sub(r"[^a-z0-9]+", "_", prediction.text.lower()).strip("_")[:40].strip("_") or "mask"
-        files[f"{i:02}_{words}.png"] = buffer.getvalue()
+        files[f"{i:02}_{words}.png"] = encode_image(mask_image(prediction), ".png")
     if len(files) == 1:
         return "mask.png", files.popitem()[1]
     buffer = BytesIO()

@@ -13,6 +13,7 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from ..prediction import DetrisPredictor
+from .cleanup import old_files_removed
 from .environment import environment_variables
 from .limits import MAX_REQUEST_BYTES, DemoLimits
 from .page import build_page
@@ -22,7 +23,7 @@ from .ports import free_port, unusable_address
 from .request_limit import RequestLimit
 from .sources import CheckpointSource, read_examples
 
-_SESSIONS = 100  # whose values Gradio keeps, about 0.2 MB each
+_SESSIONS = 100  # number of visitors whose state Gradio keeps, about 0.2 MB each
 _THREADS = 16
 
 
@@ -101,7 +102,7 @@ def start_page(
     with _direct_connections(host):
         try:
             _, address, _ = page.launch(
-                server_name=host,
+                server_name=f"[{host}]" if ":" in host else host,  # IPv6
                 server_port=port,
                 root_path=root_path,
                 prevent_thread_lock=True,
@@ -125,6 +126,7 @@ def launch_options(limits: DemoLimits) -> dict[str, Any]:
         "state_session_capacity": _SESSIONS,
         "app_kwargs": {
             "middleware": [Middleware(RequestLimit, max_bytes=MAX_REQUEST_BYTES)],  # type: ignore[arg-type]
+            "lifespan": old_files_removed,
             "docs_url": None,  # pages that load scripts from other servers
             "redoc_url": None,
         },

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..images import open_header
@@ -11,6 +12,7 @@ from ..safe_loading.text_files import parse_json
 from .limits import MAX_EXAMPLES
 
 METADATA = "metadata.jsonl"
+_MAX_PARTS = 100  # of a path
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,30 @@ class CheckpointSource:
     @property
     def title(self) -> str:
         """What the page calls the checkpoint. Visitors do not see the other folders above a local checkpoint."""
-        return self.given_title or "/".join(Path(self.name, self.subfolder).parts[-2:]).strip("/")
+        return self.given_title or self.last_parts(2)
+
+    def last_parts(self, count: int) -> str:
+        """Return the last parts of the name and subfolder; those of the whole path for a folder such as `.`."""
+        path = Path(self.name, self.subfolder)
+        return "/".join((Path(os.path.abspath(path)) if path.is_dir() else path).parts[-count:]).strip("/")
 
     @property
     def is_local(self) -> bool:
         """Whether the checkpoint is a folder of this machine."""
         return Path(self.name).is_dir()
+
+
+def with_distinct_titles(sources: Sequence[CheckpointSource]) -> list[CheckpointSource]:
+    """Return the same checkpoints; those with equal titles get titles with more parts of their names, or numbers."""
+    if len({source.title for source in sources}) == len(sources):
+        return [*sources]
+    for count in range(3, _MAX_PARTS):
+        titles = [source.last_parts(count) for source in sources]
+        if len({*titles}) == len(titles):
+            break
+    else:
+        titles = [f"{source.title} ({i})" for i, source in enumerate(sources, start=1)]
+    return [replace(source, given_title=title) for source, title in zip(sources, titles, strict=True)]
 
 
 def read_examples(folder: str | Path) -> list[tuple[Path, str]]:
@@ -80,7 +100,7 @@ def _read_sentences(metadata: Path) -> dict[str, Sequence[str]]:
         values = [values] if isinstance(values, str) else values
         if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
             raise ValueError(f"{where}: expected 'sentences' as a list of texts, got another value; correct it.")
-        # One per line of metadata: a line describes one object, often in several ways.
+        # Only the first of each line: the sentences of a line describe the same object.
         found.setdefault(row["file_name"], []).extend(values[:1])
     return {name: lines[:4] for name, lines in found.items()}
 

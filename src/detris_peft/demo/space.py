@@ -40,7 +40,7 @@ def write_space(
     the Space starts.
 
     Args:
-        folder: the folder to write, all of it or nothing.
+        folder: the folder to write; it is complete, or not written at all.
         sources: one checkpoint, or two to compare.
         examples: folder of example images.
         limits: what visitors may send.

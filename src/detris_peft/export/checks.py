@@ -1,4 +1,4 @@
-"""Checks of what is exported: models, sizes and file names that an exported program cannot have are refused."""
+"""Checks before an export: models, image sizes and file names that are not supported raise an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Export a model to a file that other programs run: trace it, write it, and compare the file with the model."""
+"""Export of a model to a file: trace it, write the file, and compare the file with the model."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def export_model(
     """Write a program that maps `pixel_values` (B, 3, s, s) and `input_ids` (B, L) to `logits` (B, 1, 4h, 4w).
 
     B is any batch size; s and L are fixed. The position table is interpolated once. The program computes what the
-    model does now, in eval mode: with the active adapter. The model itself does not change. The file is compared with
-    the model before it appears.
+    model computes in eval mode, with the active adapter. The model itself does not change. The file is compared with
+    the model under a temporary name, and appears only if both agree.
 
     Args:
         model: the model, float32 on the CPU, with at most one adapter per encoder.
@@ -116,7 +116,8 @@ def _metadata(processor: DetrisProcessor, image_size: int) -> dict[str, Any]:
 def _atomic_files(file: Path, data: Path | None) -> Iterator[Path]:
     """Yield a temporary path that replaces `file` on success, together with the data file next to it.
 
-    A process that is killed in between leaves no `file`: it appears last, never next to the data of another one.
+    `file` is renamed last. If the process is killed before, there is no `file`, rather than one next to the data of
+    another model.
 
     Args:
         file: the file.

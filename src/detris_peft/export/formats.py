@@ -1,4 +1,4 @@
-"""The files of exported programs: writing, and reading back for the check."""
+"""Writing the files of exported programs, and loading them for the check."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def write_torch_export(program: ExportedProgram, file: Path, metadata: dict[str,
     Raises:
         OSError: the file cannot be written.
     """
-    buffer = io.BytesIO()  # writing to a full disk, PyTorch's writer would end the process
+    buffer = io.BytesIO()  # because on a full disk, PyTorch's own writer aborts the process
     with quiet():
         torch.export.save(program, buffer, extra_files={METADATA: json.dumps(metadata)})
     file.write_bytes(buffer.getbuffer())

@@ -1,4 +1,4 @@
-"""Folding of position tables: their interpolation to the export size becomes a constant of the exported program."""
+"""Folding of position tables: the table interpolated to the export size becomes a constant of the program."""
 
 from __future__ import annotations
 

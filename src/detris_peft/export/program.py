@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
 
 from ..errors import is_out_of_memory, one_line
+from ..eval_mode import eval_mode
 from ..modeling import DetrisForReferringSegmentation
 from ..processing_detris import DetrisProcessor
 from .positions import folded_position_table
@@ -71,7 +73,7 @@ def trace(
     pixel_values = torch.randn(3, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
     input_ids = processor(text=_SENTENCES)["input_ids"]
     batch = Dim("batch", min=1)
-    with torch.no_grad(), _eval_mode(model), quiet():
+    with torch.no_grad(), eval_mode(model), quiet():
         expected: Any = model(pixel_values, input_ids).logits
 
         def encode() -> None:
@@ -93,6 +95,7 @@ def trace(
                     f"model: expected one that torch.export can trace, got an error ({one_line(error, True):.300}); "
                     "check its encoders and adapters, or predict with PyTorch."
                 ) from error
+    _remove_stack_traces(program)
     return program, Sample(pixel_values, input_ids, expected)
 
 
@@ -110,6 +113,14 @@ def largest_difference(run: Run, sample: Sample) -> float:
     return largest
 
 
+def _remove_stack_traces(program: ExportedProgram) -> None:
+    """Remove the lines of source code that nodes come from: their paths are those of this machine."""
+    for module in program.graph_module.modules():
+        if isinstance(module, GraphModule):
+            for node in module.graph.nodes:
+                node.meta.pop("stack_trace", None)
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Suppress the warnings of PyTorch's exporters, which are about their own code."""
@@ -121,15 +132,3 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(previous)
-
-
-@contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """Set a model to eval mode, and afterwards every module to the mode that it had."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

@@ -158,7 +158,7 @@ def sentence_state(text_model: Any, config: PreTrainedConfig, outputs: Any, ends
     if sentence_from == "first token":
         return outputs.last_hidden_state[:, 0]
     # transformers looks for `config.eos_token_id`, or for the highest id if that is 2, which may be an added token.
-    rows = torch.arange(ends.shape[0], device=ends.device)  # not len(), which torch.export makes a constant
+    rows = torch.arange(ends.shape[0], device=ends.device)  # not len(): torch.export would make it a constant
     state = outputs.last_hidden_state[rows, ends]
     return plain.text_projection(state) if architecture(config) == "CLIPTextModelWithProjection" else state
 

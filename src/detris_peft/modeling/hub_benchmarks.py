@@ -1,7 +1,7 @@
 """Results on benchmarks of the Hub, which shows them on the model's page and on the benchmark's leaderboard.
 
-A benchmark is a dataset repository with an `eval.yaml` that names its tasks. None is known to score referring image
-segmentation yet, so a benchmark is always named by the user.
+A benchmark is a dataset repository with an `eval.yaml` that names its tasks. No benchmark for referring image
+segmentation was known when this was written, so the user names it.
 """
 
 from __future__ import annotations

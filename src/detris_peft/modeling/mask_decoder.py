@@ -124,7 +124,7 @@ class Projector(nn.Module):
 def _convolve_any_batch(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """Convolve (B, c, H, W) with one 3×3 kernel (B, c, 3, 3) and bias (B,) per sample → (B, 1, H, W).
 
-    For exported models, in which the number of groups of a convolution is a constant, and so the batch size would be.
+    For exported models: a grouped convolution would fix the batch size, because its number of groups is a constant.
     The kernel's nine positions are applied to all pixels as one matrix product; their results are shifted and added.
     """
     height, width = x.shape[-2:]

@@ -31,7 +31,7 @@ from .hub_benchmarks import EVAL_RESULTS_FILE, eval_results_yaml
 from .training_results import TrainingResults, is_hub_name, plain_name
 
 CARD_FILE = "README.md"
-# Files that a card may come with
+# Optional files that belong to the card
 CARD_ATTACHMENTS = (CARD_IMAGE_FILE, EVAL_RESULTS_FILE)
 
 

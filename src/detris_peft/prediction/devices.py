@@ -31,11 +31,22 @@ def usable_device(name: str | torch.device | None, option: str = "device") -> to
     )
 
 
+def is_dispatched(model: torch.nn.Module) -> bool:
+    """Return whether accelerate moves the inputs or weights of a model, or of one of its encoders, in each forward."""
+    return hasattr(model, "hf_device_map") or any(hasattr(module, "_hf_hook") for module in model.modules())
+
+
+def weight_device(module: torch.nn.Module) -> torch.device:
+    """Return the device of the weights of a module; the CPU if all of them are offloaded."""
+    devices = (weight.device for weight in module.parameters() if weight.device.type != "meta")
+    return next(devices, torch.device("cpu"))
+
+
 def as_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    """Return a floating-point dtype, given as such or by its name ("bfloat16", "float16", "float32", ...).
+    """Return a floating-point dtype that is given as a torch dtype or by its name; None stays None.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: it is not float32, bfloat16 or float16.
     """
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if found is None and dtype is None:

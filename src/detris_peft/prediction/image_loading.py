@@ -1,4 +1,4 @@
-"""Images in any of the forms that people have: path, URL, PIL image, array or tensor."""
+"""Loading of images: path, URL, PIL image, array or tensor."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 from ..image_inputs import to_rgb
 from ..images import is_url, open_image
-from .url_images import fetch_image
+from .url_images import fetch_image, shown_url
 
 IMAGE_TYPES = (str, os.PathLike, Image.Image, np.ndarray, torch.Tensor)
 
@@ -28,13 +28,14 @@ def load_image(source: Any, name: str | None = None, allow_urls: bool = True) ->
     Raises:
         FileNotFoundError: the file does not exist.
         OSError: the URL cannot be downloaded.
-        ValueError: it is not an image, or a damaged or too large one; see `detris_peft.images.open_image`.
-        TypeError: it has another type.
+        ValueError: the file is not an image, is damaged or too large; see `detris_peft.images.open_image`.
+        TypeError: `source` has another type.
     """
     if isinstance(source, (str, os.PathLike)):
-        path = os.fspath(source)
-        if isinstance(path, str) and is_url(path) and allow_urls:
-            # A local file with such a name is opened by an absolute path.
-            return Image.fromarray(to_rgb(fetch_image(path), name or path))
-        return Image.fromarray(to_rgb(open_image(source, name), name or os.fsdecode(path)))
+        path = os.fsdecode(source)
+        is_address = is_url(path)
+        name = name or (shown_url(path) if is_address else path)
+        if is_address and allow_urls:  # a local file with such a name is opened by an absolute path
+            return Image.fromarray(to_rgb(fetch_image(path), name))
+        return Image.fromarray(to_rgb(open_image(source, name), name))
     return Image.fromarray(to_rgb(source, name or "image"))

@@ -25,11 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from ..atomic import atomic_write_file, write_json
-from ..errors import one_line
 from ..locks import try_lock
-from ..outputs import check_output_file, check_output_folder, mark_folder
-from ..safe_loading import read_json
-from .row_predictor import SAVED, RowResult
+from ..outputs import MARKER, check_output_file, check_output_folder, mark_folder
+from ..safe_loading import parse_json, read_json
+from .row_predictor import SAVED, RowResult, unwritable
 
 KIND = "predictions"  # of the folder, for `mark_folder`
 JSON_LINES = ".jsonl"
@@ -69,16 +68,18 @@ class JobFiles:
             resume: continue the job that wrote them.
         """
         self._check_inputs(inputs)
-        if self.is_folder:
-            check_output_folder(self.output, overwrite or resume, otherwise="--resume to continue it", kind=KIND)
-            return
-        if resume and self.predictions.exists() and not self.state.exists():
+        if resume and not self.state.exists() and any(map(_size, (self.predictions, self.errors))):
             raise ValueError(
-                f"--resume: expected {self.state} of an interrupted job next to {self.output}, found none; add "
+                f"--resume: expected {self.state} of an interrupted job next to {self.predictions}, found none; add "
                 "--overwrite instead to start again, or choose another name."
             )
+        if self.is_folder:
+            if not (self._is_new() and (self.output / MARKER).exists()):
+                otherwise = "--resume to continue it"
+                check_output_folder(self.output, overwrite or resume, otherwise=otherwise, kind=KIND)
+            return
         for file in (self.predictions, self.errors, self.state):
-            check_output_file(file, overwrite or (resume and self.state.exists()))
+            check_output_file(file, overwrite or resume)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -89,7 +90,7 @@ class JobFiles:
         """
         with self._explained():
             self.predictions.parent.mkdir(parents=True, exist_ok=True)
-            if self.is_folder and not any(self.output.iterdir()):
+            if self.is_folder and self._is_new():
                 mark_folder(self.output, KIND)
             stream = self.predictions.open("ab")
         with stream:
@@ -102,13 +103,13 @@ class JobFiles:
     def start(self, fingerprint: dict[str, Any]) -> None:
         """Create the files of a new job; those of an older one are removed."""
         with self._explained():
-            self.state.unlink(missing_ok=True)
+            # In an order in which a kill in between leaves a job that can be continued.
+            self.predictions.write_bytes(b"")  # not replaced by another file, because it is locked
             self.errors.unlink(missing_ok=True)
             shutil.rmtree(self.parts, ignore_errors=True)
             if self.is_folder:
                 for name in SAVED.values():
                     shutil.rmtree(self.output / name, ignore_errors=True)
-            self.predictions.write_bytes(b"")  # not replaced by another file, because it is locked
             write_json(self.state, fingerprint)
 
     def continues(self) -> bool:
@@ -139,7 +140,7 @@ class JobFiles:
             rows: number of rows of the job.
             batch_size: rows per batch.
         """
-        failed = {json.loads(line)["row"] - 1 for line in _lines(self.errors)}
+        failed = {_row_of(line, self.errors) for line in _lines(self.errors)}
         predicted = sum(1 for _ in _lines(self.predictions))
         done = 0
         while done < rows and (done in failed or predicted > 0):
@@ -215,15 +216,18 @@ class JobFiles:
         """Yield the records of the rows that could not be predicted."""
         return map(json.loads, _lines(self.errors))
 
+    def _is_new(self) -> bool:
+        """Return whether the folder holds nothing but a marker that a kill or a full disk left empty."""
+        names = [path.name for path in self.output.iterdir()] if self.output.is_dir() else None
+        return names == [] or (names == [MARKER] and not _size(self.output / MARKER))
+
     def _check_inputs(self, inputs: Iterable[str | os.PathLike]) -> None:
         folder = os.path.realpath(self.output) + os.sep
-        written = {os.path.realpath(file) for file in (self.predictions, self.errors, self.state)}
-        written = {file for file in written if os.path.exists(file)}
+        written = {_file_id(file) for file in (self.predictions, self.errors, self.state)} - {None}
         if not written and not (self.is_folder and self.output.is_dir()):
             return
-        for name in inputs:
-            path = os.path.realpath(name)
-            if path in written or (self.is_folder and path.startswith(folder)):
+        for name in dict.fromkeys(inputs):
+            if _file_id(name) in written or (self.is_folder and os.path.realpath(name).startswith(folder)):
                 raise ValueError(
                     f"--output {self.output}: expected another path than that of the input {os.fspath(name)}; choose "
                     "another one."
@@ -234,7 +238,7 @@ class JobFiles:
         try:
             yield
         except OSError as error:
-            raise _unwritable(error, error.filename or self.output) from None
+            raise unwritable(error, error.filename or self.output) from None
 
 
 class ResultWriter:
@@ -280,16 +284,8 @@ def _append(stream: Any, lines: Sequence[str], file: Path) -> None:
     except BaseException as error:
         stream.truncate(start)
         if isinstance(error, OSError):
-            raise _unwritable(error, file) from None
+            raise unwritable(error, file) from None
         raise
-
-
-def _unwritable(error: OSError, file: str | os.PathLike) -> OSError:
-    reason = error.strerror or one_line(error)
-    return OSError(
-        f"{os.fspath(file)}: cannot be written ({reason}); free some space or change its permissions, and continue "
-        "with --resume."
-    )
 
 
 def _lines(file: Path) -> Iterator[bytes]:
@@ -298,6 +294,31 @@ def _lines(file: Path) -> Iterator[bytes]:
         for line in stream:
             if line.endswith(b"\n"):
                 yield line
+
+
+def _row_of(line: bytes, file: Path) -> int:
+    """Return the row of an error, from 0."""
+    record = parse_json(line.decode(errors="replace"), str(file))
+    row = record.get("row") if isinstance(record, dict) else None
+    if not isinstance(row, int):
+        raise ValueError(
+            f"{file}: expected rows as this job wrote them, got {line!r:.80}; restore the file, or start again with "
+            "--overwrite."
+        )
+    return row - 1
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.is_file() else 0
+
+
+def _file_id(file: str | os.PathLike) -> tuple[int, int] | None:
+    """Return what all names of a file have in common, links included; None if there is no such file."""
+    try:
+        status = os.stat(file)
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _keep_lines(file: Path, number: int) -> None:

@@ -1,13 +1,12 @@
-"""Prediction jobs: many rows, cut into batches, predicted by one process or several ranks, and continued after a kill.
+"""Prediction jobs: many rows, cut into batches, predicted by one process or several ranks, and resumed after a kill.
 
-A batch is `batch_size` consecutive rows of the input. Batches are cut before they are distributed: rank r of w takes
-every w-th batch from the r-th one on. The same rows are therefore always in one forward pass, and the results are the
-same, byte for byte, for any number of ranks, if each process uses the same number of threads.
+A batch is `batch_size` consecutive rows of the input. Batches are cut before they are distributed: with w ranks,
+rank r takes the batches r, r + w, r + 2w, and so on. The same rows are therefore always in one forward pass, and the
+results are the same, byte for byte, for any number of ranks, if each process uses the same number of threads.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -15,6 +14,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+from ..hashes import sha256_of_texts, sha256_of_weights
 from ..progress import progress_bar
 from .job_files import JobFiles, ResultWriter
 from .pairs import Pair
@@ -30,8 +30,8 @@ class JobResult:
     Attributes:
         predicted: rows with a prediction.
         failed: rows that could not be predicted.
-        earlier: rows that were done before the job was continued.
-        seconds: time for the other rows.
+        earlier: rows that were done before the job was resumed.
+        seconds: time for the rows that were not done before.
     """
 
     predicted: int
@@ -101,7 +101,7 @@ def run_job(
                     writer.write(results)
 
         try:
-            ranks.together(run)
+            ranks.on_all(run)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"{files.output}: interrupted; continue with --resume") from None
         if in_parts:
@@ -137,28 +137,14 @@ def job_fingerprint(
     processor = predictor.processor
     return {
         "number_of_rows": len(pairs),
-        "rows_sha256": _sha256(f"{pair.image}\0{pair.text}\0{pair.source}\n" for pair in pairs),
+        "rows_sha256": sha256_of_texts(f"{pair.image}\0{pair.text}\0{pair.source}\n" for pair in pairs),
         "threshold": processor.mask_threshold if threshold is None else threshold,
         "dtype": str(predictor.model.dtype).removeprefix("torch."),
         "save": sorted(save),
         "image_size": processor.image_size,
-        "weights_sha256": _sha256(_weight_samples(predictor)),
+        "weights_sha256": sha256_of_weights(predictor.model.named_parameters()),
         "checkpoint": os.fspath(checkpoint),
     }
-
-
-def _weight_samples(predictor: DetrisPredictor) -> Iterator[str]:
-    """Yield about 16 values of each weight: enough to distinguish models, and fast to read."""
-    for name, weight in predictor.model.named_parameters():
-        values = weight.detach().flatten()
-        yield f"{name} {values[:: max(1, len(values) // 16)].float().tolist()}"
-
-
-def _sha256(texts: Iterable[str]) -> str:
-    digest = hashlib.sha256()
-    for text in texts:
-        digest.update(text.encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()
 
 
 def _with_progress(

@@ -15,12 +15,14 @@ from ..errors import one_line
 from ..images import is_url
 from ..safe_loading import parse_json
 from ..text_cleaning import clean_sentence, has_surrogate
+from .url_images import shown_url
 
 STDIN = "-"
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm"),
     *(".tif", ".tiff", ".jp2", ".j2k", ".avif"),
 )
+_IMAGE_STARTS = (b"\xff\xd8", b"\x89PNG")  # JPEG and PNG, whose first lines need not hold a null byte
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _JSON_LINES = (".jsonl", ".ndjson")
 
@@ -155,8 +157,10 @@ def _csv_pairs(table: Iterable[str], where: str, image_root: str, delimiter: str
     except csv.Error as error:
         raise ValueError(f"{where}: expected a header, got invalid CSV ({error}); correct it.") from None
     if any(header.count(name) != 1 for name in ("image", "text")):
+        got = " ".join(", ".join(header).encode(errors="replace").decode().split())
         raise ValueError(
-            f"{where}: expected a header with the columns image and text, got {', '.join(header)!r:.80}; rename them."
+            f"{where}: expected a header in UTF-8 with the columns image and text, separated by {delimiter!r}, got "
+            f"{got!r:.80}; rename them, or convert the file."
         )
     while True:
         first = reader.line_num + 1
@@ -197,7 +201,8 @@ def _checked(image: str, text: str, source: str, place: str, joined: bool = Fals
     elif has_surrogate(image):
         error = f"{place}image: expected a name in UTF-8, got {image!r:.80}; rename the file."
     elif is_url(image) and not re.match(r"https?://", image, re.IGNORECASE):
-        error = f"{place}image: expected a URL that starts with http:// or https://, got {image!r:.80}; change it."
+        shown = shown_url(image)
+        error = f"{place}image: expected a URL that starts with http:// or https://, got {shown!r:.80}; change it."
     else:
         try:
             clean_sentence(text, f"{place}text")
@@ -222,16 +227,13 @@ def _folder_images(folder: str) -> tuple[list[str], int]:
 def _stdin_paths(stdin: BinaryIO) -> list[str]:
     paths = []
     for number, line in enumerate(stdin, 1):
-        try:
-            path = line.decode().strip()
-        except UnicodeDecodeError:
-            path = "\0"
-        if "\0" in path:
+        path = line.decode(errors="surrogateescape").rstrip("\r\n")  # a name that is not UTF-8 is an invalid row
+        if "\0" in path or line.startswith(_IMAGE_STARTS):
             raise ValueError(
-                f"--image -: expected one path per line in UTF-8, got other bytes in line {number}; pass the path of "
-                "an image, not its content."
+                f"--image -: expected one path per line, got other bytes in line {number}; pass the path of an image, "
+                "not its content."
             )
-        paths += [path] if path else []
+        paths += [path] if path.strip() else []
     if not paths:
         raise ValueError("--image -: expected one path per line, got none; pipe a list of paths.")
     return paths

@@ -21,7 +21,7 @@ class Prediction:
         text: the sentence.
         mask: (H, W) bool, at the original size of the image.
         score: mean probability inside the mask, in [0, 1]; 0.0 for an empty mask.
-        box: (x1, y1, x2, y2) in pixels, of which x2 and y2 are the edges behind the last pixel; None: an empty mask.
+        box: (x1, y1, x2, y2) in pixels; x2 and y2 are exclusive. None for an empty mask.
         probabilities: (H, W) float32 in [0, 1], if they were requested.
     """
 

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import torch
 
+from ..eval_mode import eval_mode
 from ..image_inputs import as_list
 from ..modeling import DetrisForReferringSegmentation
 from ..processing_detris import DetrisProcessor, check_processor
 from ..text_cleaning import clean_sentence
-from .devices import as_dtype, usable_device
+from .devices import as_dtype, is_dispatched, usable_device, weight_device
 from .image_loading import load_image
 from .prediction import Prediction
 
@@ -72,12 +72,16 @@ class DetrisPredictor:
                 )
         check_processor(model.config, processor)
         self.batch_size = checked_batch_size(batch_size)
-        placement: dict[str, Any] = {}
-        if not hasattr(model, "hf_device_map"):
-            placement["device"] = usable_device(device)
-        if (dtype := as_dtype(dtype)) is not None:
-            placement["dtype"] = dtype
-        self.model = model.to(**placement) if placement else model
+        dtype = as_dtype(dtype)
+        if not is_dispatched(model):
+            placement: dict[str, Any] = {"device": usable_device(device), "dtype": dtype}  # None keeps the dtype
+            model = model.to(**placement)
+        elif dtype not in (None, model.dtype):
+            raise ValueError(
+                f"dtype: expected {model.dtype}, that of a model that accelerate distributes, got {dtype}; pass it to "
+                "from_pretrained instead."
+            )
+        self.model = model
         self.processor = processor
 
     @classmethod
@@ -119,7 +123,8 @@ class DetrisPredictor:
         """Segment what each sentence refers to.
 
         Args:
-            images: one image or a list of images, see `load_image`: paths, http(s) URLs, PIL images, arrays, tensors.
+            images: one image, or a list or other iterable of images, see `load_image`: paths, http(s) URLs, PIL
+                images, arrays, tensors.
             text: for one image a sentence or a list of sentences. For several images a sentence, which is used for
                 each of them, or a list with one entry per image: a sentence or a list of sentences.
             threshold: probability above which a pixel is foreground; default: the checkpoint's.
@@ -135,8 +140,8 @@ class DetrisPredictor:
             TypeError: an image or a sentence has an unsupported type.
             OSError: an image cannot be read or downloaded.
         """
-        is_batch = isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4
         listed = as_list(images) or []
+        is_batch = images is not None and not (len(listed) == 1 and listed[0] is images)
         if not listed:
             raise ValueError("images: expected at least one image, got none; pass one or more")
         per_image = _sentences_per_image(text, len(listed), is_batch)
@@ -148,7 +153,7 @@ class DetrisPredictor:
             for image, sentences in zip(listed, per_image, strict=True)
             for sentence in (sentences if isinstance(sentences, list) else [sentences])
         )
-        predictions = self.stream(pairs, threshold, return_probabilities)
+        predictions = self._stream(pairs, threshold, return_probabilities, reuse_objects=True)
         results = [
             [*islice(predictions, len(sentences))] if isinstance(sentences, list) else next(predictions)
             for sentences in per_image
@@ -160,13 +165,23 @@ class DetrisPredictor:
     ) -> Iterator[Prediction]:
         """Yield a prediction per pair of an image and a sentence, in order. At most `batch_size` pairs are in memory.
 
-        Consecutive pairs with the same image are decoded and letterboxed once.
+        Consecutive pairs with the same path or URL are decoded and letterboxed once; in a list or tuple also those
+        with the same object. A generator may change an object and yield it again, such as a buffer for frames.
 
         Args:
             pairs: images, see `load_image`, and sentences.
             threshold, return_probabilities: see `__call__`.
         """
-        prepared = self._prepared_pairs(pairs)
+        yield from self._stream(pairs, threshold, return_probabilities, isinstance(pairs, (list, tuple)))
+
+    def _stream(
+        self,
+        pairs: Iterable[tuple[Any, str]],
+        threshold: float | None,
+        return_probabilities: bool,
+        reuse_objects: bool,
+    ) -> Iterator[Prediction]:
+        prepared = self._prepared_pairs(pairs, reuse_objects)
         while batch := [*islice(prepared, self.batch_size)]:
             yield from self.predict_batch(batch, threshold, return_probabilities)
 
@@ -182,7 +197,7 @@ class DetrisPredictor:
             threshold, return_probabilities: see `__call__`.
         """
         threshold = self.processor.mask_threshold if threshold is None else threshold
-        prepared = [*self._prepared_pairs(pairs)]
+        prepared = [*self._prepared_pairs(pairs, reuse_objects=True)]
         canvases: dict[tuple[int, ...], list[int]] = {}
         for i, (image, _) in enumerate(prepared):
             canvases.setdefault(tuple(image.pixel_values.shape), []).append(i)
@@ -211,17 +226,24 @@ class DetrisPredictor:
         height, width = features["target_sizes"][0].tolist()
         return PreparedImage(features["pixel_values"][0], (height, width))
 
-    def _prepared_pairs(self, pairs: Iterable[tuple[Any, str]]) -> Iterator[tuple[PreparedImage, str]]:
-        """Prepare each image once per series of consecutive pairs with this image."""
+    def _prepared_pairs(
+        self, pairs: Iterable[tuple[Any, str]], reuse_objects: bool
+    ) -> Iterator[tuple[PreparedImage, str]]:
+        """Prepare each image once per series of consecutive pairs with this image.
+
+        Without `reuse_objects`, only paths and URLs are recognized: the content of an object may have changed.
+        """
         last: Any = None
+        last_identity: Any = None
         prepared: PreparedImage | None = None
         for image, sentence in pairs:
             if isinstance(image, PreparedImage):
                 yield image, sentence
                 continue
-            is_path = isinstance(image, (str, os.PathLike)) and isinstance(last, (str, os.PathLike))
-            if prepared is None or not (image is last or (is_path and os.fspath(image) == os.fspath(last))):
-                last, prepared = image, self.prepare(image)
+            identity = _identity(image)
+            is_same = (reuse_objects and image is last) if identity is None else identity == last_identity
+            if prepared is None or not is_same:
+                last, last_identity, prepared = image, identity, self.prepare(image)
             yield prepared, sentence
 
     @torch.no_grad()
@@ -229,23 +251,23 @@ class DetrisPredictor:
         """Return logits (B, 1, h', w') in float32 on the CPU."""
         inputs = self.processor(text=[*sentences])
         pixel_values = torch.stack([image.pixel_values for image in images])
-        device = self.model.device
-        with _evaluation_mode(self.model):
+        # The head's: accelerate moves the inputs of encoders that it has distributed.
+        device = weight_device(self.model.projector)
+        with eval_mode(self.model):
             outputs = self.model(pixel_values.to(device), inputs["input_ids"].to(device))
         return outputs.logits.float().cpu()
 
 
-@contextmanager
-def _evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode, and back into training mode if it was in it."""
-    was_training = model.training
-    if was_training:
-        model.eval()
+def _identity(image: Any) -> Any:
+    """Return what distinguishes a path or URL from others, and a file from one that replaces it; else None."""
+    if not isinstance(image, (str, os.PathLike)):
+        return None
+    path = os.fspath(image)
     try:
-        yield
-    finally:
-        if was_training:
-            model.train()
+        status = os.stat(path)
+    except (OSError, ValueError):  # a URL, or no such file
+        return path, None
+    return path, (status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def _sentences_per_image(text: Any, count: int, is_batch: bool) -> list[Any]:

@@ -15,7 +15,7 @@ _TIMEOUT = timedelta(days=7)  # a fast rank waits for a slow one
 
 
 class Ranks:
-    """This process among the ranks of a launch; a single one without a launcher.
+    """The ranks of `accelerate launch`, seen from one of them. Without a launcher, there is one rank.
 
     Args:
         device: the device of every rank, such as "cpu"; default: one accelerator per rank, else the CPU.
@@ -47,25 +47,25 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the main rank, which prints."""
+        """Whether this is the main rank. Only this one prints."""
         return self.rank == 0
 
     def on_main(self, action: Callable[[], Any]) -> Any:
-        """Return the result of an action that only the main rank runs; all ranks end if it fails."""
+        """Return, on every rank, the result of an action that only the main rank runs; all ranks end if it fails."""
         results = [None]
 
         def run() -> None:
             if self.is_main:
                 results[0] = action()
 
-        self.together(run)
+        self.on_all(run)
         if self.world > 1:
             from accelerate.utils import broadcast_object_list
 
             broadcast_object_list(results)
         return results[0]
 
-    def together(self, action: Callable[[], None]) -> None:
+    def on_all(self, action: Callable[[], None]) -> None:
         """Run an action on every rank; all ranks end if it fails on one, so that none waits forever.
 
         Raises:

@@ -1,8 +1,9 @@
-"""Prediction of the rows of a job: images are loaded in threads while the model runs; failed rows give an error."""
+"""Prediction of the rows of a job: images are loaded in threads while the model runs. Rows can fail one by one."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +22,8 @@ from .pairs import Pair
 from .prediction import Prediction
 from .predictor import DetrisPredictor, PreparedImage
 
-SAVED = {"overlay": "overlays", "mask": "masks", "probability": "probabilities"}  # what → folder
+SAVED = {"overlay": "overlays", "mask": "masks", "probability": "probabilities"}  # folder of each kind of image
+MAX_JPEG_SIDE = 65_500  # pixels
 _LOOK_AHEAD = 1  # batches whose images are loaded while the model runs
 _SLUG_LENGTH = 40
 
@@ -146,16 +148,25 @@ class RowPredictor:
         name = f"{row + 1:0{self.digits}}_{_slug(Path(pair.image.split('?')[0]).stem)}_{_slug(pair.text)}"
         files = {}
         for kind in self.save:
-            suffix = ".jpg" if kind == "overlay" else ".png"
+            suffix = ".jpg" if kind == "overlay" and max(prediction.size) <= MAX_JPEG_SIDE else ".png"
             files[kind] = f"{SAVED[kind]}/{name}{suffix}"
             _write_image(self.folder / files[kind], _drawn(kind, prediction, image))
         return files
 
 
 def encode_image(image: Image.Image, suffix: str) -> bytes:
-    """Return the content of an image file: JPEG (quality 92) for .jpg and .jpeg, else PNG."""
+    """Return the content of an image file: JPEG (quality 92) for .jpg and .jpeg, else PNG.
+
+    Raises:
+        ValueError: the image is too large for a JPEG.
+    """
     buffer = BytesIO()
     if suffix.lower() in (".jpg", ".jpeg"):
+        if max(image.size) > MAX_JPEG_SIDE:
+            raise ValueError(
+                f"expected an image of at most {MAX_JPEG_SIDE:,} pixels per side for a {suffix} file, got "
+                f"{image.width:,}x{image.height:,}; write a .png file."
+            )
         image.convert("RGB").save(buffer, format="JPEG", quality=92)
     else:
         image.save(buffer, format="PNG")
@@ -188,12 +199,17 @@ def _write_image(file: Path, image: Image.Image) -> None:
         with suppress(OSError):
             part.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            reason = error.strerror or one_line(error)
-            raise OSError(
-                f"{file}: cannot be written ({reason}); free some space or change its permissions, and continue with "
-                "--resume."
-            ) from None
+            raise unwritable(error, file) from None
         raise
+
+
+def unwritable(error: OSError, file: str | os.PathLike) -> OSError:
+    """Return the error for a file that cannot be written, with what to do about it."""
+    reason = error.strerror or one_line(error)
+    return OSError(
+        f"{os.fspath(file)}: cannot be written ({reason}); free some space or change its permissions, and continue "
+        "with --resume."
+    )
 
 
 def _slug(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Writing the prediction for one image and one sentence: the overlay and its mask, both or none."""
+"""The files of a prediction for one image and one sentence: the overlay and its mask."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .row_predictor import encode_image
 def write_prediction(output: Path, overlay_image: Image.Image, mask_file: Path, mask_image: Image.Image) -> None:
     """Write the overlay and its mask, both or none.
 
-    A process that is killed in between leaves no overlay: the overlay appears last, so that it is never next to the
-    mask of another one.
+    The overlay is renamed last. If the process is killed before, there is no overlay, rather than one next to the mask
+    of another prediction.
 
     Args:
         output: PNG or JPEG file for the overlay, by its suffix; its folder is created if missing.
@@ -25,6 +25,7 @@ def write_prediction(output: Path, overlay_image: Image.Image, mask_file: Path, 
 
     Raises:
         OSError: a file cannot be written, for example because the disk is full.
+        ValueError: the overlay is too large for a JPEG.
     """
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -32,6 +33,8 @@ def write_prediction(output: Path, overlay_image: Image.Image, mask_file: Path, 
             for part, image in ((overlay_part, overlay_image), (mask_part, mask_image)):
                 part.write_bytes(encode_image(image, part.suffix))
             output.unlink(missing_ok=True)
+    except ValueError as error:
+        raise ValueError(f"--output {output}: {error}") from None
     except OSError as error:
         written = f"; only {mask_file} was written" if mask_file.exists() and not output.exists() else ""
         reason = error.strerror or one_line(error)

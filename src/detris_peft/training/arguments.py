@@ -205,15 +205,15 @@ class TrainingArguments:
     )
     card_image: str = _argument(
         "auto",
-        "add an image of predictions, which shows validation images, to best/ and last/ and so to what is pushed; "
-        "auto: only with the generated data of RefShapes",
+        "add an image of predictions to the model cards of best/ and last/, and so to what is pushed; it shows "
+        "validation images; auto: only for the generated images of RefShapes",
         _one_of(("auto", "always", "never")),
         may_change_on_resume=True,
     )
     hub_benchmark: list[str] = _argument(
         [],
-        "benchmarks of the Hub, as user/dataset:task_id:metric, whose data is the validation split; the score is "
-        "published in .eval_results/",
+        "benchmarks of the Hub whose data is the validation split, as user/dataset:task_id:metric; the score is "
+        "written to .eval_results/ in best/ and last/, and pushed with them",
         _BENCHMARK,
         may_change_on_resume=True,
     )

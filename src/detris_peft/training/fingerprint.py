@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -11,6 +10,7 @@ import datasets
 from accelerate import Accelerator
 from torch import nn
 
+from ..hashes import sha256_of_texts, sha256_of_weights
 from ..modeling import DetrisForReferringSegmentation
 from ..processing_detris import DetrisProcessor
 from .arguments import TrainingArguments
@@ -44,7 +44,7 @@ def run_fingerprint(
         "train_rows": dataset_fingerprint(train_rows, arguments.num_workers),
         "val_rows": dataset_fingerprint(val_rows, 0),
         "processor": _without(processor.to_dict(), _IGNORED_CONFIG_FIELDS),
-        "tokenizer_sha256": _sha256([processor.tokenizer.backend_tokenizer.to_str()]),
+        "tokenizer_sha256": sha256_of_texts([processor.tokenizer.backend_tokenizer.to_str()]),
         "frozen_weights_sha256": frozen_weights_fingerprint(model),
         "model": _without(model.config.to_dict(), _IGNORED_CONFIG_FIELDS),
     }
@@ -55,27 +55,12 @@ def dataset_fingerprint(rows: datasets.Dataset | datasets.IterableDataset, num_w
     if isinstance(rows, datasets.IterableDataset):  # the order of a stream depends on the number of workers
         return {"stream": str(rows.split), "num_workers": num_workers}
     columns = (rows[name] for name in ("ref_id", "file_name", "mask", "sentences"))
-    return {"number": len(rows), "sha256": _sha256(map(repr, zip(*columns, strict=True)))}
+    return {"number": len(rows), "sha256": sha256_of_texts(map(repr, zip(*columns, strict=True)))}
 
 
 def frozen_weights_fingerprint(model: nn.Module) -> str:
-    """Return a hash of about 16 values of each frozen weight of a model."""
-    return _sha256(_frozen_weight_samples(model))
-
-
-def _frozen_weight_samples(model: nn.Module) -> Iterator[str]:
-    """Yield about 16 values of each frozen weight: enough to distinguish models, and fast to read."""
-    for name, weight in model.named_parameters():
-        if not weight.requires_grad:
-            values = weight.detach().flatten()
-            yield f"{name} {values[:: max(1, len(values) // 16)].float().tolist()}"
-
-
-def _sha256(texts: Iterable[str]) -> str:
-    digest = hashlib.sha256()
-    for text in texts:
-        digest.update(text.encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()
+    """Return a hash of the frozen weights of a model; see `sha256_of_weights`."""
+    return sha256_of_weights((name, weight) for name, weight in model.named_parameters() if not weight.requires_grad)
 
 
 def _without(tree: Mapping[str, Any], names: set[str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from ..data import EvaluationSamples
 from .progress import Progress
 
 _EXAMPLE = ("photo.jpg", "the man on the left")
-_TRIED_SAMPLES = 20  # the first ones, among which an example is searched
+_TRIED_SAMPLES = 20  # the first ones, of which one becomes the example
 
 
 def describe_checkpoint(folder: Path, progress: Progress, metric: str, samples: EvaluationSamples) -> list[str]:

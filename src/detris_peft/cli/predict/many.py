@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+from collections.abc import Sequence
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
 
@@ -29,16 +32,14 @@ def predict_many(checkpoint: CheckpointArguments, arguments: PredictionArguments
     device = usable_device(ranks.device, "--device")
     files = JobFiles(str(arguments.output))
     pairs, notices = ranks.on_main(lambda: read_rows(arguments))
-    inputs = [checkpoint.checkpoint, *(pair.source for pair in pairs if pair.source)]
-    inputs += [arguments.pairs] if arguments.pairs else []
-    ranks.on_main(lambda: files.check(inputs, arguments.overwrite, arguments.resume))
+    ranks.on_main(lambda: check_outputs(files, checkpoint, arguments, pairs))
     loaded: list[DetrisPredictor] = []
 
     def load() -> None:
         model, processor = load_checkpoint(checkpoint)
         loaded.append(DetrisPredictor(model, processor, device, arguments.dtype, arguments.batch_size))
 
-    ranks.together(load)
+    ranks.on_all(load)
     predictor = loaded[0]
     if ranks.is_main:
         tokenizer, limit = predictor.processor.tokenizer, predictor.processor.max_text_length  # type: ignore[attr-defined]
@@ -60,11 +61,21 @@ def predict_many(checkpoint: CheckpointArguments, arguments: PredictionArguments
         report(files, result, image_root(arguments))
 
 
+def check_outputs(
+    files: JobFiles, checkpoint: CheckpointArguments, arguments: PredictionArguments, pairs: Sequence[Pair]
+) -> None:
+    """Raise a ValueError if the job must not write its files."""
+    inputs = [checkpoint.checkpoint, *(pair.source for pair in pairs if pair.source)]
+    inputs += [arguments.pairs] if arguments.pairs not in (None, STDIN) else []
+    files.check(inputs, arguments.overwrite, arguments.resume)
+
+
 def read_rows(arguments: PredictionArguments) -> tuple[list[Pair], list[str]]:
     """Return the rows, and one line per folder or glob."""
+    stdin = BytesIO() if sys.stdin is None else sys.stdin.buffer  # closed
     if arguments.pairs is not None:
-        return read_pairs(arguments.pairs, sys.stdin.buffer, arguments.image_root), []
-    images, notices = list_images(arguments.image, sys.stdin.buffer)
+        return read_pairs(arguments.pairs, stdin, arguments.image_root), []
+    images, notices = list_images(arguments.image, stdin)
     return cross_pairs(images, arguments.text), notices
 
 
@@ -96,5 +107,6 @@ def report(files: JobFiles, result: JobResult, root: str) -> None:
         print(f"  ... and {result.failed - _LISTED:,} more")
     raise ValueError(
         f"{result.failed:,} of {total:,} rows could not be predicted, the others were written; correct those rows, "
-        f"and predict them with --pairs {files.errors} --image_root {root} and another --output."
+        f"and predict them with --pairs {shlex.quote(str(files.errors))} --image_root {shlex.quote(root)} and another "
+        "--output."
     )

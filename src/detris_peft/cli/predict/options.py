@@ -46,7 +46,8 @@ class PredictionArguments:
         },
     )
     image_root: str | None = field(
-        default=None, metadata={"help": "folder of the relative paths in --pairs; default: that of the file"}
+        default=None,
+        metadata={"help": "folder that relative paths in --pairs start from; default: the folder of the file"},
     )
     output: str | None = field(
         default=None,
@@ -57,10 +58,13 @@ class PredictionArguments:
     )
     save: list[str] = field(
         default_factory=list,
-        metadata={"help": "images to write to the folder, next to predictions.jsonl: overlay, mask, probability"},
+        metadata={"help": "images to write for each row, next to predictions.jsonl: overlay, mask, probability"},
     )
     overwrite: bool = field(default=False, metadata={"help": "replace existing files"})
-    resume: bool = field(default=False, metadata={"help": "continue a job of several rows that was interrupted"})
+    resume: bool = field(
+        default=False,
+        metadata={"help": "continue an interrupted job; start one if there is none"},
+    )
     threshold: float | None = field(
         default=None, metadata={"help": "probability above which a pixel is foreground; default: the checkpoint's"}
     )
