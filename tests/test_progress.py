@@ -126,6 +126,7 @@ def test_the_environment_variable_of_tqdm_disables_bars():
 @pytest.mark.parametrize(("stream", "hidden"), [(Terminal, False), (io.StringIO, True)])
 def test_bars_of_datasets_are_hidden_in_logs(monkeypatch, stream, hidden):
     redirect(monkeypatch, stream())
+    datasets.enable_progress_bars()  # a command that ran before in this process has disabled them
     with no_dataset_bars_in_logs():
         assert datasets.are_progress_bars_disabled() == hidden
     assert not datasets.are_progress_bars_disabled()

@@ -169,6 +169,13 @@ CASES = [
         "output is a pipe", f"{PREDICT} --output pipe.png --overwrite", ("a device or a pipe", "choose another"), pipe
     ),
     Case("overlay below a file", f"{PREDICT} --output photo.png/o.png", ("is a file", "change the path")),
+    Case("split mistyped", f"{EVALUATE} --split tset", ("expected", "val", "tset")),
+    Case(
+        "field of an option file mistyped",
+        "train --config bad.yaml",
+        ("bad.yaml", "got learning_rat;"),
+        write("bad.yaml", "learning_rat: 1\n"),
+    ),
     # -- outputs of evaluate
     Case("folder as JSON output", f"{EVALUATE} --output data", ("got a folder", "add a file name")),
     Case("existing JSON output", f"{EVALUATE} --output o.json", ("existing one", "--overwrite"), write("o.json", {})),
