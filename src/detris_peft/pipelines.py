@@ -29,14 +29,14 @@ _FORMS = 'an image with text="...", or {"image": ..., "text": ...}, or a list of
 class ReferringImageSegmentationPipeline(ChunkPipeline):
     """Segments what sentences refer to in images, with the code of [`DetrisPredictor`].
 
-    ```python
-    import detris_peft  # registers the pipeline
-    from transformers import pipeline
+    Example::
 
-    pipe = pipeline("referring-image-segmentation", model="runs/b/best")
-    pipe("photo.jpg", text="the red mug on the left")
-    # [{"score": 0.93, "label": "the red mug on the left", "mask": <PIL.Image.Image mode=L size=640x480>}]
-    ```
+        import detris_peft  # registers the pipeline
+        from transformers import pipeline
+
+        pipe = pipeline("referring-image-segmentation", model="runs/b/best")
+        pipe("photo.jpg", text="the red mug on the left")
+        # [{"score": 0.93, "label": "the red mug on the left", "mask": <PIL.Image.Image mode=L size=640x480>}]
 
     Args:
         model: a [`DetrisForReferringSegmentation`].

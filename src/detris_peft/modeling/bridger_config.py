@@ -21,7 +21,7 @@ _DEFAULT_BLOCKS = (3, 7, 11)
 
 @dataclass
 class BridgerConfig:
-    """Configuration of a [`Bridger`][detris_peft.modeling.bridger.Bridger], which connects two frozen encoders.
+    """Configuration of a `detris_peft.modeling.bridger.Bridger`, which connects two frozen encoders.
 
     Stage `i` runs after block `vision_after_blocks[i]` of the image encoder and block `text_after_blocks[i]` of the
     text encoder.

@@ -193,7 +193,7 @@ class DetrisPredictor:
         The canvas is always the same unless the processor has `keep_aspect_ratio`.
 
         Args:
-            pairs: images, see `load_image`, or [`PreparedImage`]s, and sentences.
+            pairs: images, see `load_image`, or prepared ones, see [`PreparedImage`], and sentences.
             threshold, return_probabilities: see `__call__`.
         """
         threshold = self.processor.mask_threshold if threshold is None else threshold
