@@ -52,7 +52,9 @@ def history(folder):
     return json.loads((folder / "metrics.json").read_text())["history"]
 
 
-def test_a_run_killed_many_times_is_bit_identical(start, root, tmp_path):
+@pytest.mark.parametrize("count", [6, pytest.param(11, marks=pytest.mark.slow)])
+def test_a_run_killed_many_times_is_bit_identical(start, root, tmp_path, count):
+    """At least `count` kills of each kind."""
     uninterrupted = tmp_path / "uninterrupted"
     for _ in range(2):  # the first start includes the server's imports
         begin = time.monotonic()
@@ -81,10 +83,9 @@ def test_a_run_killed_many_times_is_bit_identical(start, root, tmp_path):
         for name in ("last", "best"):
             assert weights(killed / name) == weights(uninterrupted / name)
         assert history(killed) == history(uninterrupted)
-        if min(kills.values()) >= 11:
+        if min(kills.values()) >= count:
             break
-    assert sum(kills.values()) >= 20, kills
-    assert min(kills.values()) >= 10, kills
+    assert min(kills.values()) >= count, kills
 
 
 def test_a_signal_to_the_process_group_saves_the_run(start, root, tmp_path):
