@@ -233,13 +233,14 @@ def test_two_ranks_write_the_same_bytes_and_continue_what_one_started(folder, la
 @pytest.mark.slow
 def test_an_error_on_one_rank_ends_the_others(folder, launch):
     (folder / "script.py").write_text(
+        "import os\n"
         "from detris_peft.prediction.ranks import Ranks\n"
         "def fail():\n"
         "    if ranks.rank == 1:\n"
         "        raise OSError('rows could not be predicted')\n"
         "ranks = Ranks('cpu')\n"
         "assert ranks.on_main(lambda: ranks.rank + 5) == 5\n"
-        "print('broadcast', ranks.world)\n"
+        "os.write(1, f'broadcast {ranks.world}\\n'.encode())\n"  # at once: two ranks write to the same stream
         "ranks.on_all(fail)\n"
         "print('not reached')\n"
     )
