@@ -126,13 +126,19 @@ class RepeatedOptions:
     top_k: int | None = None
 
 
-def test_a_repeated_option_takes_one_value_each_time(capsys):
+def test_a_repeated_option_takes_one_value_each_time(capsys, tmp_path):
     parser = CommandParser(RepeatedOptions, prog="detris test")
     assert parser.parse_args_into_dataclasses(["--text", "a b", "--text=c"])[0] == RepeatedOptions(["a b", "c"])
     assert parser.parse_args_into_dataclasses(["--top-k", "3"])[0] == RepeatedOptions([], 3)  # not the values above
     with pytest.raises(SystemExit):
         parser.parse_args_into_dataclasses(["--text", "a", "--text", "the", "red", "circle"])
     assert "--text: expected one value, got 3 words; put them in quotes: 'the red circle'" in capsys.readouterr().err
+    files = [tmp_path / "a.jpg", tmp_path / "b.jpg"]
+    for file in files:
+        file.touch()
+    with pytest.raises(SystemExit):  # what a shell makes of --text *.jpg
+        parser.parse_args_into_dataclasses(["--text", *map(str, files)])
+    assert "got 2 words; put a pattern such as *.jpg in quotes, or repeat the option" in capsys.readouterr().err
 
 
 def test_a_field_of_several_types_is_refused():

@@ -119,9 +119,7 @@ class CommandParser(argparse.ArgumentParser):
         for option, *values in groups[1:]:
             action = self._option_string_actions[option]
             if len(values) > 1 and action.nargs is None:
-                text = " ".join(values)
-                fix = f"remove {values[1]!r}" if action.type in (int, float) else f"put them in quotes: {text!r}"
-                self.error(f"{option}: expected one value, got {len(values)} words; {fix}")
+                self.error(f"{option}: expected one value, got {len(values)} words; {_fix_of_words(action, values)}")
 
     def _invalid(self, error: argparse.ArgumentError) -> str:
         """Describe an error of argparse as the option, what it expects, and what it got."""
@@ -146,6 +144,15 @@ class CommandParser(argparse.ArgumentParser):
         if error.message.startswith("expected"):  # raised by the type of the option
             return f"{name}: {error.message}; change it"
         return f"{name}: {error.message}"
+
+
+def _fix_of_words(action: argparse.Action, words: Sequence[str]) -> str:
+    """Return what to do about several words after an option with one value."""
+    if action.type in (int, float):
+        return f"remove {words[1]!r}"
+    if isinstance(action, argparse._AppendAction) and all(map(os.path.exists, words)):  # the shell expanded a pattern
+        return "put a pattern such as *.jpg in quotes, or repeat the option for each file"
+    return f"put them in quotes: {' '.join(words)!r}"
 
 
 def parse_command(arguments: Sequence[str], prog: str, commands: Mapping[str, str], version: str | None = None) -> str:
