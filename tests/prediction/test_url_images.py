@@ -123,6 +123,11 @@ def test_other_urls_are_refused(url, error):
     assert "0x" not in str(raised.value)
 
 
+def test_the_cause_is_named():
+    with pytest.raises(OSError, match=r"cannot be downloaded \(connection refused\)"):
+        load_image("http://127.0.0.1:1/a.png")
+
+
 def test_urls_are_read_only_where_they_are_allowed(server):
     with pytest.raises(ValueError, match="expected a local image file, got a URL"):
         load_image(f"{server}/photo.png", allow_urls=False)

@@ -122,5 +122,5 @@ def _reason(error: Exception) -> str:
         return "the connection was closed too early"
     if isinstance(error, requests.TooManyRedirects):
         return f"more than {_MAX_REDIRECTS} redirects"
-    reason = re.search(r"Name or service not known|Connection refused|[\w ]+ unreachable|Max retries", str(error))
+    reason = re.search(r"Name or service not known|Connection refused|[\w ]+ unreachable", str(error))
     return reason[0].strip().lower() if reason else "no connection"
