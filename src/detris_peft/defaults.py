@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 IMAGE_SIZE = 448  # side of the model's input in pixels
+MAX_IMAGE_SIZE = 8192  # largest side of the input in pixels that a config, a processor or an export accepts
 MAX_TEXT_LENGTH = 17  # tokens per expression, start and end token included
 IMAGE_FOLDER = "images/train2014"  # of the RefCOCO family, below the data root
 MASK_THRESHOLD = 0.35  # tuned by the authors on RefCOCO's val split, hence not 0.5

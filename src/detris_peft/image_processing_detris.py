@@ -18,18 +18,17 @@ from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.processing_utils import ImagesKwargs
 
-from .defaults import CLIP_MEAN, CLIP_STD, IMAGE_SIZE, MASK_THRESHOLD
+from .defaults import CLIP_MEAN, CLIP_STD, IMAGE_SIZE, MASK_THRESHOLD, MAX_IMAGE_SIZE
 from .field_types import describe_type, has_type
 from .image_inputs import as_list, as_sizes, check_counts, reduction_factor, to_foreground, to_rgb
 from .mask_measures import mask_box, mask_score
 
-_MAX_SIDE = 8192  # of the model's input in pixels
 # Type, accepted values in words, and test of the accepted values.
 FIELDS: dict[str, tuple[Any, str, Callable[[Any], bool]]] = {
-    "image_size": (int, f"1 to {_MAX_SIDE} pixels", lambda value: 1 <= value <= _MAX_SIDE),
+    "image_size": (int, f"1 to {MAX_IMAGE_SIZE} pixels", lambda value: 1 <= value <= MAX_IMAGE_SIZE),
     "mask_threshold": (float, "above 0 and below 1", lambda value: 0 < value < 1),
     "keep_aspect_ratio": (bool, "True or False", lambda value: True),
-    "patch_size": (int, f"1 to {_MAX_SIDE} pixels", lambda value: 1 <= value <= _MAX_SIDE),
+    "patch_size": (int, f"1 to {MAX_IMAGE_SIZE} pixels", lambda value: 1 <= value <= MAX_IMAGE_SIZE),
     "image_mean": (
         list[float],
         "three from 0 to 1",

@@ -10,7 +10,6 @@ from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from PIL import Image
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.base import ChunkPipeline
 
@@ -222,8 +221,7 @@ def _image_and_sentences(item: Any, text: Any) -> tuple[Any, list[str]]:
 
 
 def _as_dict(prediction: Prediction) -> dict[str, Any]:
-    mask = Image.fromarray(prediction.mask.astype("uint8") * 255)
-    return {"score": prediction.score, "label": prediction.text, "mask": mask}
+    return {"score": prediction.score, "label": prediction.text, "mask": prediction.mask_image()}
 
 
 def register() -> None:

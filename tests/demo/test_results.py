@@ -30,7 +30,7 @@ def test_one_mask_is_a_png_and_several_are_a_zip_file():
     assert name == "masks.zip"
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         names = archive.namelist()
-        assert names == ["01_der_linke_l_we.png", f"02_{'x' * 40}.png", "03_der_linke_l_we.png"]
+        assert names == ["01_der-linke-l-we.png", f"02_{'x' * 40}.png", "03_der-linke-l-we.png"]
         assert np.asarray(Image.open(archive.open(names[1]))).max() == 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import zipfile
 from collections.abc import Sequence
 from io import BytesIO
@@ -12,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ..prediction import Prediction
-from ..prediction.row_predictor import encode_image, mask_image
+from ..prediction.row_predictor import encode_image, slug
 from ..visualization import overlay
 from .limits import DISPLAY_SIZE, MIN_DISPLAY_SIZE
 
@@ -43,8 +42,7 @@ def masks_file(predictions: Sequence[Prediction]) -> tuple[str, bytes]:
     """Return name and content of a download: a PNG for one mask, a zip file of PNGs for several."""
     files = {}
     for i, prediction in enumerate(predictions, start=1):
-        words = re.sub(r"[^a-z0-9]+", "_", prediction.text.lower()).strip("_")[:40].strip("_") or "mask"
-        files[f"{i:02}_{words}.png"] = encode_image(mask_image(prediction), ".png")
+        files[f"{i:02}_{slug(prediction.text)}.png"] = encode_image(prediction.mask_image(), ".png")
     if len(files) == 1:
         return "mask.png", files.popitem()[1]
     buffer = BytesIO()

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
+from ..defaults import MAX_IMAGE_SIZE
 from ..modeling import DetrisForReferringSegmentation
 from ..processing_detris import DetrisProcessor, check_processor
 
 SUFFIXES = {"torch_export": ".pt2", "onnx": ".onnx"}
-_MAX_SIDE = 8192  # pixels, as for the processor
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
@@ -87,10 +87,10 @@ def check_image_size(model: DetrisForReferringSegmentation, image_size: Any, opt
     """Raise a ValueError if a side of the images in pixels does not fit the image encoder."""
     patch = model.config.vision_config.patch_size
     is_integer = isinstance(image_size, int) and not isinstance(image_size, bool)
-    if not is_integer or not 0 < image_size <= _MAX_SIDE or image_size % patch:
-        valid = min(max(round(image_size / patch), 1), _MAX_SIDE // patch) * patch if is_integer else 32 * patch
+    if not is_integer or not 0 < image_size <= MAX_IMAGE_SIZE or image_size % patch:
+        valid = min(max(round(image_size / patch), 1), MAX_IMAGE_SIZE // patch) * patch if is_integer else 32 * patch
         raise ValueError(
-            f"{option}: expected a multiple of the patch size, {patch}, up to {_MAX_SIDE} pixels, got "
+            f"{option}: expected a multiple of the patch size, {patch}, up to {MAX_IMAGE_SIZE} pixels, got "
             f"{image_size!r:.40}; use {valid}."
         )
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..defaults import MAX_IMAGE_SIZE
+
 MAX_LAYERS = 1_000
 MAX_WIDTH = 65_536
 MAX_HEAD_WIDTH = 16_384
 MAX_VOCABULARY = 4_000_000
-MAX_IMAGE_SIZE = 8_192
 MAX_TOKENS = 65_536
 
 _LIMITS = {

@@ -99,6 +99,10 @@ class Prediction:
             data={"class_name": np.array([self.text])},
         )
 
+    def mask_image(self) -> Image.Image:
+        """Return the mask as an image in mode "L": 255 inside, 0 outside."""
+        return Image.fromarray(self.mask.astype(np.uint8) * 255)
+
     def overlay(self, image: Image.Image) -> Image.Image:
         """Return the image with the mask drawn on it.
 

@@ -291,6 +291,7 @@ def _sentences_per_image(text: Any, count: int, is_batch: bool) -> list[Any]:
 
 
 def checked_batch_size(batch_size: Any) -> int:
+    """Return the batch size; raise a ValueError unless it is an integer of at least 1."""
     if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
         raise ValueError(f"batch_size: expected an integer of at least 1, got {batch_size!r:.80}; change it.")
     return batch_size

@@ -145,7 +145,7 @@ class RowPredictor:
 
     def _save(self, row: int, pair: Pair, prediction: Prediction, image: Image.Image | None) -> dict[str, str]:
         """Write the images of a row; return their paths, relative to the folder, by kind."""
-        name = f"{row + 1:0{self.digits}}_{_slug(Path(pair.image.split('?')[0]).stem)}_{_slug(pair.text)}"
+        name = f"{row + 1:0{self.digits}}_{slug(Path(pair.image.split('?')[0]).stem)}_{slug(pair.text)}"
         files = {}
         for kind in self.save:
             suffix = ".jpg" if kind == "overlay" and max(prediction.size) <= MAX_JPEG_SIDE else ".png"
@@ -173,14 +173,9 @@ def encode_image(image: Image.Image, suffix: str) -> bytes:
     return buffer.getvalue()
 
 
-def mask_image(prediction: Prediction) -> Image.Image:
-    """Return the mask as an image in mode "L": 255 inside, 0 outside."""
-    return Image.fromarray(prediction.mask.astype(np.uint8) * 255)
-
-
 def _drawn(kind: str, prediction: Prediction, image: Image.Image | None) -> Image.Image:
     if kind == "mask":
-        return mask_image(prediction)
+        return prediction.mask_image()
     if kind == "overlay":
         assert image is not None
         return prediction.overlay(image)
@@ -212,7 +207,7 @@ def unwritable(error: OSError, file: str | os.PathLike) -> OSError:
     )
 
 
-def _slug(text: str) -> str:
+def slug(text: str) -> str:
     """Return a part of a file name: lower-case ASCII letters and digits, joined by hyphens."""
     words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
     return words[:_SLUG_LENGTH].strip("-") or "x"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...prediction import DetrisPredictor, load_image, usable_device
-from ...prediction.row_predictor import mask_image
 from ...prediction.single_output import write_prediction
 from ...processing_detris import DetrisProcessor
 from ...tokenization_detris import count_tokens
@@ -28,7 +27,7 @@ def predict_one(checkpoint: CheckpointArguments, arguments: PredictionArguments)
         print(notice)
     prediction = predictor(image, text, arguments.threshold)
     output, mask_file = Path(str(arguments.output)), arguments.mask_file
-    write_prediction(output, prediction.overlay(image), mask_file, mask_image(prediction))
+    write_prediction(output, prediction.overlay(image), mask_file, prediction.mask_image())
     print(f"{100 * prediction.mask.mean():.1f}% of the image is foreground; wrote {output} and {mask_file}")
 
 
