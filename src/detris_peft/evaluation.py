@@ -6,8 +6,9 @@ images of its own canvas, so that its prediction does not depend on `batch_size`
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -191,6 +192,7 @@ def _score(
 
     The predictions of valid rows are added to `masks`, if it is given.
     """
+    batch = processor.normalize_bytes(batch)
     with accelerator.autocast():
         outputs = model(**{name: batch[name] for name in MODEL_INPUTS})
     losses = segmentation_loss(outputs.logits, batch["labels"], reduction="none")
@@ -220,12 +222,15 @@ def _concatenated(results: list[Any]) -> SampleScores:
 def _loader(
     samples: Any, processor: DetrisProcessor, accelerator: Accelerator, batch_size: int, num_workers: int
 ) -> DataLoader:
+    if type(samples) is EvaluationSamples:  # not a subclass, which may rely on PIL images
+        samples = copy.copy(samples)
+        samples.decoder = replace(samples.decoder, as_arrays=True)
     indexed = _IndexedStream(samples) if isinstance(samples, IterableDataset) else _IndexedSamples(samples)
     loader = DataLoader(
         indexed,
         batch_size,
         num_workers=num_workers,
-        collate_fn=_IndexedCollator(Collator(processor)),
+        collate_fn=_IndexedCollator(Collator(processor, as_bytes=True)),
         worker_init_fn=ignore_signals,
     )
     return prepare_data_loader(

@@ -177,3 +177,20 @@ def to_foreground(mask, size: tuple[int, int], name: str) -> np.ndarray:
         got = "NaN" if pixels.dtype.kind == "f" else pixels.dtype
         raise ValueError(f"{name}: expected numbers or booleans, foreground above 0, got {got}; pass a mask of those")
     return pixels > 0
+
+
+def checked_logits(outputs) -> torch.Tensor:
+    """Return the logits (B,1,h',w') of a model's output."""
+    logits = outputs if isinstance(outputs, torch.Tensor) else getattr(outputs, "logits", None)
+    if not isinstance(logits, torch.Tensor):
+        raise TypeError(
+            f"outputs: expected the output of the model or its logits, got {type(outputs).__name__}; pass one of them"
+        )
+    if logits.ndim != 4 or logits.shape[1] != 1 or not logits.is_floating_point():
+        raise ValueError(
+            f"outputs: expected floating-point logits (B, 1, H, W), got {logits.dtype} of shape "
+            f"{tuple(logits.shape)}; pass the model's logits"
+        )
+    if logits.isnan().any():
+        raise ValueError("outputs: expected logits, got NaN; check the model's weights and its precision")
+    return logits

@@ -6,7 +6,7 @@ images and masks to the canvas; its inverse maps predictions back.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -20,8 +20,9 @@ from transformers.processing_utils import ImagesKwargs
 
 from .defaults import CLIP_MEAN, CLIP_STD, IMAGE_SIZE, MASK_THRESHOLD, MAX_IMAGE_SIZE
 from .field_types import describe_type, has_type
-from .image_inputs import as_list, as_sizes, check_counts, reduction_factor, to_foreground, to_rgb
+from .image_inputs import as_list, as_sizes, check_counts, checked_logits, reduction_factor, to_foreground, to_rgb
 from .mask_measures import mask_box, mask_score
+from .pixel_levels import LABEL_LEVELS, look_up, normalized_levels
 
 # Type, accepted values in words, and test of the accepted values.
 FIELDS: dict[str, tuple[Any, str, Callable[[Any], bool]]] = {
@@ -103,7 +104,13 @@ class DetrisImageProcessor(BaseImageProcessor):
         self.image_std = list(image_std)
 
     def preprocess(
-        self, images, masks=None, return_tensors: str | None = "pt", original_sizes=None, **kwargs
+        self,
+        images,
+        masks=None,
+        return_tensors: str | None = "pt",
+        original_sizes=None,
+        as_bytes: bool = False,
+        **kwargs,
     ) -> BatchFeature:
         """Prepare one image or B images, with or without their masks.
 
@@ -116,6 +123,8 @@ class DetrisImageProcessor(BaseImageProcessor):
             return_tensors: "pt" or "np"; None leaves NumPy arrays.
             original_sizes: (B,2), the (H,W) of the files, for images that a JPEG decoder reduced to 1/2, 1/4 or 1/8 of
                 their size; None if no image was reduced. Masks and predictions have the original size.
+            as_bytes: return what `normalize_bytes` converts to `pixel_values` and `labels`, a quarter of their size:
+                `pixel_bytes` (B,h,w,3) and `label_bytes` (B,h,w) of uint8.
 
         Returns:
             `pixel_values` (B,3,h,w) float32, `target_sizes` (B,2) with the original (H,W), and with masks `labels`
@@ -128,8 +137,8 @@ class DetrisImageProcessor(BaseImageProcessor):
         """
         if kwargs:
             raise TypeError(
-                f"expected images, masks, return_tensors and original_sizes, got {', '.join(kwargs)}; remove the "
-                "unknown arguments"
+                f"expected images, masks, return_tensors, original_sizes and as_bytes, got {', '.join(kwargs)}; "
+                "remove the unknown arguments"
             )
         if return_tensors not in ("pt", "np", None):
             raise ValueError(
@@ -144,16 +153,16 @@ class DetrisImageProcessor(BaseImageProcessor):
             sizes = [pixels.shape[:2] for pixels in arrays]
         canvas = self.canvas_size(sizes)
         # Warped in place: copying a batch takes about as long as warping it.
-        data: dict[str, Any] = {"pixel_values": np.empty((len(sizes), 3, *canvas), dtype=np.float32)}
+        data: dict[str, Any] = {"pixel_bytes": np.empty((len(sizes), *canvas, 3), dtype=np.uint8)}
         for i, (pixels, size) in enumerate(zip(arrays, sizes, strict=True)):
             reduction = reduction_factor(pixels.shape[:2], size, f"images[{i}]")
-            self._warp_image(pixels, size, reduction, out=data["pixel_values"][i])
+            self._warp_image(pixels, size, reduction, out=data["pixel_bytes"][i])
         data["target_sizes"] = np.array(sizes, dtype=np.int64)
         if masks is not None:
-            data["labels"] = np.empty((len(sizes), *canvas), dtype=np.float32)
+            data["label_bytes"] = np.empty((len(sizes), *canvas), dtype=np.uint8)
             for i, (mask, size) in enumerate(zip(masks, sizes, strict=True)):
-                self._warp_mask(to_foreground(mask, size, f"masks[{i}]"), out=data["labels"][i])
-        return BatchFeature(data, tensor_type=return_tensors)
+                self._warp_mask(to_foreground(mask, size, f"masks[{i}]"), out=data["label_bytes"][i])
+        return BatchFeature(data if as_bytes else self.normalize_bytes(data), tensor_type=return_tensors)
 
     def post_process_referring_segmentation(
         self, outputs, target_sizes, threshold: float | None = None, return_probabilities: bool = False
@@ -246,7 +255,7 @@ class DetrisImageProcessor(BaseImageProcessor):
 
     def _probability_maps(self, outputs, target_sizes) -> list[torch.Tensor]:
         """Convert logits to B probability maps (H,W) of the given sizes; None: of the canvas."""
-        logits, sizes = _checked_logits(outputs), as_sizes(target_sizes, "target_sizes")
+        logits, sizes = checked_logits(outputs), as_sizes(target_sizes, "target_sizes")
         if sizes is not None and len(sizes) != len(logits):
             raise ValueError(f"target_sizes: expected {len(logits)}, got {len(sizes)}; pass one (H, W) per logit map")
         if sizes is not None:
@@ -267,6 +276,20 @@ class DetrisImageProcessor(BaseImageProcessor):
             warped.append(cv2.warpAffine(probability, matrix, (width, height), flags=flags, borderValue=0.0))
         return [torch.from_numpy(probability) for probability in warped]
 
+    def normalize_bytes(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return inputs with `pixel_bytes` and `label_bytes` converted to `pixel_values` and `labels`.
+
+        Args:
+            inputs: output of `preprocess(..., as_bytes=True)`, with arrays or tensors. Other entries are kept.
+        """
+        converted = dict(inputs)
+        if "pixel_bytes" in inputs:
+            levels = normalized_levels(self.image_mean, self.image_std)
+            converted["pixel_values"] = look_up(converted.pop("pixel_bytes"), levels)
+        if "label_bytes" in inputs:
+            converted["labels"] = look_up(converted.pop("label_bytes")[..., None], LABEL_LEVELS)[:, 0]
+        return converted
+
     def is_visible(self, mask: np.ndarray) -> bool:
         """Return whether any foreground of a mask (H, W) survives the letterbox on the square canvas."""
         if not isinstance(mask, np.ndarray) or mask.ndim != 2 or not mask.size or mask.dtype != np.uint8:
@@ -279,7 +302,7 @@ class DetrisImageProcessor(BaseImageProcessor):
         x, y = left + (width - side) // 2, top + (height - side) // 2
         if min(width, height) >= side and mask[y : y + side, x : x + side].all():
             return True
-        label = np.empty((self.image_size, self.image_size), dtype=np.float32)
+        label = np.empty((self.image_size, self.image_size), dtype=np.uint8)
         self._warp_mask(mask > 0, out=label)
         return bool(label.any())
 
@@ -310,40 +333,17 @@ class DetrisImageProcessor(BaseImageProcessor):
         return min(self.image_size / height, self.image_size / width)
 
     def _warp_image(self, image: np.ndarray, size: tuple[int, int], reduction: int, out: np.ndarray) -> None:
-        """Warp and normalize uint8 (H,W,3), decoded at 1 / `reduction` of its size, to float32 (3,h,w) in `out`."""
+        """Warp uint8 (H,W,3), decoded at 1 / `reduction` of its size, to uint8 (h,w,3) in `out`."""
         border = [255 * channel for channel in self.image_mean]
-        matrix = self.letterbox_matrix(size, out.shape[1:])
+        matrix = self.letterbox_matrix(size, out.shape[:2])
         if reduction > 1:
             # Offset by the center of a reduced pixel.
             center = (reduction - 1) / 2
             matrix = matrix @ np.array([[reduction, 0, center], [0, reduction, center], [0, 0, 1]])
-        warped = cv2.warpAffine(image, matrix, out.shape[:0:-1], flags=cv2.INTER_CUBIC, borderValue=border)
-        # The 256 values per channel are normalized once and looked up, which is exact and much faster.
-        mean, std = np.array(self.image_mean, np.float32), np.array(self.image_std, np.float32)
-        levels = (np.arange(256, dtype=np.float32) / np.float32(255) - mean[:, None]) / std[:, None]
-        for plane, level, normalized in zip(cv2.split(warped), levels, out, strict=True):
-            cv2.LUT(plane, level, dst=normalized)
+        cv2.warpAffine(image, matrix, out.shape[1::-1], dst=out, flags=cv2.INTER_CUBIC, borderValue=border)
 
     def _warp_mask(self, foreground: np.ndarray, out: np.ndarray) -> None:
-        """Warp bool (H,W) to float32 (h,w) in [0,1] in `out`, with 8-bit precision like the images."""
+        """Warp bool (H,W) to uint8 (h,w) in `out`, 255 for foreground."""
         pixels = np.ascontiguousarray(foreground).view(np.uint8) * np.uint8(255)
         matrix = self.letterbox_matrix(foreground.shape, out.shape)
-        warped = cv2.warpAffine(pixels, matrix, out.shape[::-1], flags=cv2.INTER_LINEAR, borderValue=0)
-        np.divide(warped, np.float32(255), out=out)
-
-
-def _checked_logits(outputs) -> torch.Tensor:
-    """Return the logits (B,1,h',w') of a model's output."""
-    logits = outputs if isinstance(outputs, torch.Tensor) else getattr(outputs, "logits", None)
-    if not isinstance(logits, torch.Tensor):
-        raise TypeError(
-            f"outputs: expected the output of the model or its logits, got {type(outputs).__name__}; pass one of them"
-        )
-    if logits.ndim != 4 or logits.shape[1] != 1 or not logits.is_floating_point():
-        raise ValueError(
-            f"outputs: expected floating-point logits (B, 1, H, W), got {logits.dtype} of shape "
-            f"{tuple(logits.shape)}; pass the model's logits"
-        )
-    if logits.isnan().any():
-        raise ValueError("outputs: expected logits, got NaN; check the model's weights and its precision")
-    return logits
+        cv2.warpAffine(pixels, matrix, out.shape[::-1], dst=out, flags=cv2.INTER_LINEAR, borderValue=0)

@@ -1,6 +1,6 @@
 """Processor of DETRIS: images, sentences and masks to model inputs, and logits back to masks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -157,7 +157,13 @@ class DetrisProcessor(ProcessorMixin):
         return ["pixel_values", "input_ids", "labels"]
 
     def __call__(
-        self, images=None, text=None, masks=None, return_tensors: str | None = "pt", original_sizes=None
+        self,
+        images=None,
+        text=None,
+        masks=None,
+        return_tensors: str | None = "pt",
+        original_sizes=None,
+        as_bytes: bool = False,
     ) -> BatchFeature:
         """Prepare one image and sentence, or B of each. Either may be omitted.
 
@@ -171,6 +177,8 @@ class DetrisProcessor(ProcessorMixin):
             masks: mask or list of masks, one per sentence.
             return_tensors: "pt" or "np"; None leaves NumPy arrays.
             original_sizes: the (H,W) of the file of each image, for images that a JPEG decoder reduced.
+            as_bytes: return uint8 that `normalize_bytes` converts to `pixel_values` and `labels`; see
+                [`DetrisImageProcessor.preprocess`].
 
         Returns:
             `pixel_values` (B,3,h,w), `target_sizes` (B,2) and `labels` (B,h,w), see
@@ -197,7 +205,8 @@ class DetrisProcessor(ProcessorMixin):
         check_counts(images=images if rows is None else rows, text=text, masks=masks)
         data: dict[str, Any] = {}
         if images is not None:
-            data.update(self.image_processor(images, masks=masks, return_tensors=None, original_sizes=original_sizes))
+            options = {"return_tensors": None, "original_sizes": original_sizes, "as_bytes": as_bytes}
+            data.update(self.image_processor(images, masks=masks, **options))
             if rows is not None:
                 data = {name: values[rows] for name, values in data.items()}
         if text is not None:
@@ -225,6 +234,10 @@ class DetrisProcessor(ProcessorMixin):
         return self.image_processor.post_process_instance_segmentation(
             outputs, threshold, mask_threshold, target_sizes
         )
+
+    def normalize_bytes(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Convert `pixel_bytes` and `label_bytes`; see [`DetrisImageProcessor.normalize`]."""
+        return self.image_processor.normalize_bytes(inputs)
 
     def is_visible(self, mask: np.ndarray) -> bool:
         """Return whether any foreground of a mask (H, W) survives the letterbox on the square canvas."""

@@ -19,13 +19,21 @@ class Collator:
         processor: a `DetrisProcessor`, or a callable with the same arguments.
         keep_masks: include `masks`. Training does not need them, and without them workers transfer less data.
         model_inputs_only: return only the arguments of the model's forward, as `transformers.Trainer` expects.
+        as_bytes: return `pixel_bytes` and `label_bytes` of uint8 instead of `pixel_values` and `labels`, so that
+            workers transfer a quarter of the data. The main process calls `processor.normalize_bytes` on the batch.
+
+    Raises:
+        ValueError: both `model_inputs_only` and `as_bytes` are set.
     """
 
     processor: Any
     keep_masks: bool = True
     model_inputs_only: bool = False
+    as_bytes: bool = False
 
     def __post_init__(self) -> None:
+        if self.model_inputs_only and self.as_bytes:
+            raise ValueError("as_bytes: expected False with model_inputs_only, as the model reads floats; set one")
         # DataLoader workers already parallelize. Set before forking: OpenCV can deadlock in forked workers.
         cv2.setNumThreads(1)
 
@@ -50,6 +58,7 @@ class Collator:
             masks=masks,
             original_sizes=[mask.shape for mask in masks],
             return_tensors="pt",
+            **({"as_bytes": True} if self.as_bytes else {}),
         )
         if self.model_inputs_only:
             return dict(inputs)

@@ -25,7 +25,8 @@ class Sample:
     The mask has the size of the image file. A large JPEG may be decoded at 1/2, 1/4 or 1/8 of that size.
     """
 
-    image: Image.Image
+    # With `as_arrays`, most JPEGs are RGB arrays of uint8 (H, W, 3).
+    image: Image.Image | np.ndarray
     sentence: str
     mask: np.ndarray
     ref_id: int
@@ -55,6 +56,7 @@ class TrainingSamples(Dataset):
         image_size: decode large JPEGs no larger than needed; see `decode_row`.
         is_visible: returns whether a mask (H, W) is still visible at the model's size, as `DetrisProcessor.is_visible`
             does; a row whose mask is not visible is invalid.
+        as_arrays: decode JPEGs to arrays with simplejpeg, if it is installed; see `decode_row`.
     """
 
     def __init__(
@@ -66,11 +68,12 @@ class TrainingSamples(Dataset):
         augment: Augmentation | None = None,
         image_size: int | None = None,
         is_visible: Callable[[np.ndarray], bool] | None = None,
+        as_arrays: bool = False,
     ) -> None:
         self.rows = _undecoded(rows)
         self.seed = seed
         self.skip_bad_rows = skip_bad_rows
-        self.decoder = _RowDecoder(image_size, is_visible, augment)
+        self.decoder = _RowDecoder(image_size, is_visible, augment, as_arrays)
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
@@ -116,6 +119,7 @@ class EvaluationSamples(Dataset):
         seed: seed of the shuffle.
         skip_bad_rows: return a sample with `error` set for a row that cannot be used; otherwise such a row raises.
         image_size: decode large JPEGs no larger than needed; see `decode_row`.
+        as_arrays: decode JPEGs to arrays with simplejpeg, if it is installed; see `decode_row`.
 
     Raises:
         ValueError: `sentences` is neither of the two values, or `shuffle_expressions` is set and the rows have fewer
@@ -131,14 +135,15 @@ class EvaluationSamples(Dataset):
         *,
         skip_bad_rows: bool = False,
         image_size: int | None = None,
+        as_arrays: bool = False,
     ) -> None:
         if sentences not in ("first", "all"):
             raise ValueError(f'sentences: expected "first" or "all", got {sentences!r}')
         self.rows = _undecoded(rows)
         self.skip_bad_rows = skip_bad_rows
-        self.decoder = _RowDecoder(image_size)
+        self.decoder = _RowDecoder(image_size, as_arrays=as_arrays)
         # A row without sentences gets one sample, and is refused when it is decoded.
-        counts = np.array([len(row or [""]) for row in self.rows["sentences"]] if len(rows) else [], dtype=np.int64)
+        counts = np.array([len(row or [""]) for row in self.rows["sentences"][:]] if len(rows) else [], dtype=np.int64)
         counts = counts if sentences == "all" else np.minimum(counts, 1)
         # Arrays, not lists: reading a list's items changes their reference counts, so each worker would copy the list.
         self.row_index = np.repeat(np.arange(len(counts)), counts)
@@ -174,7 +179,7 @@ class StreamedSamples(IterableDataset):
         seed: seed of the shuffle and of the sentence choice.
         buffer_size: number of rows in the shuffle buffer.
         skip_bad_rows: skip invalid rows without replacing them; otherwise the first one raises.
-        augment, image_size, is_visible: see `TrainingSamples`.
+        augment, image_size, is_visible, as_arrays: see `TrainingSamples`.
     """
 
     def __init__(
@@ -187,11 +192,12 @@ class StreamedSamples(IterableDataset):
         augment: Augmentation | None = None,
         image_size: int | None = None,
         is_visible: Callable[[np.ndarray], bool] | None = None,
+        as_arrays: bool = False,
     ) -> None:
         self.rows = _undecoded(rows).shuffle(seed=seed, buffer_size=buffer_size)
         self.seed = seed
         self.skip_bad_rows = skip_bad_rows
-        self.decoder = _RowDecoder(image_size, is_visible, augment)
+        self.decoder = _RowDecoder(image_size, is_visible, augment, as_arrays)
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
@@ -230,9 +236,10 @@ class _RowDecoder:
     image_size: int | None = None
     is_visible: Callable[[np.ndarray], bool] | None = None
     augment: Augmentation | None = None
+    as_arrays: bool = False
 
     def decode(self, row: Mapping[str, Any], sentence: str, seed: Sequence[int] = ()) -> Sample:
-        image, mask = decode_row(row, self.image_size)
+        image, mask = decode_row(row, self.image_size, self.as_arrays)
         check_sentence(sentence, f"{row['file_name']}: reference {row['ref_id']}")  # it may belong to another row
         sample = Sample(image, sentence, mask, row["ref_id"], row["no_target"])
         if not self._has_label(sample):

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from .. import images
+from ..jpeg import decode_pixels
 from .errors import BadRowError, MissingImageError, short
 from .fields import FOREGROUND_WITHOUT_TARGET, check_sentence, check_text, sentence_ids
 from .masks import decode_mask
@@ -119,10 +120,12 @@ def open_image(image: Image.Image | Mapping[str, Any]) -> Image.Image:
         MissingImageError: the file does not exist; also a FileNotFoundError.
         BadRowError: the file cannot be decoded; the message names it.
     """
-    return _decode(image, None)[0]
+    return _decode(image, None)[0]  # type: ignore[return-value]
 
 
-def decode_row(row: Mapping[str, Any], image_size: int | None = None) -> tuple[Image.Image, np.ndarray]:
+def decode_row(
+    row: Mapping[str, Any], image_size: int | None = None, as_array: bool = False
+) -> tuple[Image.Image | np.ndarray, np.ndarray]:
     """Decode a row into its upright image and its mask, a uint8 array (H, W) of 0 and 1.
 
     The mask always has the size of the image file; the image is smaller if `image_size` reduces it.
@@ -132,6 +135,7 @@ def decode_row(row: Mapping[str, Any], image_size: int | None = None) -> tuple[I
         image_size: minimum length of the longer side in pixels. A JPEG of at least twice that size is decoded at 1/2,
             1/4 or 1/8 of its size (rounded up), the smallest that still has `image_size` pixels, which is much
             faster. None decodes at full size.
+        as_array: return the image as RGB, uint8 (H, W, 3), if `decode_pixels` decodes it, which is faster.
 
     Raises:
         BadRowError: a sentence is blank, the image or the mask is missing or damaged, their sizes differ, or the mask
@@ -139,7 +143,7 @@ def decode_row(row: Mapping[str, Any], image_size: int | None = None) -> tuple[I
     """
     check_fields(row)
     with _errors_name_reference(row):
-        image, size = _decode(row["image"], image_size)
+        image, size = _decode(row["image"], image_size, as_array)
     return image, check_mask(row, size)
 
 
@@ -214,25 +218,32 @@ def _name(image: Mapping[str, Any]) -> str:
     return image["path"] or images.default_name(image["bytes"])
 
 
-def _decode(image: Any, image_size: int | None) -> tuple[Image.Image, tuple[int, int]]:
+def _decode(
+    image: Any, image_size: int | None, as_array: bool = False
+) -> tuple[Image.Image | np.ndarray, tuple[int, int]]:
     """Return the upright image and its full size (H, W)."""
     if isinstance(image, Image.Image):
         return image, (image.height, image.width)
     with _open_header(image) as file, _bad_rows(image):
-        size = images.upright_size(file)
+        size, reduction = images.upright_size(file), 1
         if image_size is not None and file.format in ("JPEG", "MPO"):
-            _reduce(file, image_size, images.orientation(file))
+            reduction = _reduction(file, image_size, images.orientation(file))
+        pixels = decode_pixels(file, reduction) if as_array else None
+        if pixels is not None:
+            return pixels, size
+        if reduction > 1:
+            file.draft("RGB", (file.width // reduction, file.height // reduction))
         return images.decode(file, _name(image)), size
 
 
-def _reduce(file: Image.Image, image_size: int, orientation: int) -> None:
-    """Configure a JPEG to decode at the smallest size whose longer side has at least `image_size` pixels."""
+def _reduction(file: Image.Image, image_size: int, orientation: int) -> int:
+    """Return the largest factor by which a JPEG can be reduced if its longer side keeps `image_size` pixels."""
     for factor in (8, 4, 2):
         # A side that is not divisible gets a partial pixel at the right or the bottom; rotation would move it.
         divisible = orientation == 1 or not any(side % factor for side in file.size)
         if max(file.size) >= factor * image_size and min(file.size) >= factor and divisible:
-            file.draft("RGB", (file.width // factor, file.height // factor))
-            return
+            return factor
+    return 1
 
 
 @contextmanager

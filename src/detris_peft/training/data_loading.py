@@ -34,7 +34,7 @@ def describe_mirroring(rows: datasets.Dataset | datasets.IterableDataset, argume
     which = "images whose expression is English and known to be true of the mirrored image"
     if isinstance(rows, datasets.IterableDataset):
         return f"augment: only {which} are mirrored; set --augment_mirror false to mirror none."
-    sentences = [sentence for row in rows["sentences"] for sentence in row]
+    sentences = [sentence for row in rows["sentences"][:] for sentence in row]
     count = sum(map(can_be_flipped, sentences))
     return (
         f"augment: only {which} are mirrored, {count} of {len(sentences)} expressions; set --augment_mirror false to "
@@ -48,17 +48,18 @@ def create_loader(
     arguments: TrainingArguments,
     accelerator: Accelerator,
 ) -> tuple[Any, GlobalBatches | StreamedBatches]:
-    """Return this rank's loader of the training rows, and the batches it yields."""
+    """Return this rank's loader of the training rows, for `processor.normalize_bytes`, and the batches it yields."""
     sampling: dict[str, Any] = {
         "seed": arguments.seed,
         "skip_bad_rows": arguments.skip_bad_rows,
         "augment": create_augmentation(processor, arguments),
         "is_visible": processor.is_visible,
         "image_size": processor.image_size,  # large JPEGs are decoded at reduced size
+        "as_arrays": True,
     }
     loading: dict[str, Any] = {
         "num_workers": arguments.num_workers,
-        "collate_fn": Collator(processor, keep_masks=False),
+        "collate_fn": Collator(processor, keep_masks=False, as_bytes=True),
         "worker_init_fn": ignore_signals,
         # A separate generator, so that the workers' seeds are not drawn from the one that dropout uses.
         "generator": torch.Generator().manual_seed(arguments.seed),

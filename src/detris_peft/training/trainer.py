@@ -252,7 +252,7 @@ class _Run:
         samples, start = 0, time.perf_counter()
         with bar:
             for batch in iterate_batches(loader):
-                yield batch, self.accelerator.gradient_state.end_of_dataloader
+                yield self.processor.normalize_bytes(batch), self.accelerator.gradient_state.end_of_dataloader
                 samples += len(batch["ref_ids"]) * self.accelerator.num_processes
                 bar.set_postfix_str(
                     f"loss {progress.mean_loss:.4f}, lr {self.step.learning_rate:.1e}, "

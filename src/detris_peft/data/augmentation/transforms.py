@@ -55,9 +55,11 @@ class RandomAugmentation:
         # Always draw all random numbers so that results do not depend on which transforms are enabled.
         flipped, scale = rng.random() < self.flip and can_be_flipped(sample.sentence), rng.uniform(*self.scale)
         colors = rng.uniform(1 - self.color, 1 + self.color, 3)
-        if sample.image.mode[0] in "IF":
-            return sample
-        original = np.array(sample.image.convert("RGBA" if sample.image.mode == "P" else "RGB"))[..., :3]
+        original = sample.image
+        if not isinstance(original, np.ndarray):
+            if original.mode[0] in "IF":
+                return sample
+            original = np.array(original.convert("RGBA" if original.mode == "P" else "RGB"))[..., :3]
         mask = torch.from_numpy(_downsampled(sample.mask, original.shape[:2]))[None, None].float()
         image = _recolored(original, *colors)
         if flipped:
@@ -66,7 +68,7 @@ class RandomAugmentation:
         pixels = (image[0] * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
         return replace(
             sample,
-            image=Image.fromarray(pixels),
+            image=pixels if isinstance(sample.image, np.ndarray) else Image.fromarray(pixels),
             mask=mask[0, 0].byte().numpy(),
             sentence=swap_sides(sample.sentence) if flipped else sample.sentence,
         )
