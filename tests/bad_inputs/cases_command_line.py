@@ -45,7 +45,10 @@ CASES = [
     Case("options before the command", "--checkpoint run/best predict", ("--checkpoint", "command first"), code=2),
     Case("unknown option before the command", "-v", ("expected a command", "got -v", "command first"), code=2),
     Case(
-        "no data command", "data", ("expected a command (check, convert, describe)", "write the command first"), code=2
+        "no data command",
+        "data",
+        ("expected a command (check, convert, describe, review, split)", "write the command first"),
+        code=2,
     ),
     Case("mistyped data command", "data chekc", ("got 'chekc'", "use check"), code=2),
     # -- options

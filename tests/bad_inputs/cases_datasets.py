@@ -68,11 +68,18 @@ CASES = [
         f"{CHECK_FOLDER} backbones",
         ("No (supported) data files", "another folder"),
     ),
-    Case("dataset is a CSV file", f"{CHECK_FOLDER} x.csv", ("x.csv", "got a file", "its folder"), write("x.csv", "a")),
+    Case(
+        "dataset is a text file", f"{CHECK_FOLDER} x.txt", ("x.txt", "got a file", "its folder"), write("x.txt", "a")
+    ),
     Case("COCO file that does not exist", f"{CHECK_FOLDER} no.json", ("no.json: no such file", "pass a COCO")),
     Case("COCO template without files", f"{CHECK_FOLDER} no/{{split}}.json", ("no such file", "pass a COCO")),
     Case("Hub dataset offline", f"{CHECK_FOLDER} user/none", ("user/none", "no such folder", "HF_HUB_OFFLINE")),
-    Case("data command missing", "data", ("expected a command (check, convert, describe)", "got none"), code=2),
+    Case(
+        "data command missing",
+        "data",
+        ("expected a command (check, convert, describe, review, split)", "got none"),
+        code=2,
+    ),
     Case("data command mistyped", "data chek --dataset x", ("got 'chek'", "use check"), code=2),
     Case("data option mistyped", "data check --datset x", ("got --datset", "use --dataset"), code=2),
     Case("output missing", "data convert --dataset folder", ("expected --output", "add it"), code=2),
@@ -252,7 +259,11 @@ CASES = [
     ),
     _coco("size as text", coco(image={"height": "40"}), "expected a number as 'height'", "got '40'", "fix it"),
     _coco(
-        "size swapped", coco(image={"height": 48, "width": 40}), "of 40x48 pixels", "of 48x40 pixels", "fix the JSON"
+        "size swapped",
+        coco(image={"height": 48, "width": 40}),
+        "of 40x48 pixels",
+        "of 48x40 pixels",
+        "fix the declared",
     ),
     _coco("id is a fraction", coco(id=1.5), "'id': expected an integer or text", "got 1.5", "fix the id"),
     _coco(

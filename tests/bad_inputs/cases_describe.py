@@ -49,12 +49,12 @@ CASES = [
     Case(
         "describe: folder dataset",
         "data describe --dataset folder --output out",
-        ("--dataset folder", "expected a COCO .json file", "a folder with metadata.jsonl", "pass the .json file"),
+        ("--dataset folder", "expected masks with classes", "a folder with metadata.jsonl", "pass the export of a"),
     ),
     Case(
         "describe: REFER dataset",
         "data describe --dataset refshapes --output out",
-        ("--dataset refshapes", "expected a COCO .json file", "pass the .json file"),
+        ("--dataset refshapes", "expected masks with classes", "COCO JSON"),
     ),
     Case(
         "describe: nothing at this name", "data describe --dataset nothing --output out", ("data/nothing", "missing")
@@ -132,7 +132,7 @@ CASES = [
     _file(
         "image of another size",
         coco(images=[{"id": 1, "file_name": "folder/train/0.png", "width": 40, "height": 48}]),
-        "40x48 pixels as in the JSON",
+        "40x48 pixels as in coco.json",
         "fix the JSON",
     ),
     # -- options

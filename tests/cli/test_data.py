@@ -74,6 +74,7 @@ def test_a_valid_dataset(garden, capsys, tmp_path):
         "images": 2,
         "references": 3,
         "sentences": 3,
+        "objects": 0,
         "no_target": 1,
         "published": None,
         "bad": {},
@@ -275,7 +276,8 @@ def test_what_training_will_miss_is_said(garden, capsys):
     folder = garden(train=[line("a.png")], test=[line("b.png")])
     code, out, _ = run(capsys, "check", "--dataset", folder)
     assert code == 0
-    assert "no split 'val', which `detris train` needs: add it, or pass --val_split with one of train, test" in out
+    assert "no split 'val', which `detris train` needs: add it, make splits with `detris data split`, or" in out
+    assert "pass --val_split with one of train, test" in out
     assert out.splitlines()[-1] == "No errors found in these splits, but `detris train` also needs: val."
 
 

@@ -124,26 +124,26 @@ WRONG = {
     ),
     "empty": (
         {"dataset": "empty"},
-        "data/empty: expected a dataset, got a folder with notes.txt; pass one of these: mixed; a COCO .json file; ",
+        "data/empty: expected a dataset, got a folder with notes.txt; pass one of these formats, .*: .* COCO JSON, ",
     ),
     "a file": (
         {"dataset": "empty/notes.txt"},
-        r"notes\.txt: expected a dataset, got a file; accepted are: .*; a folder with refs\(\*\)\.p",
+        r"notes\.txt: expected a dataset, got a file of none of these formats: .*, REFER, ",
     ),
     "no json": ({"dataset": "none.json"}, r"none\.json: no such file, also not below data"),
     "no jsons": ({"dataset": "none/{split}.json"}, r"no such file, also not below data"),
     "split_by": ({"dataset": "refshapes", "split_by": "umd"}, r"refs\(umd\)\.p: the file is missing.*refs\(unc\)\.p"),
     "leak": (
         {"dataset": "flowers", "leak": "drop"},
-        "--leak drop: expected mixed, got flowers, which is a folder with metadata.jsonl; omit",
+        "--leak drop: expected one of the formats RefCOCO, .* mixed, got flowers, which is a folder with metadata.jsonl; omit",
     ),
     "columns": (
         {"dataset": "flowers", "columns": COLUMNS},
-        "--columns: expected a folder of parquet .* on the Hub, got flowers",
+        r"--columns: expected one of the formats CSV or JSON Lines, Hub .*, got flowers",
     ),
     "streaming": (
         {"dataset": "refshapes", "streaming": True},
-        "--streaming: expected a folder of parquet .* on the Hub, got refshapes",
+        "--streaming: expected one of the formats Hub dataset or parquet, got refshapes",
     ),
     "leak value": ({"dataset": "mixed", "leak": "maybe"}, "--leak: expected keep or drop, got maybe"),
     "no columns": (
@@ -203,7 +203,9 @@ def test_the_code_in_the_documentation_runs(photographs, capsys):
     for split in ("train", "val"):
         exec(write_metadata.replace("flowers/train", f"flowers/{split}"), {})
     exec(write_coco, {})
-    for source in (DataSource("flowers"), DataSource("flowers/{split}.json")):
+    with pytest.raises(ValueError, match="got those of COCO JSON files and metadata.jsonl; pass --format coco_folder"):
+        DataSource("flowers").splits()
+    for source in (DataSource("flowers", format="folder"), DataSource("flowers/{split}.json")):
         assert source.splits() == ["train", "val"]
         for split in source.splits():
             rows = source.load(split)

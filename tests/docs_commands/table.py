@@ -55,7 +55,7 @@ ADDED = [
 ]
 
 # Servers: they are stopped once they print their address.
-SERVERS = r"\bdetris demo\b(?!.*--export_space)"
+SERVERS = r"\bdetris (?:demo\b(?!.*--export_space)|data review\b)"
 ADDED.append((SERVERS, "--port 0"))
 
 # Options that name a file or a folder which the command writes, and what `detris predict` writes without them.

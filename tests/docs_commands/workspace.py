@@ -12,6 +12,7 @@ from transformers import BertTokenizerFast  # type: ignore[attr-defined]
 
 from detris_peft.conversion import load_official_checkpoint
 from detris_peft.data.refshapes import write_refshapes
+from tests.data.tools.split_files import photo
 from tests.helpers.reference import FIXTURES, reference_config
 from tests.helpers.tiny_models import image_encoder, text_encoder
 
@@ -38,6 +39,8 @@ def write_workspace(folder: Path) -> Path:
     _write_photos(folder)
     _write_flowers(folder / "flowers")
     _write_coco(folder / "street")
+    _write_labelme(folder / "garden")
+    _write_table(folder)
     for split in ("train", "val"):
         shutil.copy(folder / f"street/{split}.json", folder)
         shutil.copytree(folder / "street" / split, folder / split)
@@ -87,7 +90,7 @@ def _write_coco(folder: Path) -> None:
         (folder / split).mkdir(parents=True)
         images, annotations = [], []
         for i in range(first, first + 4):
-            image = Image.new("RGB", (60, 40), (i, 90, 120))
+            image = photo(i).resize((60, 40))
             for kind, x in ((1, 2 + i % 3), (2, 34)):
                 box = (x, 10, x + 20, 34)
                 ImageDraw.Draw(image).rectangle(box, fill="red" if kind == 1 else "white")
@@ -98,6 +101,29 @@ def _write_coco(folder: Path) -> None:
             images.append({"id": i, "file_name": f"{i}.jpg", "width": 60, "height": 40})
         content = {"images": images, "annotations": annotations, "categories": categories}
         (folder / f"{split}.json").write_text(json.dumps(content))
+
+
+def _write_labelme(folder: Path) -> None:
+    """Write LabelMe's JSON files next to their images."""
+    folder.mkdir()
+    for number in range(12):
+        image = photo(20 + number).resize((60, 40))
+        shapes = []
+        for label, x in (("rose", 4 + number % 3), ("tulip", 34)):
+            points = [[x, 8], [x + 20, 8], [x + 20, 32], [x, 32]]
+            ImageDraw.Draw(image).rectangle((x, 8, x + 20, 32), fill="red" if label == "rose" else "white")
+            shapes.append({"label": label, "points": points, "group_id": None, "shape_type": "polygon", "flags": {}})
+        content = {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": f"{number}.jpg", "imageData": None}
+        (folder / f"{number}.json").write_text(json.dumps({**content, "imageHeight": 40, "imageWidth": 60}))
+        image.save(folder / f"{number}.jpg")
+
+
+def _write_table(folder: Path) -> None:
+    """Write a CSV file with the columns of docs/your-own-data.md."""
+    image = photo(50).resize((60, 40))
+    image.save(folder / "0001.jpg")
+    rows = "0001.jpg;the left rose;[[10, 20], [40, 22], [30, 36]]\n0001.jpg;the tulip;[[1, 1], [9, 1], [9, 9]]\n"
+    (folder / "labels.csv").write_text(f"img;caption;polygon\n{rows}")
 
 
 def _write_official(folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 
-from tests.fuzz.targets import ALLOWED, Target
+from tests.fuzz.target import ALLOWED, Target
 
 # Events of the interpreter that no reader of a file causes.
 _EXECUTIONS = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect", "os.mkdir")

@@ -6,18 +6,11 @@ Allowed are `OSError`, `ValueError` and `pickle.UnpicklingError` with a message 
 from __future__ import annotations
 
 import json
-import pickle
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-
-from hypothesis.strategies import SearchStrategy
-from PIL import Image
 
 from detris_peft import DetrisProcessor
 from detris_peft.conversion.official_checkpoint import read_official
 from detris_peft.conversion.original_backbones import load_original_clip_text, load_original_dinov2
-from detris_peft.data import decode_mask, decode_row
+from detris_peft.data import decode_mask
 from detris_peft.data.masks import encode_mask, mask_area
 from detris_peft.data.readers.coco import load_coco
 from detris_peft.data.readers.column_mapping import ColumnMapping
@@ -27,42 +20,8 @@ from detris_peft.images import open_image
 from detris_peft.modeling.checkpoint.loading import read_config
 from detris_peft.safe_loading import load_plain_pickle, read_checkpoint, read_json, read_safetensors, read_yaml
 from tests.fuzz import inputs
-
-ALLOWED = (OSError, ValueError, pickle.UnpicklingError)
-HEIGHT, WIDTH = 20, 30
-
-
-@dataclass(frozen=True)
-class Target:
-    """A reader and the inputs that it is given.
-
-    Args:
-        read: reads the bytes.
-        seeds: valid inputs, of which `read` accepts each.
-        inputs: mutated and generated inputs.
-    """
-
-    read: Callable[[bytes], object]
-    seeds: Callable[[], list[bytes]]
-    inputs: Callable[[list[bytes]], SearchStrategy[bytes]]
-
-
-def _written(name: str, data: bytes) -> Path:
-    file = Path(name)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(data)
-    return file
-
-
-def _image_file(name: str) -> None:
-    if not Path(name).exists():
-        Path(name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (WIDTH, HEIGHT)).save(name)
-
-
-def _decode_rows(rows) -> None:
-    for row in rows:
-        decode_row(row)
+from tests.fuzz.label_targets import LABEL_TARGETS
+from tests.fuzz.target import HEIGHT, WIDTH, Target, decode_rows, image_file, written
 
 
 def _image(data: bytes) -> None:
@@ -70,11 +29,11 @@ def _image(data: bytes) -> None:
 
 
 def _mask_file(data: bytes) -> None:
-    _image_file("mask/train/a.png")
+    image_file("mask/train/a.png")
     line = {"file_name": "a.png", "mask": "m.png", "sentence": "the square"}
-    _written("mask/train/metadata.jsonl", json.dumps(line).encode())
-    _written("mask/train/m.png", data)
-    _decode_rows(load_folder("mask", "train"))
+    written("mask/train/metadata.jsonl", json.dumps(line).encode())
+    written("mask/train/m.png", data)
+    decode_rows(load_folder("mask", "train"))
 
 
 def _segmentation(data: bytes) -> None:
@@ -84,47 +43,47 @@ def _segmentation(data: bytes) -> None:
 
 def _folder(data: bytes) -> None:
     for name in ("a.png", "b.png"):
-        _image_file(f"folder/train/{name}")
-    _written("folder/train/metadata.jsonl", data)
-    _decode_rows(load_folder("folder", "train"))
+        image_file(f"folder/train/{name}")
+    written("folder/train/metadata.jsonl", data)
+    decode_rows(load_folder("folder", "train"))
 
 
 def _coco(data: bytes) -> None:
-    _image_file("coco/a.png")
-    _decode_rows(load_coco(_written("coco/train.json", data)))
+    image_file("coco/a.png")
+    decode_rows(load_coco(written("coco/train.json", data)))
 
 
 def _refer(refs: bytes, instances: bytes) -> None:
-    _image_file("refer/images/train2014/a.png")
-    _written("refer/toys/refs(unc).p", refs)
-    _written("refer/toys/instances.json", instances)
-    _decode_rows(load_refer("refer", "toys", "unc", "train"))
+    image_file("refer/images/train2014/a.png")
+    written("refer/toys/refs(unc).p", refs)
+    written("refer/toys/instances.json", instances)
+    decode_rows(load_refer("refer", "toys", "unc", "train"))
 
 
 def _checkpoint(data: bytes) -> None:
-    file = _written("checkpoint.pth", data)
+    file = written("checkpoint.pth", data)
     for mmap, scripted in ((False, True), (True, False)):
         read_checkpoint(file, "a checkpoint", mmap=mmap, scripted=scripted)
     read_official(file)
 
 
 def _yaml(data: bytes) -> None:
-    repr(read_yaml(_written("options.yaml", data)))
+    repr(read_yaml(written("options.yaml", data)))
 
 
 def _json(data: bytes) -> None:
-    repr(read_json(_written("file.json", data)))
+    repr(read_json(written("file.json", data)))
 
 
 def _processor(processor: bytes, tokenizer: bytes) -> None:
-    _written("processor/processor_config.json", processor)
-    _written("processor/tokenizer.json", tokenizer)
-    _written("processor/tokenizer_config.json", (inputs.CHECKPOINT / "tokenizer_config.json").read_bytes())
+    written("processor/processor_config.json", processor)
+    written("processor/tokenizer.json", tokenizer)
+    written("processor/tokenizer_config.json", (inputs.CHECKPOINT / "tokenizer_config.json").read_bytes())
     DetrisProcessor.from_pretrained("processor")(text="the left circle", return_tensors="pt")
 
 
 def _column_mapping(data: bytes) -> None:
-    ColumnMapping.parse(str(_written("columns.yaml", data))).paths()
+    ColumnMapping.parse(str(written("columns.yaml", data))).paths()
 
 
 TARGETS: dict[str, Target] = {
@@ -137,16 +96,14 @@ TARGETS: dict[str, Target] = {
         lambda data: _refer(inputs.refs_seeds()[0], data), inputs.instances_seeds, inputs.mutated_json
     ),
     "references": Target(lambda data: _refer(data, inputs.instances_seeds()[0]), inputs.refs_seeds, inputs.pickles),
-    "pickle": Target(lambda data: repr(load_plain_pickle(_written("a.p", data))), inputs.refs_seeds, inputs.pickles),
+    "pickle": Target(lambda data: repr(load_plain_pickle(written("a.p", data))), inputs.refs_seeds, inputs.pickles),
     "checkpoint": Target(_checkpoint, inputs.checkpoint_seeds, inputs.archives),
     "dinov2": Target(
-        lambda data: load_original_dinov2(_written("dino.pth", data)), inputs.dinov2_seeds, inputs.archives
+        lambda data: load_original_dinov2(written("dino.pth", data)), inputs.dinov2_seeds, inputs.archives
     ),
-    "clip": Target(
-        lambda data: load_original_clip_text(_written("clip.pt", data)), inputs.clip_seeds, inputs.archives
-    ),
+    "clip": Target(lambda data: load_original_clip_text(written("clip.pt", data)), inputs.clip_seeds, inputs.archives),
     "safetensors": Target(
-        lambda data: read_safetensors(_written("a.safetensors", data)),
+        lambda data: read_safetensors(written("a.safetensors", data)),
         inputs.safetensors_seeds,
         inputs.safetensors_files,
     ),
@@ -160,6 +117,7 @@ TARGETS: dict[str, Target] = {
         lambda data: _processor(inputs.processor_seeds()[0], data), inputs.tokenizer_seeds, inputs.mutated_json
     ),
     "config": Target(
-        lambda data: read_config(_written("model/config.json", data).parent), inputs.config_seeds, inputs.mutated_json
+        lambda data: read_config(written("model/config.json", data).parent), inputs.config_seeds, inputs.mutated_json
     ),
+    **LABEL_TARGETS,
 }

@@ -25,7 +25,7 @@ COMMANDS = {
     "compare": "train several configurations on the same data, and report their scores",
     "params": "count the parameters of a preset or checkpoint, per part",
     "convert": "convert released checkpoints to and from our format",
-    "data": "check a dataset, convert it to parquet, or make sentences for instance masks",
+    "data": "check, describe, review, split or convert a dataset",
     "demo": "serve a web page that segments images by sentence, or export it as a Space",
     "export": "write a checkpoint as a torch.export program or an ONNX file",
     "completion": "print a completion script for bash, zsh or tcsh",

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..demo.limits import DemoLimits
+from ..demo.ports import check_address
 from ..outputs import check_output_folder
 from .checkpoint_options import CheckpointArguments
 from .parser import CommandParser
@@ -49,10 +50,7 @@ class DemoArguments:
     overwrite: bool = field(default=False, metadata={"help": "replace an existing folder of --export_space"})
 
     def __post_init__(self) -> None:
-        if not 0 <= self.port <= 65535:
-            raise ValueError(f"--port: expected 0 to 65535, got {self.port}; change it.")
-        if not self.host.strip():
-            raise ValueError("--host: expected an address, got an empty one; use 127.0.0.1.")
+        check_address(self.host, self.port)
         if self.root_path and not self.root_path.startswith("/"):
             raise ValueError(f"--root_path: expected a path that starts with /, got {self.root_path}; change it.")
         if self.export_space is not None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .tools.check import check_data
     from .tools.convert import write_parquet
     from .tools.describe import describe_dataset
+    from .tools.split import split_dataset
 else:
     __getattr__, __dir__ = lazy_names(
         __name__,
@@ -70,6 +71,7 @@ else:
             "tools.check": ("check_data",),
             "tools.convert": ("write_parquet",),
             "tools.describe": ("describe_dataset",),
+            "tools.split": ("split_dataset",),
         },
     )
 
@@ -103,6 +105,7 @@ __all__ = [
     "make_row",
     "open_image",
     "register_reader",
+    "split_dataset",
     "to_dataset",
     "unregister_reader",
     "write_parquet",

@@ -50,6 +50,10 @@ class MissingImageError(BadRowError, FileNotFoundError):
         super().__init__(message, kind)
 
 
+class NoSentencesError(ValueError):
+    """Error for labeled images without any sentence; the message says how to get sentences."""
+
+
 class BadRows(list[BadRowError]):
     """Collects invalid rows instead of raising; accepted by every reader as `bad_rows`.
 

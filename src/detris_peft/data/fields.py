@@ -97,6 +97,12 @@ def check_text(text: str, where: str) -> None:
         raise BadRowError(f"{where}: expected text, got half of a surrogate pair in {short(text)}; fix the text")
 
 
+def class_name(name: str) -> str:
+    """Return a class name as words: "traffic_light" becomes "traffic light"; empty if it has no letter or digit."""
+    text = " ".join(clean_text(name).replace("_", " ").split())
+    return text if any(map(str.isalnum, text)) else ""
+
+
 def read_id(value: Any, default: int, where: str) -> int:
     """Return an id as an integer: 7, 7.0 and "7" are 7, other text is hashed, None gives the default.
 

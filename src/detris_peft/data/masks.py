@@ -189,29 +189,38 @@ def _check_pixels(height: int, width: int) -> None:
 
 def _rasterize(polygons: Sequence[Any], height: int, width: int) -> Any:
     _check_pixels(height, width)
-    limit = MAX_OVERHANG * max(height, width)
     outlines = []
     for polygon in polygons:
-        if not isinstance(polygon, Sequence) or isinstance(polygon, (str, bytes)) or len(polygon) % 2:
-            raise _malformed(
-                "expected a polygon x1, y1, x2, y2, ... of an even number of coordinates, got "
-                f"{short(polygon, 40)}; fix the polygon"
-            )
-        if not all_finite(polygon) or (polygon and not -limit <= min(polygon) <= max(polygon) <= limit):
-            raise _malformed(
-                f"expected numbers as polygon coordinates within {limit} pixels, got {short(polygon, 40)}; fix them"
-            )
-        if polygon and _perimeter(polygon) > MAX_PERIMETER:
-            raise _malformed(
-                f"expected a polygon with a perimeter of at most {MAX_PERIMETER:,} pixels, got {len(polygon) // 2:,} "
-                "points with a longer one; simplify it"
-            )
+        check_polygon(polygon, height, width)
         # One or two points have no area, and pycocotools would read two points as a box.
         if len(polygon) >= 6:
             outlines.append(polygon)
     if not outlines:
         raise BadRowError("expected a polygon of three points or more, got none; fix the segmentation", "mask_empty")
     return coco.merge(coco.frPyObjects(outlines, height, width))
+
+
+def check_polygon(polygon: Any, height: int, width: int) -> None:
+    """Check that a flat polygon `[x1, y1, x2, y2, ...]` can be drawn on an image (height, width) in bounded time.
+
+    Raises:
+        BadRowError: it is no list of pairs of finite numbers, is far outside the image, or has a huge perimeter.
+    """
+    limit = MAX_OVERHANG * max(height, width)
+    if not isinstance(polygon, Sequence) or isinstance(polygon, (str, bytes)) or len(polygon) % 2:
+        raise _malformed(
+            "expected a polygon x1, y1, x2, y2, ... of an even number of coordinates, got "
+            f"{short(polygon, 40)}; fix the polygon"
+        )
+    if not all_finite(polygon) or (polygon and not -limit <= min(polygon) <= max(polygon) <= limit):
+        raise _malformed(
+            f"expected numbers as polygon coordinates within {limit} pixels, got {short(polygon, 40)}; fix them"
+        )
+    if polygon and _perimeter(polygon) > MAX_PERIMETER:
+        raise _malformed(
+            f"expected a polygon with a perimeter of at most {MAX_PERIMETER:,} pixels, got {len(polygon) // 2:,} "
+            "points with a longer one; simplify it"
+        )
 
 
 def _perimeter(polygon: Sequence[float]) -> float:

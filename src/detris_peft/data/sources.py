@@ -27,8 +27,8 @@ class DataSource:
         default="refcoco",
         metadata={
             "help": "a folder in data_root (refcoco, refcoco+, refcocog, refclef, grefcoco, refshapes), mixed, any "
-            "folder with metadata.jsonl, a COCO .json file ({split} in its name is replaced by the split), or "
-            "user/name on the Hub"
+            "folder with metadata.jsonl, the export of a labeling tool (a folder or file; {split} in the name of a "
+            "COCO .json file is replaced by the split), a .csv, .tsv, .jsonl or .parquet file, or user/name on the Hub"
         },
     )
     data_root: str = field(default="data", metadata={"help": "folder that holds the datasets and images/"})
@@ -37,7 +37,7 @@ class DataSource:
         default=None,
         metadata={
             "help": f"folder of the images, below data_root or from the working directory; by default "
-            f"{IMAGE_FOLDER}, or the folder of a COCO file ({{split}} is replaced as in its name)"
+            f"{IMAGE_FOLDER}, or the folder of an export (for COCO, {{split}} is replaced by the split)"
         },
     )
     leak: str | None = field(
@@ -50,12 +50,16 @@ class DataSource:
     columns: str | None = field(
         default=None,
         metadata={
-            "help": "column mapping of a Hub or parquet dataset: a shipped mapping's name, a YAML file, or "
+            "help": "column mapping of a Hub dataset or a table: a shipped mapping's name, a YAML file, or "
             "image=img,sentences=caption,mask=..."
         },
     )
     dataset_config: str | None = field(
         default=None, metadata={"help": "Hub only: the dataset's configuration, if it has several"}
+    )
+    format: str | None = field(
+        default=None,
+        metadata={"help": "format of the dataset, if it is not detected: coco, labelme, ...; a wrong one lists all"},
     )
     streaming: bool = field(default=False, metadata={"help": "Hub or parquet only: read rows on demand"})
 
@@ -76,7 +80,7 @@ class DataSource:
             FileNotFoundError, ValueError: the dataset or split does not exist, or a row is invalid; the message lists
                 what was found and what is accepted.
         """
-        reader = self._reader()
+        reader = self.reader()
         self._check_options(reader)
         return reader.load(self, split, bad_rows)
 
@@ -99,7 +103,7 @@ class DataSource:
         Raises:
             FileNotFoundError, ValueError: the dataset does not exist, it has no rows, or its files cannot be read.
         """
-        reader = self._reader()
+        reader = self.reader()
         self._check_options(reader)
         found = _sorted(reader.splits(self))
         if not found:
@@ -108,9 +112,14 @@ class DataSource:
 
     def may_leak(self) -> str | None:
         """Return the reason why splits may share images, or None if they must not."""
-        return "leak=keep" if self.leak == "keep" else self._reader().shared_images(self)
+        return "leak=keep" if self.leak == "keep" else self.reader().shared_images(self)
 
-    def _reader(self) -> DatasetReader:
+    def reader(self) -> DatasetReader:
+        """Return the reader of the dataset.
+
+        Raises:
+            FileNotFoundError, ValueError: the dataset does not exist, or its format is unknown or ambiguous.
+        """
         from .readers import candidate_paths, dataset_path, find_reader, registered_readers
 
         for path in candidate_paths(self):
@@ -120,15 +129,17 @@ class DataSource:
         if reader is not None:
             return reader
         root, path = Path(self.data_root), dataset_path(self)
-        accepted = "; ".join(candidate.accepts for candidate in registered_readers())
+        accepted = ", ".join(candidate.title or candidate.name for candidate in registered_readers())
         if path is not None and path.is_dir():
             found = _shortened(entry.name for entry in path.iterdir())
             raise FileNotFoundError(
-                f"{path}: expected a dataset, got a folder with {found}; pass one of these: {accepted}"
+                f"{path}: expected a dataset, got a folder with {found}; pass one of these formats, laid out as in "
+                f"docs/your-own-data.md: {accepted}"
             )
         if path is not None:
             raise ValueError(
-                f"{path}: expected a dataset, got a file; accepted are: {accepted}; pass its folder, {path.parent}"
+                f"{path}: expected a dataset, got a file of none of these formats: {accepted}; pass its folder, "
+                f"{path.parent}"
             )
         if Path(self.dataset).is_absolute():
             raise FileNotFoundError(f"{self.dataset}: no such file or folder; fix --dataset")
@@ -147,16 +158,16 @@ class DataSource:
 
         if self.leak not in (None, "keep", "drop"):
             raise ValueError(f"--leak: expected keep or drop, got {self.leak}; pass one of them")
-        for other in registered_readers():
-            for option in other.options:
-                name, _, value = option.partition("=")
-                given = getattr(self, name)
-                is_set = given == value if value else bool(given)
-                if is_set and option not in reader.options:
-                    raise ValueError(
-                        f"--{option.replace('=', ' ')}: expected {other.accepts}, got {self.dataset}, which is "
-                        f"{reader.accepts}; omit the option, this format does not need it"
-                    )
+        for option in sorted({option for other in registered_readers() for option in other.options}):
+            name, _, value = option.partition("=")
+            given = getattr(self, name)
+            is_set = given == value if value else bool(given)
+            if is_set and option not in reader.options:
+                formats = [other.title or other.name for other in registered_readers() if option in other.options]
+                raise ValueError(
+                    f"--{option.replace('=', ' ')}: expected one of the formats {', '.join(formats)}, got "
+                    f"{self.dataset}, which is {reader.accepts}; omit the option, this format does not need it"
+                )
 
 
 def _sorted(splits: Iterable[str]) -> list[str]:

@@ -9,6 +9,18 @@ import socket
 from ..errors import one_line
 
 
+def check_address(host: str, port: int) -> None:
+    """Check the values of --host and --port.
+
+    Raises:
+        ValueError: one of them is not accepted.
+    """
+    if not 0 <= port <= 65535:
+        raise ValueError(f"--port: expected 0 to 65535, got {port}; change it.")
+    if not host.strip():
+        raise ValueError("--host: expected an address, got an empty one; use 127.0.0.1.")
+
+
 def free_port(host: str, port: int) -> int:
     """Return the port if a server can use it; for port 0 any free one.
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .pickles import load_plain_pickle
     from .safetensors_files import check_safetensors, read_safetensors
     from .text_files import parse_json, read_json, read_yaml
+    from .xml_files import read_xml
 else:
     __getattr__, __dir__ = lazy_names(
         __name__,
@@ -19,6 +20,7 @@ else:
             "pickles": ("load_plain_pickle",),
             "safetensors_files": ("check_safetensors", "read_safetensors"),
             "text_files": ("parse_json", "read_json", "read_yaml"),
+            "xml_files": ("read_xml",),
         },
     )
 
@@ -30,5 +32,6 @@ __all__ = [
     "read_checkpoint",
     "read_json",
     "read_safetensors",
+    "read_xml",
     "read_yaml",
 ]

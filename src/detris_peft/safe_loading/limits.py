@@ -1,12 +1,14 @@
 """Limits of the readers in this package. They are far above any real file, and far below what exhausts a machine."""
 
-MAX_DEPTH = 100  # nesting of JSON and YAML values, and of pickled containers
+MAX_DEPTH = 100  # nesting of JSON and YAML values, of XML elements, and of pickled containers
 
 # Text files.
 MAX_LARGE_INTEGERS = 1_000  # integers of more than 64 bits in a JSON file
 MAX_YAML_CHARACTERS = 100_000  # of a YAML file, also with its aliases expanded
 MAX_YAML_NODES = 20_000  # values of a YAML file with its aliases expanded
 MAX_NUMBER_CHARACTERS = 1_000  # of a number in YAML: converting long ones takes quadratic time
+MAX_XML_BYTES = 500_000_000  # of an XML file
+MAX_XML_NODES = 5_000_000  # elements and attributes of an XML file, each of which needs about 100 bytes
 
 # Pickles: REFER's references, and the index of a checkpoint.
 MAX_PICKLE_BYTES = 200_000_000

@@ -111,7 +111,7 @@ BAD = {
     "size": (
         annotation(image_id=4),
         "mask_malformed",
-        "expected image 4 of 6x8 pixels .*, got .* of 8x6 pixels",
+        "expected an image of 6x8 pixels as in f.json, got .* of 8x6 pixels",
     ),
 }
 
@@ -123,7 +123,7 @@ def test_a_bad_annotation_is_named_with_file_and_id_or_skipped(tmp_path, content
     with pytest.raises(BadRowError, match=message) as caught:
         load_coco(file)
     assert caught.value.kind == kind
-    assert f"{file}: annotation {content['id']}" in str(caught.value)
+    assert f"{file}: annotation {content['id'] or 'nothing'}" in str(caught.value)
     bad_rows = BadRows()
     assert load_coco(file, bad_rows=bad_rows)["ref_id"] == [70]
     assert bad_rows.counts() == {kind: 1}
@@ -182,7 +182,7 @@ def test_an_image_that_is_listed_twice_is_no_error(tmp_path):
 
 def test_two_annotations_of_one_id_are_named(tmp_path):
     file = write(tmp_path / "f.json", annotation(sentences=["one"]), annotation(sentences=["two"]))
-    with pytest.raises(BadRowError, match=r"two annotations have \('one' and 'two'\)"):
+    with pytest.raises(BadRowError, match=r"two objects have \('one' and 'two'\)"):
         load_coco(file)
 
 

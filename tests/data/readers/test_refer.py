@@ -490,6 +490,7 @@ def test_published_counts_add_up_to_the_papers_totals():
         ("refcoco+", "unc"): 49856,
         ("refcocog", "umd"): 49822,
         ("refcocog", "google"): 49822,
+        ("rrsisd", "unc"): 17402,
     }
 
 

@@ -19,9 +19,27 @@ from detris_peft.data import (
     unregister_reader,
 )
 from detris_peft.data.errors import reject
-from detris_peft.data.readers import dataset_path, registered_readers
+from detris_peft.data.readers import dataset_path, find_reader, registered_readers
 
-BUILT_IN = ["mixed", "coco", "grefcoco", "refer", "folder", "hub"]
+BUILT_IN = [
+    "mixed",
+    "cvat",
+    "label_studio",
+    "labelme",
+    "pascal_voc",
+    "phrasecut",
+    "reasonseg",
+    "ref_youtube_vos",
+    "via",
+    "yolo",
+    "coco",
+    "coco_folder",
+    "grefcoco",
+    "refer",
+    "folder",
+    "table",
+    "hub",
+]
 SIDE = 4
 
 
@@ -69,7 +87,7 @@ def toy(tmp_path):
     Image.new("RGB", (SIDE, SIDE)).save(tmp_path / "a.png")
     content = {"val": {"a square": "a.png"}, "train": {"the square": "a.png", "": "a.png"}}
     (tmp_path / "squares.toy.json").write_text(json.dumps(content))
-    register_reader(ToyReader(), before="coco")
+    register_reader(ToyReader(), before=BUILT_IN[1])
     yield DataSource("squares.toy.json", data_root=str(tmp_path), columns="its own")
     unregister_reader("toy")
 
@@ -93,7 +111,7 @@ def test_a_registered_reader_loads_its_own_format(toy):
 
 def test_options_that_a_reader_does_not_list_are_rejected(toy):
     toy.columns, toy.streaming = None, True
-    with pytest.raises(ValueError, match=r"--streaming: expected .* on the Hub, got squares\.toy\.json, which is a"):
+    with pytest.raises(ValueError, match=r"--streaming: expected .* Hub dataset or parquet, got squares\.toy\.json, which is a"):
         toy.load("val")
 
 
@@ -104,16 +122,35 @@ def test_after_unregistering_the_format_is_unknown(toy):
     with pytest.raises(ValueError, match="expected COCO JSON"):  # the first remaining reader that detects *.json
         toy.splits()
     register_reader(ToyReader())
-    assert names() == [*BUILT_IN, "toy"]  # without `before`, coco still precedes it
-    with pytest.raises(ValueError, match="expected COCO JSON"):
-        toy.splits()
+    assert names() == [*BUILT_IN, "toy"]  # coco precedes it, but is generic
+    assert toy.splits() == ["train", "val"]
+
+
+def test_a_folder_of_two_formats_needs_the_name_of_one(toy):
+    class Exclusive(Other):
+        exclusive = True
+        title = "Other tool"
+
+    register_reader(Exclusive())
+    try:
+        with pytest.raises(
+            ValueError, match="of one format, got those of toy and Other tool; pass --format toy or --fo"
+        ):
+            toy.load("train")
+        toy.format = "toy"
+        assert toy.splits() == ["train", "val"]
+        toy.format = "tow"
+        with pytest.raises(ValueError, match="--format: expected one of mixed, toy, .*coco, .*, got tow; pass one of"):
+            toy.splits()
+    finally:
+        unregister_reader("other")
 
 
 def test_reader_names_are_unique_and_must_exist(toy):
     with pytest.raises(ValueError, match="expected a new reader name, got 'toy'"):
         register_reader(ToyReader())
     for call in (lambda: register_reader(Other(), before="none"), lambda: unregister_reader("none")):
-        with pytest.raises(ValueError, match=r"expected one of the readers mixed, toy, coco, .*'none'"):
+        with pytest.raises(ValueError, match=r"expected one of the readers mixed, toy, .*coco, .*'none'"):
             call()
     assert "other" not in names()
 
@@ -138,4 +175,4 @@ def test_the_first_reader_that_detects_a_folder_reads_it(tmp_path, files, reader
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
     source = DataSource("set", data_root=str(tmp_path))
-    assert next(one.name for one in registered_readers() if one.detect(source)) == reader
+    assert find_reader(source).name == reader

@@ -261,7 +261,7 @@ def test_splits_that_training_needs_are_named(toys):
     assert not any(report.errors for report in reports.values())
     (notice,) = reports["val"].notices
     assert notice.kind == "split_missing"
-    assert "no split 'val', which `detris train` needs: add it, or pass --val_split with one of" in notice.message
+    assert "no split 'val', which `detris train` needs: add it, make splits with `detris data split`" in notice.message
     assert list(toys.check(["train"])) == ["train"]
 
 

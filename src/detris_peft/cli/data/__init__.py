@@ -1,4 +1,4 @@
-"""Check a dataset before training on it, convert it to parquet, or make sentences for instance masks."""
+"""Check, describe, review, split or convert a dataset."""
 
 from __future__ import annotations
 
@@ -8,17 +8,21 @@ from typing import Any
 
 from ...data.sources import DataSource
 from ..parser import CommandParser, parse_command
-from . import check, convert, describe
+from . import check, convert, describe, review, split
 
 DESCRIPTIONS = {
     "check": "count rows, decode every image, and list errors; exit code 1 if there are errors",
     "convert": "write parquet shards with embedded images and masks, ready for the Hub",
-    "describe": "make referring expressions from the instance masks and classes of a COCO file",
+    "describe": "make referring expressions from the masks and classes of a labeling tool's export",
+    "review": "serve a page on which people check masks and edit sentences",
+    "split": "divide a dataset into train, val and test by image, with near-duplicates in one split",
 }
 _COMMANDS: dict[str, tuple[Any, Any]] = {
     "check": (check.CheckArguments, check.check),
     "convert": (convert.ConvertArguments, convert.convert),
     "describe": (describe.DescribeArguments, describe.describe),
+    "review": (review.ReviewArguments, review.review),
+    "split": (split.SplitArguments, split.split),
 }
 
 

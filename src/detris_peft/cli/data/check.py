@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from ...data.sources import DataSource
 from ...data.tools.report import SplitReport, as_json
 from ...defaults import IMAGE_SIZE, MAX_TEXT_LENGTH
 from ...outputs import check_output_file
-from .output import check_splits, list_findings, write_output
+from .output import check_splits, dataset_files, list_findings, write_output
 from .preview import check_preview, write_preview
+
+_SHOWN_CHECKSUMS = 8
 
 
 @dataclass
@@ -49,11 +51,11 @@ class CheckArguments:
 
 def check(options: CheckArguments, source: DataSource) -> None:
     """Run `detris data check`: print a table and the findings; exit with code 1 if there are errors."""
-    from ...data.tools.check import check_data
+    from ...data.tools.check import check_data, file_checksums
 
     outputs = [(name, file) for name in ("report", "preview") if (file := getattr(options, name)) is not None]
     for name, file in outputs:  # fail early
-        check_output_file(file, options.overwrite, _inputs(source), f"--{name}")
+        check_output_file(file, options.overwrite, dataset_files(source), f"--{name}")
     if len({os.path.realpath(file) for _, file in outputs}) < len(outputs):
         raise ValueError(f"--report: expected another file than --preview, got {options.report} for both; change one.")
     if options.preview:
@@ -67,7 +69,8 @@ def check(options: CheckArguments, source: DataSource) -> None:
         images=not options.no_images,
         num_workers=options.num_workers,
     )
-    content = as_json(source, reports)
+    checksums = file_checksums(source)
+    content = as_json(source, reports, checksums)
     messages = []
     # Written before anything is printed, which may fail.
     if options.report:
@@ -78,28 +81,20 @@ def check(options: CheckArguments, source: DataSource) -> None:
     if options.preview:
         rows = [report.rows for report in reports if report.rows]
         messages.append(write_preview(rows, options.preview, options.seed))
-    print("\n".join([format_reports(source, reports), *messages]))
+    print("\n".join([format_reports(source, reports, checksums), *messages]))
     if not content["ok"]:
         raise SystemExit(1)
 
 
-def _inputs(source: DataSource) -> tuple[Path, ...]:
-    """Return the files of a local dataset that are not images, which an output must not replace."""
-    from ...data.readers import dataset_path
-
-    path = dataset_path(source)
-    if path is None or path.is_file():
-        return (path,) if path else ()
-    return tuple(file for file in (*path.iterdir(), *path.glob("*/*")) if file.is_file())
-
-
-def format_reports(source: DataSource, reports: Sequence[SplitReport]) -> str:
+def format_reports(source: DataSource, reports: Sequence[SplitReport], checksums: Mapping[str, str]) -> str:
     """Format the counts per split as a table, and errors and notices as the count and first examples of each kind."""
-    headers = ["split", "images", "references", "published", "sentences", "no target", "errors", "notices"]
+    headers = ["split", "images", "references", "published", "sentences", "objects", "no target", "errors", "notices"]
     has_published = any(report.published for report in reports)
     hidden = set() if has_published else {"published"}
     if not any(report.no_target for report in reports):
         hidden.add("no target")
+    if not any(report.objects for report in reports):
+        hidden.add("objects")
     table = [headers]
     for report in reports:
         counts = (
@@ -107,6 +102,7 @@ def format_reports(source: DataSource, reports: Sequence[SplitReport]) -> str:
             report.references,
             report.published,
             report.sentences,
+            report.objects,
             report.no_target,
             sum(report.error_counts.values()),
             len(report.notices),
@@ -114,10 +110,12 @@ def format_reports(source: DataSource, reports: Sequence[SplitReport]) -> str:
         table.append([report.split, *("-" if count is None else f"{count:,}" for count in counts)])
     table = [[cell for cell, header in zip(row, headers, strict=True) if header not in hidden] for row in table]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = [f"{source.dataset}, split by {source.split_by}" if has_published else source.dataset, ""]
+    name = f"{source.dataset}, split by {source.split_by}" if has_published else source.dataset
+    lines = [f"{name} ({source.reader().tool(source)})", ""]
     for split, *counts in table:
         cells = (cell.rjust(width) for cell, width in zip(counts, widths[1:], strict=True))
         lines.append("  ".join([split.ljust(widths[0]), *cells]))
+    lines += _list_checksums(checksums)
     errors = [finding for report in reports for finding in report.errors]
     lines += list_findings("errors", errors)
     lines += list_findings("notices", [finding for report in reports for finding in report.notices])
@@ -125,9 +123,21 @@ def format_reports(source: DataSource, reports: Sequence[SplitReport]) -> str:
     conclusion = "No errors found."
     if errors:
         conclusion = "Fix these errors, or pass --skip_bad_rows to skip invalid rows."
+    elif any(report.objects for report in reports):
+        conclusion = "No errors found in the masks, but there are no sentences: make some with `detris data describe`."
     elif missing:
         conclusion = f"No errors found in these splits, but `detris train` also needs: {', '.join(missing)}."
     return "\n".join([*lines, "", conclusion])
+
+
+def _list_checksums(checksums: Mapping[str, str]) -> list[str]:
+    """Return lines with the checksum of each annotation file; of many files, with the checksum of their checksums."""
+    if not checksums:
+        return []
+    if len(checksums) > _SHOWN_CHECKSUMS:
+        combined = hashlib.sha256("".join(sorted(checksums.values())).encode()).hexdigest()
+        return ["", "SHA-256", f"  {combined}  of the sorted checksums of {len(checksums):,} files"]
+    return ["", "SHA-256", *(f"  {digest}  {file}" for file, digest in checksums.items())]
 
 
 def _token_counter(name: str) -> Callable[[Iterable[str]], list[int]]:

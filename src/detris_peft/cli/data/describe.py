@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import math
 import os
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from ...data.errors import BadRows
 from ...data.sources import DataSource
 from ...data.tools.describe.defaults import MAX_EXPRESSIONS, MIN_AREA, PREVIEW
 from ...outputs import check_output_file
-from .output import check_splits, list_bad_rows, stop_on_sigterm
+from .output import check_splits, dataset_files, list_bad_rows, stop_on_sigterm
 from .preview import check_preview, write_preview
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ def describe(options: DescribeArguments, source: DataSource) -> None:
     from ...data.tools.describe import describe_dataset
 
     if options.preview is not None:  # fail early
-        check_output_file(options.preview, options.overwrite, _inputs(source), "--preview")
+        check_output_file(options.preview, options.overwrite, dataset_files(source), "--preview")
         check_preview()
         if Path(os.path.realpath(options.preview)).is_relative_to(os.path.realpath(options.output)):
             raise ValueError(
@@ -110,15 +109,6 @@ def describe(options: DescribeArguments, source: DataSource) -> None:
     if preview:
         messages += ["", f"wrote {preview}"]
     print("\n".join(messages))
-
-
-def _inputs(source: DataSource) -> tuple[str, ...]:
-    """Return the files that the dataset may name, which the preview must not replace."""
-    from ...data.readers import candidate_paths
-    from ...data.readers.coco import PLACEHOLDER
-
-    patterns = [glob.escape(str(path)).replace(PLACEHOLDER, "*") for path in candidate_paths(source)]
-    return tuple(file for pattern in patterns for file in glob.glob(pattern))
 
 
 def format_counts(counts: Mapping[str, DescribedSplit]) -> str:

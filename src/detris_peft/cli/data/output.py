@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import signal
 import sys
 from collections import defaultdict
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from ...atomic import atomic_write_file
 from ...data.errors import BadRows
+from ...data.sources import DataSource
 from ...data.tools.report import Finding
 
 _SHOWN = 3  # maximum number of findings listed per kind and split
@@ -20,6 +22,22 @@ def check_splits(splits: Sequence[str] | None) -> None:
     """Raise a ValueError if a name of `--splits` is empty."""
     if splits is not None and not all(splits):
         raise ValueError("--splits: expected names of splits, got none or an empty one; omit --splits for all.")
+
+
+def dataset_files(source: DataSource) -> tuple[Path, ...]:
+    """Return the files of a local dataset that are not images, which an output must not replace."""
+    from ...data.readers import candidate_paths
+
+    found: list[Path] = []
+    for path in candidate_paths(source):
+        # "{split}" in the name of a COCO file is replaced by the names of the splits.
+        for match in map(Path, glob.glob(glob.escape(str(path)).replace("{split}", "*"))):
+            found += (
+                [match]
+                if match.is_file()
+                else [file for file in (*match.iterdir(), *match.glob("*/*")) if file.is_file()]
+            )
+    return tuple(found)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.resources
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,10 @@ import yaml
 from ...safe_loading import parse_json, read_yaml
 
 _MAPPINGS = importlib.resources.files("detris_peft.data.readers") / "mappings"
+# Parts of the names that columns usually have.
+_IMAGE_NAMES = ("image", "img", "photo", "file", "path")
+_TEXT_NAMES = ("sent", "caption", "expression", "phrase", "description", "text", "prompt", "query")
+_MASK_NAMES = ("mask", "segm", "polygon", "rle", "outline")
 _IDS = ("ref_id", "ann_id", "image_id", "sent_ids", "category_id")
 
 
@@ -130,6 +134,23 @@ class ColumnMapping:
 def shipped_mappings() -> list[str]:
     """Return the names of the mappings that are shipped with the package."""
     return sorted(Path(file.name).stem for file in _MAPPINGS.iterdir() if file.name.endswith(".yaml"))
+
+
+def example_mapping(columns: Sequence[str]) -> str:
+    """Return a mapping of columns by what their names usually mean, to show in a message; "..." where none fits."""
+    left = list(columns)
+
+    def take(*parts: str) -> str:
+        matches = (name for part in parts for name in left if part in name.lower())
+        name = next(matches, None)
+        if name is not None:
+            left.remove(name)
+        return name or "..."
+
+    mask = take(*_MASK_NAMES)
+    box = take("box") if mask == "..." else "..."
+    image, sentences = take(*_IMAGE_NAMES), take(*_TEXT_NAMES)
+    return f"image={image},sentences={sentences},{f'box={box}' if box != '...' else f'mask={mask}'}"
 
 
 def our_split(value: str, mapping: ColumnMapping | None) -> str:

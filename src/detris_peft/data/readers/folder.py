@@ -17,7 +17,7 @@ import datasets
 
 from ...errors import check_path
 from ...safe_loading import parse_json
-from ..errors import BadRowError, BadRows, join_names, reject
+from ..errors import BadRowError, BadRows, join_names, notice, reject
 from ..fields import read_flag, read_id, read_mask, read_sentences, text_id, upright_size
 from ..masks import unite_masks
 from ..schema import make_row, to_dataset
@@ -27,12 +27,14 @@ from .registry import DatasetReader, Source, dataset_folder, dataset_path
 METADATA = "metadata.jsonl"
 _NAMES = (METADATA, "metadata.json")  # the first that a folder has is read
 _TABLE = "metadata.csv"
+BAD_MASK = "bad_mask"  # field of a line whose mask a person has flagged
 
 
 class FolderReader(DatasetReader):
     """Reads folders with metadata.jsonl, or with one subfolder per split that contains it."""
 
     name = "folder"
+    title = "metadata.jsonl"
     accepts = "a folder with metadata.jsonl"
 
     def detect(self, source: Source) -> bool:
@@ -58,7 +60,8 @@ def load_folder(
     A line has `file_name` (of the image, relative to metadata.jsonl), `sentence` or `sentences`, and `mask`: a PNG's
     file name (black is background), polygons in pixels, or an RLE; with `"no_target": true` it needs no
     mask. With `mask_file_name` instead of `mask`, `datasets` reads the PNG as an image. Optional fields are `split`,
-    `ref_id` (by default the line number), `ann_id`, `image_id` and `category_id`.
+    `ref_id` (by default the line number), `ann_id`, `image_id` and `category_id`. A line with `"bad_mask": true`, as
+    `detris data review` writes it, is skipped with a notice.
 
     Args:
         folder: folder with metadata.jsonl, or with one subfolder per split that contains it.
@@ -75,8 +78,8 @@ def load_folder(
     """
     check_path("folder", folder)
     lines, splits = [], []
-    for file, default in _metadata_files(Path(folder)):
-        for number, line in _lines(file, bad_rows):
+    for file, default in metadata_files(Path(folder)):
+        for number, line in metadata_lines(file, bad_rows):
             name = line.get("split") or default
             splits.append(name)
             lines.append((file, number, line, name))
@@ -85,8 +88,11 @@ def load_folder(
     for file, number, line, name in lines:
         if name != split:
             continue
-        where = _where(file, number)
+        where = line_name(file, number)
         try:
+            if read_flag(line.get(BAD_MASK), f"{where}: '{BAD_MASK}'"):
+                notice(BAD_MASK, f"{where}: not used, because '{BAD_MASK}' is true; to use it, remove the field")
+                continue
             row = _row(line, file.parent, Path(folder), split, number, where, sizes)
             if row["ref_id"] in seen:
                 raise BadRowError(
@@ -105,15 +111,19 @@ def load_folder(
 def folder_splits(folder: str | os.PathLike[str]) -> list[str]:
     """Return the splits of a folder with metadata.jsonl; errors as for `load_folder`."""
     unread = BadRows()
-    files = _metadata_files(Path(folder))
-    return sorted({line.get("split") or default for file, default in files for _, line in _lines(file, unread)})
+    files = metadata_files(Path(folder))
+    return sorted(
+        {line.get("split") or default for file, default in files for _, line in metadata_lines(file, unread)}
+    )
 
 
-def _metadata_files(folder: Path) -> list[tuple[Path, str]]:
+def metadata_files(folder: Path) -> list[tuple[Path, str]]:
     """Return every metadata.jsonl, with the split of lines that have no field "split"."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; pass one that has {METADATA} or train/{METADATA}")
-    folders = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
+    # Hidden folders are skipped: one of them may hold a metadata.jsonl that `detris data review` is writing.
+    subfolders = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    folders = [folder, *sorted(subfolders)]
     found = [next((path / name for name in _NAMES if (path / name).is_file()), None) for path in folders]
     files = [(file, "train" if file.parent == folder else file.parent.name) for file in found if file]
     table = next((path / _TABLE for path in folders if (path / _TABLE).is_file()), None)
@@ -127,12 +137,13 @@ def _metadata_files(folder: Path) -> list[tuple[Path, str]]:
     return files
 
 
-def _where(file: Path, number: int) -> str:
+def line_name(file: Path, number: int) -> str:
+    """Return the name of a line in messages."""
     return f"{file} line {number}"
 
 
-def _lines(file: Path, bad_rows: BadRows | None) -> Iterable[tuple[int, dict]]:
-    """Yield the objects of a file with their numbers: of the line, or of the item in a JSON array."""
+def metadata_lines(file: Path, bad_rows: BadRows | None) -> Iterable[tuple[int, dict]]:
+    """Yield the objects of a metadata file with their numbers: of the line, or of the item in a JSON array."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -148,12 +159,12 @@ def _lines(file: Path, bad_rows: BadRows | None) -> Iterable[tuple[int, dict]]:
         if isinstance(item, str) and not item.strip():
             continue
         try:
-            yield number, _object(item, _where(file, number))
+            yield number, read_object(item, line_name(file, number))
         except BadRowError as error:
             reject(error, bad_rows)
 
 
-def _object(item: Any, where: str) -> dict:
+def read_object(item: Any, where: str) -> dict:
     """Return the JSON object of a line or item.
 
     Raises:
@@ -184,8 +195,51 @@ def _select_split(split: str | None, splits: list[str], folder: Path) -> str:
     return str(split)
 
 
+def sentence_field(line: Mapping[str, Any]) -> str:
+    """Return the name of the field that holds the sentences of a line: "sentences" unless only "sentence" is given."""
+    return _first_given(line, "sentences", "sentence")
+
+
+def read_target(
+    line: Mapping[str, Any], folder: Path, root: Path, where: str, sizes: dict[Path, tuple[int, int]] | None = None
+) -> tuple[Path, dict[str, Any]]:
+    """Return the image file of a line, and its mask as RLE, without foreground if there is no target.
+
+    Args:
+        line: the object of the line.
+        folder: folder of the metadata.jsonl, to which the names are relative.
+        root: folder of the dataset; a file outside of it is noticed.
+        where: prefix of the error message.
+        sizes: sizes (H, W) of images whose headers were read already; new ones are added.
+
+    Raises:
+        BadRowError: the image or the mask is missing, or cannot be read.
+    """
+    sizes = {} if sizes is None else sizes
+    mask_field = _first_given(line, "mask", "mask_file_name")
+    no_target = read_flag(line.get("no_target"), f"{where}: 'no_target'")
+    _require(line, ("file_name",) if no_target else ("file_name", mask_field), where)
+    if not isinstance(line["file_name"], str):
+        raise BadRowError(f"{where}: expected text as 'file_name', got {line['file_name']!r}; fix it")
+    image = named_file(folder, line["file_name"])
+    if image not in sizes:
+        sizes[image] = upright_size({"path": str(image)}, f"{where}: 'file_name'")
+        note_outside(image, root, f"{where}: 'file_name'")
+    height, width = sizes[image]
+    if no_target:
+        return image, unite_masks([], height, width)
+    label = f"{where}: '{mask_field}'"
+    return image, read_mask(line[mask_field], height, width, label, find_file=mask_finder(folder, root, label))
+
+
 def _first_given(line: Mapping[str, Any], first: str, second: str) -> str:
     return second if line.get(first) is None and line.get(second) is not None else first
+
+
+def _require(line: Mapping[str, Any], names: Iterable[str], where: str) -> None:
+    for name in names:
+        if line.get(name) is None:
+            raise BadRowError(f"{where}: expected '{name}', got {join_names(sorted(map(str, line)))}; add '{name}'")
 
 
 def _row(
@@ -197,27 +251,12 @@ def _row(
     where: str,
     sizes: dict[Path, tuple[int, int]],
 ) -> dict[str, Any]:
-    sentence = _first_given(line, "sentences", "sentence")
-    mask_field = _first_given(line, "mask", "mask_file_name")
-    no_target = read_flag(line.get("no_target"), f"{where}: 'no_target'")
-    for name in ("file_name", sentence) if no_target else ("file_name", sentence, mask_field):
-        if line.get(name) is None:
-            raise BadRowError(f"{where}: expected '{name}', got {join_names(sorted(map(str, line)))}; add '{name}'")
-    if not isinstance(line["file_name"], str):
-        raise BadRowError(f"{where}: expected text as 'file_name', got {line['file_name']!r}; fix it")
-    image = named_file(folder, line["file_name"])
-    if image not in sizes:
-        sizes[image] = upright_size({"path": str(image)}, f"{where}: 'file_name'")
-        note_outside(image, root, f"{where}: 'file_name'")
-    height, width = sizes[image]
+    sentence = sentence_field(line)
+    _require(line, ("file_name", sentence), where)
     sentences = read_sentences(line[sentence], f"{where}: '{sentence}'")
+    image, mask = read_target(line, folder, root, where, sizes)
     ref_id = read_id(line.get("ref_id"), number, f"{where}: 'ref_id'")
-    ann_ids = [] if no_target else [read_id(line.get("ann_id"), ref_id, f"{where}: 'ann_id'")]
-    if no_target:
-        mask = unite_masks([], height, width)
-    else:
-        label = f"{where}: '{mask_field}'"
-        mask = read_mask(line[mask_field], height, width, label, find_file=mask_finder(folder, root, label))
+    ann_ids = [] if line.get("no_target") else [read_id(line.get("ann_id"), ref_id, f"{where}: 'ann_id'")]
     name = image.relative_to(root).as_posix() if image.is_relative_to(root) else image.as_posix()
     return make_row(
         image=os.path.abspath(image),

@@ -6,20 +6,50 @@ annotation ids: [12, 15] for two targets, [-1] or [] for no target.
 
 import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import datasets
 
 from ..errors import BadRowError, BadRows
 from .refer_fields import as_int, field
-from .refer_files import ReferFiles, reference_splits, root_and_name
+from .refer_files import ReferenceFormat, ReferFiles, annotation_files, reference_splits, root_and_name
 from .registry import DatasetReader, Source, dataset_path
+
+
+def several_targets(reference: Mapping[str, Any], where: str) -> list[int]:
+    """Return the unique annotation ids of a reference; none for [-1], [], -1, or `no_target` without `ann_id`.
+
+    Raises:
+        BadRowError: `ann_id` is not a list of ids, or contradicts `no_target`.
+    """
+    no_target = reference.get("no_target")
+    if no_target is not None and no_target not in (True, False):
+        field(reference, "no_target", bool, where)
+    value = reference.get("ann_id", [] if no_target else None)
+    ids = [as_int(item) for item in (value if isinstance(value, (list, tuple)) else [value])]
+    if None in ids or (-1 in ids and len(ids) > 1):
+        found = "nothing" if value is None else f"{value!r:.60}"
+        raise BadRowError(
+            f"{where}: expected annotation ids in 'ann_id', or [-1] for no target, got {found}; fix the list"
+        )
+    targets = [ann_id for ann_id in dict.fromkeys(ids) if ann_id is not None and ann_id != -1]
+    if no_target is not None and bool(no_target) != (not targets):
+        raise BadRowError(
+            f"{where}: expected 'ann_id' to agree with 'no_target' {no_target}, got {value!r:.60}; fix one of the two"
+        )
+    return targets
+
+
+# Some sentences are RefCOCO's and have the same ids, so only reference ids are unique.
+GREFER = ReferenceFormat("grefcoco", ("grefs({}).json", "grefs({}).p"), several_targets, unique_sentences=False)
 
 
 class GrefCocoReader(DatasetReader):
     """Reads folders with grefs(<split_by>).json and instances.json."""
 
     name = "grefcoco"
+    title = "gRefCOCO"
     accepts = "a folder with grefs(*).json and instances.json"
     options = ("image_folder",)
 
@@ -28,7 +58,10 @@ class GrefCocoReader(DatasetReader):
         return path is not None and any(path.glob("grefs(*).*"))
 
     def splits(self, source: Source) -> Iterable[str]:
-        return reference_splits(*root_and_name(source), _refs_names(source.split_by))
+        return reference_splits(*root_and_name(source), source.split_by, GREFER)
+
+    def annotation_files(self, source: Source) -> Iterable[Path]:
+        return annotation_files(*root_and_name(source), source.split_by, GREFER)
 
     def load(self, source: Source, split: str, bad_rows: BadRows | None) -> datasets.Dataset:
         root, name = root_and_name(source)
@@ -57,34 +90,4 @@ def load_grefer(
 
     Args and errors: see `load_refer`.
     """
-    files = ReferFiles(root, dataset, _refs_names(split_by), image_folder)
-    # Some sentences are RefCOCO's and have the same ids, so only reference ids are unique.
-    return files.rows(split, bad_rows, several_targets, unique_sentences=False)
-
-
-def several_targets(reference: Mapping[str, Any], where: str) -> list[int]:
-    """Return the unique annotation ids of a reference; none for [-1], [], -1, or `no_target` without `ann_id`.
-
-    Raises:
-        BadRowError: `ann_id` is not a list of ids, or contradicts `no_target`.
-    """
-    no_target = reference.get("no_target")
-    if no_target is not None and no_target not in (True, False):
-        field(reference, "no_target", bool, where)
-    value = reference.get("ann_id", [] if no_target else None)
-    ids = [as_int(item) for item in (value if isinstance(value, (list, tuple)) else [value])]
-    if None in ids or (-1 in ids and len(ids) > 1):
-        found = "nothing" if value is None else f"{value!r:.60}"
-        raise BadRowError(
-            f"{where}: expected annotation ids in 'ann_id', or [-1] for no target, got {found}; fix the list"
-        )
-    targets = [ann_id for ann_id in dict.fromkeys(ids) if ann_id is not None and ann_id != -1]
-    if no_target is not None and bool(no_target) != (not targets):
-        raise BadRowError(
-            f"{where}: expected 'ann_id' to agree with 'no_target' {no_target}, got {value!r:.60}; fix one of the two"
-        )
-    return targets
-
-
-def _refs_names(split_by: str) -> list[str]:
-    return [f"grefs({split_by}).json", f"grefs({split_by}).p"]
+    return ReferFiles(root, dataset, split_by, GREFER, image_folder).rows(split, bad_rows)

@@ -14,28 +14,41 @@ from ...defaults import IMAGE_FOLDER
 from ...progress import no_dataset_bars_in_logs
 from ..errors import BadRows, join_names
 from ..schema import FEATURES
-from .column_mapping import ColumnMapping, look_up, our_split, shipped_mappings
+from .column_mapping import ColumnMapping, example_mapping, look_up, our_split, shipped_mappings
 from .hub_files import files_below, open_rows, open_split, repository_splits
 from .hub_rows import RowChecker, RowConverter
-from .hub_tables import check_stream, check_table, convert_stream, convert_table, stored_rows, top_column
+from .hub_tables import (
+    check_stream,
+    check_table,
+    convert_stream,
+    convert_table,
+    require_columns,
+    stored_rows,
+    top_column,
+)
 from .paths import find_image_folder
 from .registry import DatasetReader, Source, dataset_path
 
-_SUFFIXES = (".parquet", ".arrow", ".jsonl", ".json", ".csv", ".tar", ".zip")
+_FILE = ".parquet"  # the only suffix of a single file
+_SUFFIXES = (_FILE, ".arrow", ".jsonl", ".json", ".csv", ".tar", ".zip")
 
 
 class HubReader(DatasetReader):
-    """Reads user/name on the Hub, and folders of parquet and other files that `datasets` reads."""
+    """Reads user/name on the Hub, .parquet files, and folders of parquet and other files that `datasets` reads."""
 
     name = "hub"
+    title = "Hub dataset or parquet"
     accepts = "a folder of parquet or other files that `datasets.load_dataset` reads, or user/name on the Hub"
     options = ("columns", "streaming", "dataset_config", "image_folder")
+    generic = True
 
     def detect(self, source: Source) -> bool:
         path = dataset_path(source)
         if path is None:
             return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source.dataset) is not None
-        return path.is_dir() and any(file.suffix in _SUFFIXES for file in files_below(path))
+        if path.is_file():
+            return path.suffix.lower() == _FILE
+        return any(file.suffix in _SUFFIXES for file in files_below(path))
 
     def splits(self, source: Source) -> Iterable[str]:
         return mapped_splits(_location(source), _mapping(source), name=source.dataset_config)
@@ -65,17 +78,18 @@ def load_mapped(
     streaming: bool = False,
     bad_rows: BadRows | None = None,
 ) -> datasets.Dataset | datasets.IterableDataset:
-    """Load one split of a Hub dataset, or of a local folder of parquet or other files, with the columns `FEATURES`.
+    """Load one split of a Hub dataset, or of local parquet or other files, with the columns `FEATURES`.
 
     Images stay in the files of `datasets`: only their headers are read, for their sizes. (With `rows` in the mapping
     they are written to the cache once per reference.) The output of `detris data convert` needs no mapping.
 
     Args:
-        path: a repository or folder that `datasets.load_dataset` reads, or a folder that `save_to_disk` wrote.
+        path: a repository or folder that `datasets.load_dataset` reads, a .parquet file, or a folder that
+            `save_to_disk` wrote.
         split: our name of the split; see `ColumnMapping.splits`.
         mapping: None if the columns are `FEATURES` already, or if a shipped mapping exists for `path`.
         name: the dataset's configuration, if it has several.
-        image_folder: folder of images and mask PNGs if the columns only name them; by default `path`.
+        image_folder: folder of images and mask PNGs if the columns only name them; by default that of `path`.
         streaming: fetch and convert rows one at a time, as they are read. Their `image` stays `{"path", "bytes"}`,
             which `open_image` decodes.
         bad_rows: collects invalid rows; None raises the first. A stream collects them while it is read, in the
@@ -94,14 +108,14 @@ def load_mapped(
                 f"{path}: no split '{split}', expected one of {join_names(found)}, the values of '{mapping.split}'"
             )
     if mapping is None and _has_features(source):
-        checker = RowChecker(f"{path} {split}", os.path.abspath(image_folder or path), bad_rows, streaming)
+        checker = RowChecker(f"{path} {split}", os.path.abspath(image_folder or _folder(path)), bad_rows, streaming)
         if isinstance(source, datasets.IterableDataset):
             return check_stream(source, checker)
         return check_table(source, checker)
     columns = _columns(source)
     mapping = mapping or _default_mapping(columns, path)
-    _require_columns(columns, mapping, path)
-    converter = RowConverter(mapping, path, split, os.path.abspath(image_folder or path), bad_rows, streaming)
+    require_columns(columns, mapping, path)
+    converter = RowConverter(mapping, path, split, os.path.abspath(image_folder or _folder(path)), bad_rows, streaming)
     if isinstance(source, datasets.IterableDataset):
         return convert_stream(source, columns, converter)
     return convert_table(source, converter)
@@ -134,7 +148,12 @@ def _location(source: Source) -> str:
 def _image_folder(source: Source) -> Path:
     if source.image_folder is not None:
         return find_image_folder(Path(source.data_root), source.image_folder)
-    return dataset_path(source) or Path(source.data_root, IMAGE_FOLDER)
+    return _folder(dataset_path(source) or Path(source.data_root, IMAGE_FOLDER))
+
+
+def _folder(path: str | os.PathLike[str]) -> Path:
+    """Return a folder unchanged, and the folder of a file."""
+    return Path(path).parent if os.path.isfile(path) else Path(path)
 
 
 def _mapping(source: Source) -> ColumnMapping | None:
@@ -151,19 +170,11 @@ def _default_mapping(columns: list[str], path: str) -> ColumnMapping:
     if not {"image", "sentences", "mask"} <= set(columns):
         raise ValueError(
             f"{path}: expected the columns image, sentences, mask, got {join_names(columns)}; pass a column mapping, "
-            f"image=...,sentences=...,mask=..., or the name of one: {join_names(shipped_mappings())}"
+            f'for example --columns "{example_mapping(columns)}", or the name of one: {join_names(shipped_mappings())}'
         )
     optional = ("no_target", "ref_id", "ann_id", "image_id", "sent_ids", "category_id", "file_name")
     found: dict[str, Any] = {name: name for name in optional if name in columns}
     return ColumnMapping(mask="mask", **found)
-
-
-def _require_columns(columns: list[str], mapping: ColumnMapping, path: str) -> None:
-    for name, column in mapping.paths().items():
-        if top_column(column, columns) not in columns:
-            raise ValueError(
-                f"{path}: expected the column '{column}' for '{name}', got {join_names(columns)}; fix the mapping"
-            )
 
 
 def _columns(source: datasets.Dataset | datasets.IterableDataset) -> list[str]:

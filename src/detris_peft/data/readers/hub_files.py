@@ -58,7 +58,7 @@ def open_split(path: str, split: str, name: str | None, streaming: bool) -> Any:
     if saved is not None:
         return saved[split].to_iterable_dataset() if streaming else saved[split]
     with _errors_name_path(path):
-        return datasets.load_dataset(path, name, split=split, streaming=streaming, **_options(path, name))
+        return datasets.load_dataset(_builder(path), name, split=split, streaming=streaming, **_options(path, name))
 
 
 def repository_splits(path: str, name: str | None) -> list[str]:
@@ -67,7 +67,7 @@ def repository_splits(path: str, name: str | None) -> list[str]:
     if saved is not None:
         return list(map(str, saved))
     with _errors_name_path(path):
-        return list(map(str, datasets.get_dataset_split_names(path, name, **_options(path, name))))
+        return list(map(str, datasets.get_dataset_split_names(_builder(path), name, **_options(path, name))))
 
 
 def files_below(folder: str | os.PathLike[str]) -> Iterator[Path]:
@@ -83,8 +83,15 @@ def files_below(folder: str | os.PathLike[str]) -> Iterator[Path]:
         yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
 
 
+def _builder(path: str) -> str:
+    """Return what `datasets` calls the format of a single file; a folder or a name on the Hub unchanged."""
+    return "parquet" if os.path.isfile(path) else path
+
+
 def _options(path: str, name: str | None) -> dict[str, Any]:
-    """Return arguments for `datasets` with which it reads exactly the local folder, in its present state."""
+    """Return arguments for `datasets` with which it reads exactly the local folder or file, in its present state."""
+    if os.path.isfile(path):
+        return {"cache_dir": _cache_folder(path), "data_files": {"train": glob.escape(os.path.realpath(path))}}
     if not os.path.isdir(path):
         return {}
     options: dict[str, Any] = {"cache_dir": _cache_folder(path)}
@@ -110,12 +117,12 @@ def _patterns(folder: str, name: str | None) -> Mapping[Any, list[str]]:
 
 
 def _cache_folder(path: str) -> str:
-    """Return a cache folder for the present content of a local folder.
+    """Return a cache folder for the present content of a local folder or file.
 
     `datasets` recognizes a changed file by its modification time only, which copies and unpacked archives may keep.
     """
     digest = hashlib.blake2b(digest_size=8)
-    for file in files_below(path):
+    for file in [Path(path)] if os.path.isfile(path) else files_below(path):
         status = os.stat(file) if os.path.exists(file) else os.lstat(file)
         identity = (str(file), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
         digest.update(repr(identity).encode("utf-8", "surrogateescape"))
@@ -142,6 +149,8 @@ def _errors_name_path(path: str) -> Iterator[None]:
             raise ValueError(f"{path}: expected at least one row, got an empty split ({reason}); add rows") from error
         if os.path.exists(path):
             fix = "pass another folder" if isinstance(cause, DataFilesNotFoundError) else "write the files again"
+            if isinstance(cause, UnicodeDecodeError):
+                fix = "save the files as UTF-8, or pass one file as --dataset, in any encoding"
             raise ValueError(f"{path}: `datasets` cannot read it: {reason}; {fix}") from error
         if isinstance(cause, OSError):
             raise OSError(

@@ -30,6 +30,7 @@ class RowConverter:
         image_folder: folder of images and mask PNGs that the columns list by file name.
         bad_rows: collects invalid rows; None raises the first.
         streaming: rows are read once per epoch.
+        where: prefix of error messages; by default `path` and `split`.
     """
 
     def __init__(
@@ -40,23 +41,31 @@ class RowConverter:
         image_folder: str,
         bad_rows: BadRows | None,
         streaming: bool,
+        where: str | None = None,
     ) -> None:
         self.mapping, self.split, self.bad_rows = mapping, split, bad_rows
-        self.where, self.image_folder = f"{path} {split}", image_folder
+        self.where, self.image_folder = where or f"{path} {split}", image_folder
         # Streams are re-read each epoch, so seen ids are not tracked.
         self.seen: dict[int, str] | None = {} if mapping.ref_id and not streaming else None
-        self.dataset = Path(os.path.abspath(path)).name if os.path.isdir(path) else path
+        local = Path(os.path.abspath(path))
+        self.dataset = local.name if local.is_dir() else local.stem if local.is_file() else path
 
     def convert_batch(self, batch: Mapping[str, list], indices: list[int]) -> dict[str, list]:
         """Convert a batch of one source row; called by `datasets.Dataset.map`."""
         rows = list(self.convert({name: values[0] for name, values in batch.items()}, indices[0]))
         return {name: [row[name] for row in rows] for name in FEATURES}
 
-    def convert(self, source: Mapping[str, Any], index: int) -> Iterator[dict[str, Any]]:
-        """Yield the rows of a source row: one, several with `rows` in the mapping, none if it is invalid."""
+    def convert(self, source: Mapping[str, Any], index: int, name: str | None = None) -> Iterator[dict[str, Any]]:
+        """Yield the rows of a source row: one, several with `rows` in the mapping, none if it is invalid.
+
+        Args:
+            source: the row.
+            index: its index, from which missing ids are derived.
+            name: its name in error messages, by default its index.
+        """
         for number, item in enumerate(self._items(source)):
             inner = f", item {number}" if self.mapping.rows else ""
-            where = f"{self.where} row {index}{inner}"
+            where = f"{self.where} {name or f'row {index}'}{inner}"
             try:
                 row = self._row(item, index, index * 1000 + number if inner else index, where)
                 if row is not None and self.seen is not None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import datasets
 import numpy as np
 
+from ..errors import join_names
 from ..schema import FEATURES, ImageFeature
+from .column_mapping import ColumnMapping
 from .hub_rows import RowChecker, RowConverter
 
 _CHUNK = 10_000
@@ -69,6 +71,15 @@ def top_column(path: str, columns: list[str]) -> str:
     return path if path in columns else path.split(".")[0]
 
 
+def require_columns(columns: list[str], mapping: ColumnMapping, path: str) -> None:
+    """Raise a ValueError if a column of a mapping is missing in the table at `path`."""
+    for name, column in mapping.paths().items():
+        if top_column(column, columns) not in columns:
+            raise ValueError(
+                f"{path}: expected the column '{column}' for '{name}', got {join_names(columns)}; fix the mapping"
+            )
+
+
 def undecoded(source: Any) -> Any:
     """Return the same rows with images as `{"path", "bytes"}`."""
     for name, kind in (source.features or {}).items():
@@ -90,7 +101,7 @@ def _required_columns(source: datasets.Dataset, rows: RowConverter) -> datasets.
 def _from_file_names(source: datasets.Dataset, rows: RowConverter) -> datasets.Dataset:
     """Build an in-memory table whose images are file names."""
     converted = (rows.convert(row, index) for index, row in enumerate(stored_rows(_required_columns(source, rows))))
-    return _in_chunks(itertools.chain.from_iterable(converted), FEATURES)
+    return in_chunks(itertools.chain.from_iterable(converted), FEATURES)
 
 
 def _join_images(source: datasets.Dataset, rows: RowConverter) -> datasets.Dataset:
@@ -104,7 +115,7 @@ def _join_images(source: datasets.Dataset, rows: RowConverter) -> datasets.Datas
                 skipped.append(index)
             yield converted or _EMPTY_ROW
 
-    others = _in_chunks(one_to_one(), _WITHOUT_IMAGE)
+    others = in_chunks(one_to_one(), _WITHOUT_IMAGE)
     images = source.select_columns([image]).rename_columns({image: "image"} if image != "image" else {})
     joined = datasets.concatenate_datasets([images.cast_column("image", ImageFeature()), others], axis=1)
     return joined.select(np.setdiff1d(np.arange(len(joined)), skipped)) if skipped else joined
@@ -124,7 +135,7 @@ def _from_nested_rows(source: datasets.Dataset, rows: RowConverter) -> datasets.
     )
 
 
-def _in_chunks(rows: Iterator[dict[str, Any]], features: datasets.Features) -> datasets.Dataset:
+def in_chunks(rows: Iterable[dict[str, Any]], features: datasets.Features) -> datasets.Dataset:
     """Build an in-memory table chunk by chunk, so that not all rows are Python objects at once."""
     tables, chunk = [], {name: [] for name in features}
     for row in rows:

@@ -12,8 +12,8 @@ from pathlib import Path
 import datasets
 
 from ..errors import BadRows, join_names
-from .refer import one_target, open_refer
-from .refer_files import normalized, reference_splits
+from .refer import REFER
+from .refer_files import ReferFiles, annotation_files, normalized, reference_splits
 from .registry import DatasetReader, Source
 
 MIXED_SETS = (("refcoco", "unc"), ("refcoco+", "unc"), ("refcocog", "umd"))
@@ -25,6 +25,7 @@ class MixedReader(DatasetReader):
     """Reads three datasets in the data root as one, under the name "mixed"."""
 
     name = "mixed"
+    title = "RefCOCO, RefCOCO+ and G-Ref mixed"
     accepts = "mixed"
     options = ("leak=drop", "image_folder")
 
@@ -35,8 +36,15 @@ class MixedReader(DatasetReader):
         return {
             split
             for dataset, split_by in MIXED_SETS
-            for split in reference_splits(source.data_root, dataset, [f"refs({split_by}).p"])
+            for split in reference_splits(source.data_root, dataset, split_by, REFER)
         }
+
+    def annotation_files(self, source: Source) -> Iterable[Path]:
+        return [
+            file
+            for dataset, split_by in MIXED_SETS
+            for file in annotation_files(source.data_root, dataset, split_by, REFER)
+        ]
 
     def load(self, source: Source, split: str, bad_rows: BadRows | None) -> datasets.Dataset:
         return load_mixed(
@@ -73,11 +81,11 @@ def load_mixed(
     _require_all(Path(root))
     parts, held_out, found = [], set(), []
     for dataset, split_by in MIXED_SETS:  # one at a time: the annotations of each take hundreds of MiB
-        files = open_refer(root, dataset, split_by, image_folder)
-        held_out |= files.image_names(_is_held_out)
+        files = ReferFiles(root, dataset, split_by, REFER, image_folder)
+        held_out |= files.held_out_images()
         found.append(f"{dataset} has {join_names(files.splits())}")
         if split in files.splits():
-            parts.append(files.rows(split, bad_rows, one_target))
+            parts.append(files.rows(split, bad_rows))
     if not parts:
         raise ValueError(f"{root}: mixed has no split '{split}', pass one of these: {'; '.join(found)}")
     rows = datasets.concatenate_datasets(parts)
@@ -86,7 +94,7 @@ def load_mixed(
 
 def _handle_leaks(rows: datasets.Dataset, held_out: set[str], leak: str) -> datasets.Dataset:
     """Report training images that are held out by any of the datasets, and drop them if `leak` is "drop"."""
-    names = [normalized(name) for name in rows["file_name"]]
+    names = [normalized(name) for name in rows["file_name"][:]]
     clean = [index for index, name in enumerate(names) if name not in held_out]
     images = set(names)
     message = (
@@ -102,10 +110,6 @@ def _handle_leaks(rows: datasets.Dataset, held_out: set[str], leak: str) -> data
         rows = rows.select(clean)
     rows.info.description = message
     return rows
-
-
-def _is_held_out(split: str) -> bool:
-    return split.startswith(("val", "test"))
 
 
 def _require_all(root: Path) -> None:

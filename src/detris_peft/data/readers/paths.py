@@ -42,7 +42,7 @@ def note_outside(file: Path, root: Path, where: str) -> None:
         notice(
             "file_outside",
             f"{where}: {file}{link} is not in the folder {root}; copy it there, or pass --allow_outside to `detris "
-            "data convert`",
+            "data convert` or `detris data split`",
         )
 
 

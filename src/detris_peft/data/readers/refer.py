@@ -16,7 +16,7 @@ import datasets
 
 from ..errors import BadRows
 from .refer_fields import field
-from .refer_files import ReferFiles, reference_splits, root_and_name
+from .refer_files import ReferenceFormat, ReferFiles, annotation_files, reference_splits, root_and_name
 from .registry import DatasetReader, Source, dataset_folder, dataset_path
 
 # Published number of references, keyed by (dataset, split_by) and split.
@@ -25,16 +25,26 @@ PUBLISHED_REFERENCES: dict[tuple[str, str], dict[str, int]] = {
     ("refcoco+", "unc"): {"train": 42278, "val": 3805, "testA": 1975, "testB": 1798},
     ("refcocog", "umd"): {"train": 42226, "val": 2573, "test": 5023},
     ("refcocog", "google"): {"train": 44822, "val": 5000},
+    ("rrsisd", "unc"): {"train": 12181, "val": 1740, "test": 3481},
 }
 
 # Reasons why splits share images by design, keyed by (dataset, split_by).
 SHARED_BY_DESIGN = {("refcocog", "google"): "it was split by objects, not by images"}
 
 
+def one_target(reference: Mapping[str, Any], where: str) -> list[int]:
+    """Return the single annotation id of a reference, as a list."""
+    return [field(reference, "ann_id", int, where)]
+
+
+REFER = ReferenceFormat("refer", ("refs({}).p",), one_target, unique_sentences=True)
+
+
 class ReferReader(DatasetReader):
     """Reads folders with refs(<split_by>).p and instances.json."""
 
     name = "refer"
+    title = "REFER"
     accepts = "a folder with refs(*).p and instances.json"
     options = ("image_folder",)
 
@@ -43,11 +53,14 @@ class ReferReader(DatasetReader):
         return path is not None and (any(path.glob("refs(*).p")) or (path / "instances.json").is_file())
 
     def splits(self, source: Source) -> Iterable[str]:
-        return reference_splits(*root_and_name(source), _refs_names(source.split_by))
+        return reference_splits(*root_and_name(source), source.split_by, REFER)
 
     def load(self, source: Source, split: str, bad_rows: BadRows | None) -> datasets.Dataset:
         root, name = root_and_name(source)
         return load_refer(root, name, source.split_by, split, image_folder=source.image_folder, bad_rows=bad_rows)
+
+    def annotation_files(self, source: Source) -> Iterable[Path]:
+        return annotation_files(*root_and_name(source), source.split_by, REFER)
 
     def shared_images(self, source: Source) -> str | None:
         return SHARED_BY_DESIGN.get((Path(os.path.abspath(dataset_folder(source))).name, source.split_by))
@@ -74,7 +87,8 @@ def load_refer(
         bad_rows: collects invalid rows, which are skipped; None raises the first.
 
     Returns:
-        An in-memory `datasets.Dataset`; no cache is written. Images are decoded when a row is read.
+        The rows, whose images are decoded when a row is read. Of large annotations they are memory-mapped from a
+        cache, which is written if necessary; see `row_cache`.
 
     Raises:
         FileNotFoundError: a folder or file is missing; without `bad_rows` also an image (`MissingImageError`).
@@ -82,20 +96,4 @@ def load_refer(
             or annotation (`BadRowError`).
         pickle.UnpicklingError: the references' pickle requests more than plain containers.
     """
-    return open_refer(root, dataset, split_by, image_folder).rows(split, bad_rows, one_target)
-
-
-def open_refer(
-    root: str | os.PathLike[str], dataset: str, split_by: str, image_folder: str | None = None
-) -> ReferFiles:
-    """Read a dataset's files once, to load several splits from them; see `load_refer`."""
-    return ReferFiles(root, dataset, _refs_names(split_by), image_folder)
-
-
-def one_target(reference: Mapping[str, Any], where: str) -> list[int]:
-    """Return the single annotation id of a reference, as a list."""
-    return [field(reference, "ann_id", int, where)]
-
-
-def _refs_names(split_by: str) -> list[str]:
-    return [f"refs({split_by}).p"]
+    return ReferFiles(root, dataset, split_by, REFER, image_folder).rows(split, bad_rows)

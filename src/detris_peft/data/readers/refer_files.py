@@ -1,8 +1,13 @@
 """Files shared by the REFER and gRefCOCO formats: references in one file, images and annotations in another."""
 
+import gc
 import os
+import pickle
 import posixpath
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +16,44 @@ import datasets
 from ...defaults import IMAGE_FOLDER
 from ...errors import check_path
 from ...safe_loading import load_plain_pickle, read_json
-from ..errors import BadRowError, BadRows, MissingImageError, join_names, reject
-from ..masks import encode_mask, mask_area, outside_frame, unite_masks
-from ..schema import make_row, to_dataset
+from ..errors import BadRows, MissingImageError, join_names, reject
 from .paths import find_image_folder, is_inside, note_outside
-from .refer_fields import as_int, field, read_category, read_sentences, repeated_ids
+from .refer_fields import as_int, repeated_ids
+from .refer_rows import ReferRows
 from .registry import Source, dataset_folder
+from .row_cache import BuiltRows, add_images, cached_rows, is_sharing
 
 # Paths below the root. The REFER API stores COCO's images in a deeper folder: see `_image_folder`.
-IMAGE_FOLDERS = {"refclef": "images/saiapr_tc-12"}
+IMAGE_FOLDERS = {"refclef": "images/saiapr_tc-12", "rrsisd": "images/rrsisd/JPEGImages"}
 _REFER_API_IMAGE_FOLDER = "images/mscoco/images/train2014"
+_MAX_ERRORS = 1_000_000  # of references without a split, each of which is an error of every split
+
+
+@dataclass(frozen=True)
+class ReferenceFormat:
+    """A format of references.
+
+    Attributes:
+        name: the reader's name.
+        files: names of the references file, a pickle or JSON, in order of preference; "{}" is the split provenance.
+        find_targets: returns the annotation ids of a reference; its second argument prefixes error messages.
+        unique_sentences: whether sentence ids are unique in the file.
+    """
+
+    name: str
+    files: tuple[str, ...]
+    find_targets: Callable[[Mapping[str, Any], str], list[int]]
+    unique_sentences: bool
 
 
 class ReferFiles:
-    """The two files of a dataset, read once; `rows` builds a split from them.
+    """The two files of a dataset, read once; `rows` returns a split of them.
 
     Args:
         root: the folder that holds the datasets and the images.
         dataset: name of the dataset's folder.
-        names: names of the references file, a pickle or JSON, in order of preference.
+        split_by: split provenance.
+        kind: the format of the references.
         images: folder of the images, below `root` or as given; by default the folder for this dataset.
 
     Raises:
@@ -39,42 +63,37 @@ class ReferFiles:
     """
 
     def __init__(
-        self, root: str | os.PathLike[str], dataset: str, names: Sequence[str], images: str | None = None
+        self,
+        root: str | os.PathLike[str],
+        dataset: str,
+        split_by: str,
+        kind: ReferenceFormat,
+        images: str | None = None,
     ) -> None:
         check_path("root", root)
         self.dataset = dataset
-        self.refs_file = _find_refs_file(Path(root), dataset, names)
+        self.kind = kind
+        self.refs_file = _find_refs_file(Path(root), dataset, _file_names(kind, split_by))
         self.instances_file = Path(root) / dataset / "instances.json"
         if not self.instances_file.is_file():
             raise FileNotFoundError(f"{self.instances_file}: the file is missing; add the dataset's annotations")
-        self.references = _read_references(self.refs_file)
-        self.image_entries, self.annotations = _read_instances(self.instances_file)
+        options = {"reader": kind.name, "dataset": dataset}
+        self._rows = cached_rows([self.refs_file, self.instances_file], options, self._build)
         self.folder = _image_folder(root, dataset, images)
-        self._masks: dict[tuple[int, int, int], dict[str, Any]] = {}
 
     def splits(self) -> list[str]:
-        return sorted(_split_names(self.references))
+        return self._rows.splits
 
-    def image_names(self, select_split: Callable[[str], bool]) -> set[str]:
-        """Return the normalized file names of all images in the selected splits."""
-        ids = {as_int(r.get("image_id")) for r in self.references if select_split(str(r.get("split")))}
-        entries = [entry for i in ids if i is not None for entry in self.image_entries.get(i, ())]
-        return {normalized(str(entry.get("file_name"))) for entry in entries}
+    def held_out_images(self) -> set[str]:
+        """Return the normalized file names of all images in val and test splits."""
+        return set(self._rows.details["held_out_images"])
 
-    def rows(
-        self,
-        split: str,
-        bad_rows: BadRows | None,
-        find_targets: Callable[[Mapping[str, Any], str], list[int]],
-        unique_sentences: bool = True,
-    ) -> datasets.Dataset:
+    def rows(self, split: str, bad_rows: BadRows | None) -> datasets.Dataset:
         """Return one split, one row per reference, in the file's order.
 
         Args:
             split: the split's name in the file.
             bad_rows: collects invalid rows; None raises the first.
-            find_targets: returns the annotation ids of a reference; its second argument prefixes error messages.
-            unique_sentences: require sentence ids to be unique in the file.
 
         Raises:
             BadRowError, MissingImageError: see `bad_rows`.
@@ -85,129 +104,60 @@ class ReferFiles:
             raise ValueError(f"{self.refs_file}: expected at least one reference with a 'split', got none; add some")
         if split not in self.splits():
             raise ValueError(f"{self.refs_file}: no split '{split}', expected one of {join_names(self.splits())}")
-        repeated = repeated_ids(self.references, unique_sentences)
-        rows = []
-        for index, reference in enumerate(self.references):
-            if reference.get("split") != split and isinstance(reference.get("split"), str):
-                continue
-            try:
-                field(reference, "split", str, f"{self.refs_file}: reference {reference.get('ref_id')!r:.60}")
-                if index in repeated:
-                    message = f"{self.refs_file}: {repeated[index]}; renumber or remove it"
-                    raise BadRowError(message, "duplicate_id")
-                rows.append(self._row(reference, find_targets))
-            except BadRowError as error:
-                reject(error, bad_rows)
-        return to_dataset(self._with_images(rows, bad_rows))
+        rows = self._rows.select(split, bad_rows)
+        names = set(rows["file_name"][:])
+        # Backslashes separate folders if no file has exactly this name.
+        renamed = {name: name.replace("\\", "/") for name in names if "\\" in name}
+        renamed = {name: new for name, new in renamed.items() if not (self.folder / name).is_file()}
+        return self._with_images(add_images(rows, self.folder, renamed), bad_rows)
 
-    def _row(
-        self, reference: Mapping[str, Any], find_targets: Callable[[Mapping[str, Any], str], list[int]]
-    ) -> dict[str, Any]:
-        """Convert a reference into a row; every error is a BadRowError that names file, id and field."""
-        ref_id = field(reference, "ref_id", int, f"{self.refs_file}: a reference")
-        where = f"{self.refs_file}: reference {ref_id}"
-        ann_ids = find_targets(reference, where)
-        image_id = field(reference, "image_id", int, where)
-        sentences, sent_ids = read_sentences(reference, where)
-        annotations = [self._annotation(ann_id, image_id, where) for ann_id in ann_ids]
-        image = self._entry("image", self.image_entries, image_id, where)
-        where_image = f"{self.instances_file}: image {image_id}"
-        file_name = field(image, "file_name", str, where_image)
-        if "\\" in file_name and not (self.folder / file_name).is_file():
-            file_name = file_name.replace("\\", "/")
-        height, width = (field(image, name, int, where_image) for name in ("height", "width"))
-        if height < 1 or width < 1:
-            raise BadRowError(
-                f"{where_image}: expected positive 'height' and 'width', got {height}, {width}; fix them"
-            )
-        masks = [self._mask(annotation, height, width, ref_id) for annotation in annotations]
-        return make_row(
-            image=str(self.folder / file_name),
-            sentences=sentences,
-            mask=masks[0] if len(masks) == 1 else unite_masks(masks, height, width),
-            ref_id=ref_id,
-            ann_ids=ann_ids,
-            image_id=image_id,
-            sent_ids=sent_ids,
-            category_id=read_category(reference, annotations, where),
-            split=reference["split"],
-            dataset=self.dataset,
-            file_name=file_name,
+    def _build(self) -> BuiltRows:
+        """Read the files; see `cached_rows`."""
+        with _without_garbage_collection():
+            references = _read_references(self.refs_file)
+            image_entries, annotations = _read_instances(self.instances_file)
+        splits = sorted(_split_names(references))
+        indices = _indices_by_split(references, splits, self.refs_file)
+        repeated = repeated_ids(references, self.kind.unique_sentences)
+        converter = ReferRows(
+            self.dataset,
+            self.refs_file,
+            self.instances_file,
+            references,
+            image_entries,
+            annotations,
+            repeated,
+            self.kind.find_targets,
+        )
+        held_out = {as_int(r.get("image_id")) for r in references if _is_held_out(r.get("split"))}
+        entries = [entry for i in held_out if i is not None for entry in image_entries.get(i, ())]
+        return BuiltRows(
+            {split: converter.convert(indices[split]) for split in splits},
+            {"held_out_images": sorted({normalized(str(entry.get("file_name"))) for entry in entries})},
         )
 
-    def _annotation(self, ann_id: int, image_id: int, where: str) -> dict:
-        annotation = self._entry("annotation", self.annotations, ann_id, where)
-        annotated = annotation.get("image_id", image_id)
-        if annotated != image_id:
-            raise BadRowError(
-                f"{where}: expected annotations of image {image_id}, got annotation {ann_id} of image {annotated}; "
-                "fix 'image_id' or 'ann_id'"
-            )
-        return annotation
-
-    def _entry(self, kind: str, entries: Mapping[int, list[dict]], number: int, where: str) -> dict:
-        """Return the image or annotation with this id."""
-        found = entries.get(number, [])
-        if not found and str(number) in entries:
-            raise BadRowError(
-                f"{self.instances_file}: expected integers as ids, got {kind} {str(number)!r} as text; remove the "
-                "quotes"
-            )
-        if not found:
-            raise BadRowError(
-                f"{self.instances_file}: no {kind} {number}, expected by {where}; the files do not match, download "
-                "both again"
-            )
-        if len(found) > 1:
-            name = "file_name" if kind == "image" else "segmentation"
-            values = " and ".join(f"{entry.get(name)!r:.60}" for entry in found[:2])
-            raise BadRowError(
-                f"{self.instances_file}: expected one {kind} with the id {number}, got two that differ ('{name}': "
-                f"{values}), required by {where}; renumber one of them",
-                "duplicate_id",
-            )
-        return found[0]
-
-    def _mask(self, annotation: Mapping[str, Any], height: int, width: int, ref_id: int) -> dict[str, Any]:
-        ann_id = annotation["id"]
-        key = (ann_id, height, width)
-        if key not in self._masks:  # in gRefCOCO many references share an annotation
-            where = f"{self.instances_file}: annotation {ann_id}"
-            segmentation = annotation.get("segmentation")
-            try:
-                mask = encode_mask(segmentation, height, width)
-            except BadRowError as error:
-                raise BadRowError(f"{where}: {error}", error.kind) from None
-            if not mask_area(mask):
-                fix = f"fix 'segmentation' or remove reference {ref_id}"
-                if outside_frame(segmentation, height, width):
-                    raise BadRowError(
-                        f"{where}: the mask is entirely outside the image of {width}x{height} pixels; {fix}",
-                        "mask_out_of_frame",
-                    )
-                raise BadRowError(f"{where}: the mask is empty; {fix}", "mask_empty")
-            self._masks[key] = mask
-        return self._masks[key]
-
-    def _with_images(self, rows: list[dict[str, Any]], bad_rows: BadRows | None) -> list[dict[str, Any]]:
+    def _with_images(self, rows: datasets.Dataset, bad_rows: BadRows | None) -> datasets.Dataset:
         """Return the rows whose image exists; the others are collected or raised."""
-        if not rows:
+        if not len(rows):
             return rows
         fix = "add them, or pass image_folder= if they are elsewhere below the root"
         if not self.folder.is_dir():
             raise FileNotFoundError(f"{self.folder}: the image folder is missing; {fix}")
-        names = {row["file_name"] for row in rows}
+        file_names = rows["file_name"][:]
+        names = set(file_names)
         missing = names - _existing(self.folder, names)
         if missing and bad_rows is None:
             raise MissingImageError(
                 f"{self.folder / min(missing)}: {len(missing)} of {len(names)} images are missing, this is the first; "
                 f"{fix}"
             )
-        for row in rows:
-            if row["file_name"] in missing:
-                message = f"{self.refs_file}: reference {row['ref_id']}: {row['image']} is missing; add the image"
+        if not missing:
+            return rows
+        for name, ref_id in zip(file_names, rows["ref_id"][:], strict=True):
+            if name in missing:
+                message = f"{self.refs_file}: reference {ref_id}: {self.folder / name} is missing; add the image"
                 reject(MissingImageError(message), bad_rows)
-        return [row for row in rows if row["file_name"] not in missing]
+        return rows.select([index for index, name in enumerate(file_names) if name not in missing])
 
 
 def root_and_name(source: Source) -> tuple[str, str]:
@@ -220,10 +170,22 @@ def root_and_name(source: Source) -> tuple[str, str]:
     return str(folder.parent), folder.name
 
 
-def reference_splits(root: str | os.PathLike[str], dataset: str, names: Sequence[str]) -> set[str]:
+def reference_splits(
+    root: str | os.PathLike[str], dataset: str, split_by: str, kind: ReferenceFormat
+) -> Iterable[str]:
     """Return the splits in the references file alone; arguments and errors as for `ReferFiles`."""
-    references = _read_references(_find_refs_file(Path(root), dataset, names))
-    return _split_names(references)
+    if is_sharing():  # the rows are needed next
+        with suppress(OSError, ValueError, pickle.UnpicklingError):  # raised again for each split
+            return ReferFiles(root, dataset, split_by, kind).splits()
+    return _split_names(_read_references(_find_refs_file(Path(root), dataset, _file_names(kind, split_by))))
+
+
+def annotation_files(root: str | os.PathLike[str], dataset: str, split_by: str, kind: ReferenceFormat) -> list[Path]:
+    """Return the two files of a dataset that exist; arguments as for `ReferFiles`."""
+    folder = Path(root) / dataset
+    references = next((file for name in _file_names(kind, split_by) if (file := folder / name).is_file()), None)
+    instances = folder / "instances.json"
+    return [file for file in (references, instances) if file is not None and file.is_file()]
 
 
 def _image_folder(root: str | os.PathLike[str], dataset: str, given: str | None) -> Path:
@@ -243,9 +205,45 @@ def _split_names(references: Iterable[Mapping[str, Any]]) -> set[str]:
     return {reference["split"] for reference in references if isinstance(reference.get("split"), str)}
 
 
+def _indices_by_split(
+    references: Sequence[Mapping[str, Any]], splits: Sequence[str], file: Path
+) -> dict[str, list[int]]:
+    """Return the indices of each split's references; those without a split are in every split, as errors."""
+    own: dict[str, list[int]] = defaultdict(list)
+    without = []
+    for index, reference in enumerate(references):
+        split = reference.get("split")
+        (own[split] if isinstance(split, str) else without).append(index)
+    if len(without) * len(splits) > _MAX_ERRORS:
+        raise ValueError(
+            f"{file}: expected references with a 'split', got {len(without):,} without one; add it or remove them"
+        )
+    return {split: sorted(own[split] + without) if without else own[split] for split in splits}
+
+
+def _is_held_out(split: Any) -> bool:
+    return isinstance(split, str) and split.startswith(("val", "test"))
+
+
+def _file_names(kind: ReferenceFormat, split_by: str) -> list[str]:
+    return [name.format(split_by) for name in kind.files]
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Disable the garbage collector, which would visit the growing content of a large file again and again."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
 def normalized(file_name: str) -> str:
-    """Return a file name without redundant parts such as "./", for comparisons."""
-    return posixpath.normpath(file_name)
+    """Return a file name without redundant parts such as "./" and with slashes only, for comparisons."""
+    return posixpath.normpath(file_name.replace("\\", "/"))
 
 
 def _find_refs_file(root: Path, dataset: str, names: Sequence[str]) -> Path:

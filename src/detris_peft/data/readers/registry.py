@@ -27,6 +27,7 @@ class Source(Protocol):
     columns: str | None
     dataset_config: str | None
     streaming: bool
+    format: str | None
 
 
 class DatasetReader(ABC):
@@ -38,6 +39,12 @@ class DatasetReader(ABC):
     # Options that only some readers have: a field of `DataSource`, or one of its values such as "leak=drop". Setting
     # one of them for a dataset whose reader does not list it is an error.
     options: tuple[str, ...] = ()
+    # Name of the format or of the tool that writes it, for users; by default `name`.
+    title: str = ""
+    # Whether it is an error if another reader detects the same dataset, unless that one is `generic`.
+    exclusive: bool = False
+    # Whether the reader reads anything that looks like a dataset, if no other reader does.
+    generic: bool = False
 
     @abstractmethod
     def detect(self, source: Source) -> bool:
@@ -64,6 +71,14 @@ class DatasetReader(ABC):
         Raises:
             FileNotFoundError, ValueError: the dataset's files or the split are missing, or a row is invalid.
         """
+
+    def tool(self, source: Source) -> str:
+        """Return the format that was detected, for users; by default `title`."""
+        return self.title or self.name
+
+    def annotation_files(self, source: Source) -> Iterable[Path]:
+        """Return the files with the annotations, whose checksums identify the dataset; by default none."""
+        return ()
 
     def shared_images(self, source: Source) -> str | None:
         """Return the reason why splits may share images, or None if they must not."""
@@ -109,8 +124,27 @@ def registered_readers() -> tuple[DatasetReader, ...]:
 
 
 def find_reader(source: Source) -> DatasetReader | None:
-    """Return the first reader that detects the dataset, or None."""
-    return next((reader for reader in _READERS if reader.detect(source)), None)
+    """Return the reader that `format` names, else the first one that detects the dataset, or None.
+
+    Raises:
+        ValueError: no reader has the name, or several formats of which one is exclusive are detected.
+    """
+    if source.format is not None:
+        for reader in _READERS:
+            if reader.name == source.format:
+                return reader
+        names = ", ".join(reader.name for reader in _READERS)
+        raise ValueError(f"--format: expected one of {names}, got {source.format}; pass one of them")
+    found = [reader for reader in _READERS if reader.detect(source)]
+    specific = [reader for reader in found if not reader.generic]
+    if len(specific) > 1 and any(reader.exclusive for reader in specific):
+        names = " and ".join(reader.title or reader.name for reader in specific)
+        options = " or ".join(f"--format {reader.name}" for reader in specific)
+        raise ValueError(
+            f"{source.dataset}: expected files of one format, got those of {names}; pass {options}, or move the files "
+            "of the others"
+        )
+    return (specific or found or [None])[0]
 
 
 def candidate_paths(source: Source) -> tuple[Path, Path]:

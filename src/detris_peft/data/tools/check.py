@@ -16,9 +16,11 @@ import datasets
 from ...defaults import MAX_TEXT_LENGTH
 from ...errors import one_line
 from ...progress import progress_bar
-from ..errors import BadRowError, BadRows, MissingImageError, collect_notices, join_names
+from ..errors import BadRowError, BadRows, MissingImageError, NoSentencesError, collect_notices, join_names
 from ..masks import mask_area
+from ..readers.labels.reader import LabelReader
 from ..readers.refer import PUBLISHED_REFERENCES
+from ..readers.row_cache import share_rows
 from ..schema import open_image
 from ..sources import DataSource
 from .report import Finding, SplitReport
@@ -27,6 +29,7 @@ from .report import Finding, SplitReport
 _TRAINING_SPLITS = ("train", "val")
 
 
+@share_rows()
 def check_data(
     source: DataSource,
     splits: Sequence[str] | None = None,
@@ -62,17 +65,14 @@ def check_data(
         raise ValueError("--streaming: expected a dataset with random access, got a stream; omit --streaming")
     reports: list[SplitReport] = []
     for split in dict.fromkeys(splits or source.splits()):
-        bad_rows = BadRows()
         try:
-            with collect_notices() as notices:
-                rows = source.load(split, bad_rows)
+            report = _load(split, source)
         except (OSError, ValueError, pickle.UnpicklingError) as error:
             unreadable = Finding("split_unreadable", split, one_line(error))
             reports.append(SplitReport(split, errors=[unreadable]))
             continue
-        assert isinstance(rows, datasets.Dataset)  # not a stream, as `streaming` is rejected above
-        report = _count(split, rows, bad_rows, source)
-        report.notices += [Finding(kind, split, message) for kind, message in notices]
+        rows = report.rows
+        assert rows is not None
         report.notices += _find_long_sentences(split, rows, count_tokens, max_text_length)
         if is_visible is not None:
             report.errors += _find_vanishing_masks(split, rows, is_visible)
@@ -87,13 +87,47 @@ def check_data(
     return reports
 
 
+def _load(split: str, source: DataSource) -> SplitReport:
+    """Load a split, or its objects if none of them has a sentence, and count them."""
+    bad_rows, advice = BadRows(), None
+    try:
+        with collect_notices() as notices:
+            rows = source.load(split, bad_rows)
+    except NoSentencesError as error:
+        reader = source.reader()
+        if not isinstance(reader, LabelReader):
+            raise
+        bad_rows, advice = BadRows(), one_line(error)
+        with collect_notices() as notices:
+            rows = reader.load_objects(source, split, bad_rows)
+    assert isinstance(rows, datasets.Dataset)  # not a stream, as `streaming` is rejected in `check_data`
+    report = _count(split, rows, bad_rows, source)
+    report.notices += [Finding(kind, split, message) for kind, message in notices]
+    if advice is not None:
+        report.objects, report.references, report.sentences = report.references, 0, 0
+        report.notices.append(Finding("no_sentences", split, advice, report.objects))
+    return report
+
+
+def file_checksums(source: DataSource) -> dict[str, str]:
+    """Return the SHA-256 of the dataset's annotation files, keyed by name, to compare with those of others."""
+    checksums = {}
+    for file in source.reader().annotation_files(source):
+        digest = hashlib.sha256()
+        with open(file, "rb") as opened:
+            while chunk := opened.read(1 << 20):
+                digest.update(chunk)
+        checksums[str(file)] = digest.hexdigest()
+    return checksums
+
+
 def _missing_splits(found: Sequence[str]) -> Iterator[SplitReport]:
     """Yield a report without rows for each split that training needs and the dataset lacks."""
     for split in _TRAINING_SPLITS:
         if split not in found:
             message = (
-                f"no split '{split}', which `detris train` needs: add it, or pass --{split}_split with one of "
-                f"{join_names(found)}"
+                f"no split '{split}', which `detris train` needs: add it, make splits with `detris data split`, or "
+                f"pass --{split}_split with one of {join_names(found)}"
             )
             yield SplitReport(split, notices=[Finding("split_missing", split, message, 0)])
 

@@ -1,4 +1,4 @@
-"""Checks of the output folder of a dataset, and writing it atomically."""
+"""Checks of the output folder of a dataset, names of the files in it, and writing it atomically."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ...atomic import atomic_write_dir, recover
-from ...outputs import check_output_folder
+from ...outputs import MARKER, check_output_folder
+from ...safe_loading import parse_json
+from ..readers.folder import METADATA
 
 
 def check_split_names(splits: Iterable[str]) -> None:
@@ -68,3 +70,29 @@ def write_folder(folder: Path) -> Iterator[Path]:
         ) from None
     finally:
         recover(folder)  # the older folder, if only its replacement failed
+
+
+def unique_name(name: str, taken: set[str]) -> str:
+    """Return the name of a copied image: below the image folder, and used only once."""
+    if ".." in Path(name).parts or Path(name).is_absolute():
+        name = Path(name).name
+    path, number = Path(name), 1
+    while name in taken:
+        number += 1
+        name = path.with_stem(f"{path.stem}-{number}").as_posix()
+    taken.add(name)
+    return name
+
+
+def written_files(folder: Path) -> set[str]:
+    """Return the names of the files in a folder with a metadata.jsonl per split that an earlier command wrote."""
+    names = {MARKER, "README.md"}
+    for file in folder.glob(f"*/{METADATA}"):
+        names.add(f"{file.parent.name}/{METADATA}")
+        try:
+            lines = [parse_json(line, str(file)) for line in file.read_text(encoding="utf-8").split("\n") if line]
+            files = (line.get(key) for line in lines for key in ("file_name", "mask_file_name"))
+            names |= {f"{file.parent.name}/{name}" for name in files if name is not None}
+        except (OSError, ValueError, TypeError, AttributeError):  # edited by somebody: it is unknown which are ours
+            continue
+    return names

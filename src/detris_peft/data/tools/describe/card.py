@@ -8,6 +8,7 @@ from typing import Any
 
 from huggingface_hub import DatasetCardData
 
+from ..card_text import cell, code, table
 from .expressions import KINDS
 
 _RULES = {
@@ -18,8 +19,6 @@ _RULES = {
     "order": "its place in a row or column of objects of its class",
     "relation": "it is the only one of its class on that side of, or next to, an object whose class occurs once",
 }
-# Characters that begin markup, or end a cell.
-_PLAIN = str.maketrans("|<>[]`", "/()()'")
 
 
 def description_card(
@@ -57,12 +56,12 @@ def description_card(
 {data.to_yaml()}
 ---
 
-# {_cell(_code(name))}
+# {cell(code(name))}
 
 **The sentences are rule-made.** No person wrote or checked them: `detris data describe` made them from the instance
-masks and classes of `{_code(source)}`, and chose among the true ones with seed {seed}.
+masks and classes of `{code(source)}`, and chose among the true ones with seed {seed}.
 
-{_table(("split", *columns), _rows(counts, columns))}
+{table(("split", *columns), _rows(counts, columns))}
 
 ## Rules
 
@@ -70,12 +69,12 @@ Every sentence is true of exactly one annotated object of its image, with a marg
 described, and crowds, make a sentence ambiguous as all others do. Objects that nobody annotated do not: a sentence can
 be ambiguous in the photo. "Left" and "right" are those of the image.
 
-{_table(("kind", "rule", *counts), rules)}
+{table(("kind", "rule", *counts), rules)}
 
 Only objects that cover at least {100 * min_area:g}% of their image are described or mentioned. An object has at most
 {max_expressions} sentences, of different kinds if possible. The remaining objects have no sentence:
 
-{_table(("split", *titles), _rows(counts, omitted))}
+{table(("split", *titles), _rows(counts, omitted))}
 
 ## Licenses
 
@@ -93,25 +92,10 @@ def _licenses(counts: Mapping[str, Any]) -> str:
     licenses: Counter[str] = sum((count.licenses for count in counts.values()), Counter())
     if not any(licenses):
         return "The source names no license of an image."
-    rows = [(_cell(name or "not named"), number) for name, number in sorted(licenses.items())]
+    rows = [(cell(name or "not named"), number) for name, number in sorted(licenses.items())]
     note = "The source names a license for each image, which is also in `metadata.jsonl` with the image's address:"
-    return f"{note}\n\n{_table(('license', 'images'), rows)}"
+    return f"{note}\n\n{table(('license', 'images'), rows)}"
 
 
 def _rows(counts: Mapping[str, Any], columns: tuple[str, ...]) -> list[tuple]:
     return [(split, *(getattr(count, column) for column in columns)) for split, count in counts.items()]
-
-
-def _table(headers: tuple[str, ...], rows: list[tuple]) -> str:
-    lines = [headers, ("---",) * len(headers), *rows]
-    cells = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in line] for line in lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
-
-
-def _cell(text: str) -> str:
-    """Return text of other people's files so that it stays in its cell and is not markup."""
-    return text.translate(_PLAIN)
-
-
-def _code(text: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in text).replace("`", "'")

@@ -11,7 +11,6 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ....text_cleaning import clean_text
 from ...masks import decode_mask
 
 # A span of the same center, as (lowest, highest): the middle of the box and the mean of the mask's pixels may differ.
@@ -90,12 +89,6 @@ def decode_box(mask: Mapping[str, Any], box: Sequence[float]) -> tuple[np.ndarra
     rows = slice(round(top * height), round(bottom * height))
     columns = slice(round(left * width), round(right * width))
     return foreground[rows, columns], (rows, columns)
-
-
-def class_name(name: str) -> str:
-    """Return a class name as words: "traffic_light" becomes "traffic light"; empty if it has no letter or digit."""
-    text = " ".join(clean_text(name).replace("_", " ").split())
-    return text if any(map(str.isalnum, text)) else ""
 
 
 @lru_cache(maxsize=10_000)

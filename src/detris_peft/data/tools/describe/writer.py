@@ -19,15 +19,14 @@ from typing import Any, TextIO
 
 from PIL import Image
 
-from ....outputs import MARKER, mark_folder
+from ....outputs import mark_folder
 from ....progress import progress_bar
-from ....safe_loading import parse_json
 from ...errors import BadRows
 from ...masks import decode_mask
 from ...readers import dataset_path
 from ...readers.folder import METADATA
 from ...sources import DataSource
-from ..output_folder import check_output, check_split_names, write_folder
+from ..output_folder import check_output, check_split_names, unique_name, write_folder, written_files
 from .card import description_card
 from .defaults import MAX_EXPRESSIONS, MIN_AREA, PREVIEW
 from .expressions import choose_expressions, find_expressions
@@ -79,14 +78,14 @@ def describe_dataset(
     progress: bool = True,
     finish: Callable[[Path, Mapping[str, DescribedSplit]], None] | None = None,
 ) -> dict[str, DescribedSplit]:
-    """Write a folder with metadata.jsonl whose sentences are made from the instance masks and classes of a COCO file.
+    """Write a folder with metadata.jsonl whose sentences are made from the instance masks and classes of a dataset.
 
     Each sentence is true of exactly one annotated object of its image; see `expressions.py` for the rules. The output
     is written atomically. The choice among the true sentences depends on the seed, the split and the annotation's id
     alone, so that it is the same on every machine.
 
     Args:
-        source: a COCO instances file. "{split}" in the names of the file and of the image folder is replaced.
+        source: a COCO instances file, or the export of another labeling tool whose objects have masks and classes.
         output: a new or empty folder.
         splits: the splits to describe; by default all.
         min_area: share of the image's pixels that an object must cover to be described or to be mentioned. Smaller
@@ -105,8 +104,8 @@ def describe_dataset(
         Counts, keyed by split.
 
     Raises:
-        ValueError: the dataset is not a COCO instances file, nothing in a split can be described, an option is out of
-            range, or `output` must not be written. A `BadRowError` if an annotation is invalid.
+        ValueError: the dataset has no objects with masks and classes, nothing in a split can be described, an option
+            is out of range, or `output` must not be written. A `BadRowError` if an annotation is invalid.
         TypeError: an option has a wrong type.
         FileNotFoundError: the dataset or an image does not exist.
         OSError: `output` cannot be written, for example because the disk is full.
@@ -120,7 +119,7 @@ def describe_dataset(
         raise ValueError(f"min_area: expected a share of the image from 0 to below 1, got {min_area}; change it.")
     if max_expressions < 1:
         raise ValueError(f"max_expressions: expected 1 or more, got {max_expressions}; change it.")
-    ours = _written_files(Path(output))
+    ours = {PREVIEW, *written_files(Path(output))}
     check_output(output, overwrite, dataset_path(source), ours.__contains__)
     reader = SceneReader(source, bad_rows, allow_outside)
     output = Path(os.path.realpath(output))
@@ -160,14 +159,17 @@ def _write_split(
             if not lines:
                 counts.undescribed_images += 1
                 continue
-            name = _unique_name(scene.name, names)
+            name = unique_name(scene.name, names)
             file = folder / "images" / name
             file.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(scene.file, file)
+            if scene.image.data is None:
+                shutil.copyfile(scene.image.file, file)
+            else:
+                file.write_bytes(scene.image.data)
             for item, line in lines:
                 _write_object(item, {"file_name": f"images/{name}", **line}, folder, metadata)
             counts.images += 1
-            counts.licenses[scene.license or ""] += 1
+            counts.licenses[scene.image.license or ""] += 1
     return counts
 
 
@@ -200,8 +202,8 @@ def _describe_scene(
             "ann_id": item.ann_id,
             "category_id": item.category_id,
             "category": item.name,
-            "license": scene.license,
-            "url": scene.url,
+            "license": scene.image.license,
+            "url": scene.image.url,
         }
         described.append((item, line))
     return described
@@ -213,28 +215,3 @@ def _write_object(item: SceneObject, line: dict[str, Any], folder: Path, metadat
     name = f"masks/{item.ann_id}.png"
     Image.fromarray(decode_mask(item.mask) > 0).save(folder / name)
     metadata.write(json.dumps({**line, "mask_file_name": name}, ensure_ascii=False) + "\n")
-
-
-def _unique_name(name: str, taken: set[str]) -> str:
-    """Return the name of a copied image: below the image folder, and used only once."""
-    if ".." in Path(name).parts or Path(name).is_absolute():
-        name = Path(name).name
-    path, number = Path(name), 1
-    while name in taken:
-        number += 1
-        name = path.with_stem(f"{path.stem}-{number}").as_posix()
-    taken.add(name)
-    return name
-
-
-def _written_files(folder: Path) -> set[str]:
-    """Return the names of the files in a folder that an earlier call wrote."""
-    names = {MARKER, "README.md", PREVIEW}
-    for file in folder.glob(f"*/{METADATA}"):
-        names.add(f"{file.parent.name}/{METADATA}")
-        try:
-            lines = [parse_json(line, str(file)) for line in file.read_text(encoding="utf-8").split("\n") if line]
-            names |= {f"{file.parent.name}/{line[key]}" for line in lines for key in ("file_name", "mask_file_name")}
-        except (OSError, ValueError, TypeError, KeyError):  # edited by somebody, so it is unknown which files are ours
-            continue
-    return names

@@ -1,0 +1,67 @@
+"""Dataset card (README.md) of the output of `detris data split`."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from huggingface_hub import DatasetCardData
+
+from ..card_text import cell, code, table
+from .result import SplitResult
+
+
+def split_card(name: str, source: str, result: SplitResult) -> str:
+    """Return the README.md of the output.
+
+    Args:
+        name: name of the new dataset.
+        source: name of the dataset that was split, without folders, which are private.
+        result: what was written.
+    """
+    data = DatasetCardData(
+        pretty_name=name, task_categories=["image-segmentation"], tags=["referring-image-segmentation", "detris_peft"]
+    )
+    rows = [
+        (split, counts.images, counts.references, counts.sentences, f"{result.share(split):.1%}")
+        for split, counts in result.splits.items()
+    ]
+    return f"""---
+{data.to_yaml()}
+---
+
+# {cell(code(name))}
+
+`{code(source)}`, split by image with `detris data split` (seed {result.seed}). No image is in two splits.
+{_near_duplicates(result)}
+
+{table(("split", "images", "references", "sentences", "share of the references"), rows)}
+
+## Licenses
+
+The images are the original files, byte for byte. **The licenses of images and annotations are unchanged.**
+{_licenses(result)}
+
+## Format
+
+`metadata.jsonl` has one line per reference, with its image, mask, sentences and ids, and the other fields of the
+source's lines. To train on it: `detris train --dataset path`.
+"""
+
+
+def _near_duplicates(result: SplitResult) -> str:
+    rule = f"images whose perceptual hashes differ in at most {result.max_distance} of 64 bits"
+    if not result.groups:
+        return f"There are no near-duplicates ({rule})."
+    images = sum(len(group.images) for group in result.groups)
+    return (
+        f"{images:,} images have near-duplicates ({rule}),\nsuch as resized, recompressed or mirrored copies. "
+        f"Near-duplicates are in one split; groups of them: {len(result.groups):,}."
+    )
+
+
+def _licenses(result: SplitResult) -> str:
+    licenses: Counter[str] = sum((counts.licenses for counts in result.splits.values()), Counter())
+    if not any(licenses):
+        return "The source names no license of an image in its lines."
+    rows = [(cell(code(name)) or "not named", number) for name, number in sorted(licenses.items())]
+    return f"The lines of `metadata.jsonl` name them:\n\n{table(('license', 'images'), rows)}"
