@@ -1,4 +1,4 @@
-"""Advisory locks on folders. The system releases them when the process ends, however it ends."""
+"""Advisory locks on folders and files. The system releases them when the process ends, however it ends."""
 
 from __future__ import annotations
 
@@ -29,12 +29,36 @@ def lock_folder(folder: Path, *, shared: bool = False) -> Iterator[None]:
     if sys.platform == "win32":  # cannot open folders
         yield
         return
-    descriptor, started = os.open(folder, os.O_RDONLY), time.monotonic()
+    with _locked(os.open(folder, os.O_RDONLY), folder, _TIMEOUT, shared):
+        yield
+
+
+@contextmanager
+def lock_file(file: Path, timeout: float) -> Iterator[None]:
+    """Hold an advisory lock on a file, which is created if missing. It has no effect on file systems without locks.
+
+    Args:
+        file: a file without content.
+        timeout: seconds to wait for another process.
+
+    Raises:
+        TimeoutError: another process holds the lock for too long.
+        OSError: the file cannot be written.
+    """
+    # Writable, because NFS locks no other files exclusively.
+    with _locked(os.open(file, os.O_RDWR | os.O_CREAT, 0o666), file, timeout, shared=False):
+        yield
+
+
+@contextmanager
+def _locked(descriptor: int, path: Path, timeout: float, shared: bool) -> Iterator[None]:
+    """Hold the lock of an open file or folder, and close it."""
+    started = time.monotonic()
     try:
         while try_lock(descriptor, shared=shared) is False:
-            if time.monotonic() - started > _TIMEOUT:
+            if time.monotonic() - started > timeout:
                 raise TimeoutError(
-                    f"{folder}: another process has been using this folder for {_TIMEOUT} s; wait for it, or end it."
+                    f"{path}: another process has been using it for {timeout:.0f} s; wait for it, or end it."
                 )
             time.sleep(0.02)
         yield
