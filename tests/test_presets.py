@@ -52,6 +52,19 @@ def test_a_recipe_holds_only_training_arguments_that_differ_from_the_defaults(na
     TrainingArguments(**recipe)
 
 
+@pytest.mark.parametrize("name", presets.list_recipes())
+def test_a_named_recipe_holds_training_arguments_that_do_not_depend_on_the_data(name):
+    recipe = presets.get_recipe(name)
+    assert not recipe.options.keys() & {"epochs", "milestones"}
+    assert recipe.options.keys() <= asdict(TrainingArguments()).keys()
+    TrainingArguments(**recipe.options, epochs=recipe.epochs(100, 16), milestones=recipe.milestones(10))
+
+
+def test_an_unknown_named_recipe_is_refused_with_the_list_of_recipes():
+    with pytest.raises(ValueError, match=r"recipe: expected one of few-images, got 'many'"):
+        presets.get_recipe("many")
+
+
 def test_the_recipes_are_the_published_ones():
     """The paper: 50 epochs, decay after 35; batch size 32 and 1e-4 for DETRIS-B, 64 and 2e-4 for DETRIS-L."""
     names = ("epochs", "batch_size", "learning_rate", "milestones", "mixed_precision", "max_grad_norm")

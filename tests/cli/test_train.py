@@ -70,10 +70,10 @@ def test_command_line_wins_over_yaml_over_recipe_over_defaults(parse):
 
 def test_the_values_used_of_the_recipe_are_described_in_one_line(parse):
     run, training = parse("--preset", "detris-l", "--batch_size", "16")
-    line = describe_recipe(run.preset, training)
+    line = describe_recipe(run, training)
     assert line == "Recipe of detris-l: mixed_precision=bf16, learning_rate=0.0002 (overridden: batch_size)"
     run, training = parse("--preset", "detris-b", "--mixed_precision", "no")
-    assert describe_recipe(run.preset, training) == "Recipe of detris-b: none (overridden: mixed_precision)"
+    assert describe_recipe(run, training) == "Recipe of detris-b: none (overridden: mixed_precision)"
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,8 @@ def write_workspace(folder: Path) -> Path:
     for split in ("train", "val"):
         shutil.copy(folder / f"street/{split}.json", folder)
         shutil.copytree(folder / "street" / split, folder / split)
-    shutil.copytree(folder / "flowers", folder / "described")
+    for copy in ("described", "half"):
+        shutil.copytree(folder / "flowers", folder / copy)
     (folder / "mine.yaml").write_text(_EXPERIMENT)
     image_encoder("dinov2", patch_size=14, image_size=28).save_pretrained(folder / "dinov2-small")
     text_encoder("bert").save_pretrained(folder / "minilm")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -108,6 +109,8 @@ def run(
     """
     if own_group:
         os.setpgrp()
+    # A process of a fork server starts DataLoader workers as new interpreters, which import torch for seconds each.
+    multiprocessing.set_start_method("fork", force=True)
     torch.set_num_threads(1)
     if die_at_sync:
         calls = iter(range(1, die_at_sync + 1))

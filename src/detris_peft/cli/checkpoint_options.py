@@ -30,23 +30,36 @@ class CheckpointArguments:
     subfolder: str = field(default="", metadata={"help": "folder of the checkpoint within --checkpoint"})
 
     def __post_init__(self) -> None:
-        if not self.checkpoint:
-            raise ValueError("--checkpoint: expected a folder or Hub id, got an empty name; pass one.")
-        path = Path(self.checkpoint)
-        recover(path)  # a save that was interrupted
-        if path.is_dir():
-            if self.revision is not None:
-                raise ValueError(
-                    f"--revision: expected a Hub id as --checkpoint, got the folder {self.checkpoint}; omit it."
-                )
-            check_checkpoint_folder(path / self.subfolder, "--subfolder" if self.subfolder else "--checkpoint")
-        elif path.exists():
-            fix = "convert a released .pth with `detris convert`" if path.suffix == ".pth" else "pass its folder"
-            raise ValueError(f"--checkpoint {self.checkpoint}: expected a folder or Hub id, got a file; {fix}.")
-        elif path.is_absolute() or len(path.parts) > 2 or self.checkpoint.startswith((".", "~")):
-            raise FileNotFoundError(
-                f"--checkpoint {self.checkpoint}: expected a folder or Hub id, found no such folder; check the path."
+        check_checkpoint_name(self.checkpoint, "--checkpoint", self.subfolder)
+        if self.revision is not None and Path(self.checkpoint).is_dir():
+            raise ValueError(
+                f"--revision: expected a Hub id as --checkpoint, got the folder {self.checkpoint}; omit it."
             )
+
+
+def check_checkpoint_name(name: str, option: str, subfolder: str = "") -> None:
+    """Raise an error if a name is neither the folder of a checkpoint nor a possible Hub id.
+
+    Args:
+        name: the name.
+        option: the option that names it, for the message.
+        subfolder: folder of the checkpoint within a local one.
+
+    Raises:
+        FileNotFoundError: a path is given that does not exist.
+        ValueError: the folder is no checkpoint; the message names the folder that is meant, if there is one.
+    """
+    if not name:
+        raise ValueError(f"{option}: expected a folder or Hub id, got an empty name; pass one.")
+    path = Path(name)
+    recover(path)  # a save that was interrupted
+    if path.is_dir():
+        check_checkpoint_folder(path / subfolder, "--subfolder" if subfolder else option)
+    elif path.exists():
+        fix = "convert a released .pth with `detris convert`" if path.suffix == ".pth" else "pass its folder"
+        raise ValueError(f"{option} {name}: expected a folder or Hub id, got a file; {fix}.")
+    elif path.is_absolute() or len(path.parts) > 2 or name.startswith((".", "~")):
+        raise FileNotFoundError(f"{option} {name}: expected a folder or Hub id, found no such folder; check the path.")
 
 
 def check_checkpoint_folder(folder: Path, option: str) -> None:

@@ -36,7 +36,8 @@ from ..training.fingerprint import dataset_fingerprint, frozen_weights_fingerpri
 from ..training.trackers import check_trackers
 from .backbone_options import KINDS
 from .backbone_selection import Backbone, load_backbone
-from .train_options import TrainOptions
+from .initial_checkpoint import find_initial_checkpoint
+from .train_options import TrainOptions, with_recipe
 from .training_run import check_leaks, create_config, run_training, start_processes
 
 
@@ -125,11 +126,13 @@ def _prepare(
 def _prepare_arm(
     name: str, options: TrainOptions, data: Any, number_of_rows: int, weights: dict[Any, str], state: PartialState
 ) -> Arm:
+    options = with_recipe(options, number_of_rows, state.num_processes)
     run, source, backbones, training = options
     check_trackers(training.report_to)
     accumulation = training.gradient_accumulation_steps
     GlobalBatches(number_of_rows, training.batch_size, state.num_processes, 0, accumulation, training.drop_last)
-    config, selected = create_config(run, backbones, Path(training.output_dir) / "backbones")
+    initial = find_initial_checkpoint(run.init_from, training) if run.init_from is not None else None
+    config, selected = create_config(run, backbones, Path(training.output_dir) / "backbones", initial)
     parameters = count_parameters(meta_model(config))
     settings = {
         "options": _option_settings(options, state.num_processes),
@@ -137,6 +140,8 @@ def _prepare_arm(
         "backbones": {kind: _backbone_fingerprint(config, kind, selected[kind], weights) for kind in KINDS},
         "data": data,
     }
+    if initial is not None:
+        settings["init_from"] = initial.sha256
 
     every = {**asdict(run), **asdict(source), **asdict(backbones), **asdict(training)}
 
@@ -160,6 +165,7 @@ def _option_settings(options: TrainOptions, num_processes: int) -> dict[str, Any
     run, tokenizer = options.run, options.backbones.tokenizer
     others = {"keep_aspect_ratio": run.keep_aspect_ratio, "train_split": run.train_split, "val_split": run.val_split}
     others["tokenizer"] = tokenizer and Path(tokenizer).name
+    others["init_from"] = run.init_from and "/".join(Path(run.init_from).parts[-2:])
     return training_settings(options.training, others, num_processes)
 
 
@@ -194,7 +200,8 @@ def _check_existing(folder: Path, experiment: Experiment, options: Mapping[str, 
             "--report_only."
         )
     for result in results:
-        own, run = options[result.arm], options[result.arm].run
+        own = with_recipe(options[result.arm], _number_of_references(result), result.num_processes)
+        run = own.run
         expected = _option_settings(own, result.num_processes)
         model = without_paths({"preset": run.preset, **run.config_fields})
         fields_of_result = result.options.get("config_fields")
@@ -206,6 +213,14 @@ def _check_existing(folder: Path, experiment: Experiment, options: Mapping[str, 
                     f"{folder}: {result.name}: expected a result with the options of the experiment, got another one "
                     f"({difference}); choose another --output_dir, or remove that result."
                 )
+
+
+def _number_of_references(result: Any) -> int | None:
+    """Return the size of the training split of a result; None if the file does not state it."""
+    data = result.settings.get("data")
+    train = data.get("train") if isinstance(data, Mapping) else None
+    number = train.get("number") if isinstance(train, Mapping) else None
+    return number if isinstance(number, int) and number > 0 else None
 
 
 def _update_report(report: Report) -> None:

@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 
+from ..adapters.config import AdapterConfig
 from ..modeling import DetrisConfig
 from ..modeling.adapter_configs import change_adapter, new_adapter
 from ..modeling.backbone_adapters import adapt_backbone
 from ..modeling.bridger_config import BridgerConfig
 from ..modeling.encoders import build_backbone
 from ..modeling.layers import DEFAULT_DEPTH
-from .config_options import BACKBONES
+from .config_options import ADAPTERS, BACKBONES
 
 
 def apply_config_options(config: DetrisConfig, given: Mapping[str, Any]) -> DetrisConfig:
@@ -55,6 +56,21 @@ def apply_config_options(config: DetrisConfig, given: Mapping[str, Any]) -> Detr
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
     return config
+
+
+def initialize_adapters(config: DetrisConfig, init_weights: str, given: Mapping[str, Any]) -> None:
+    """Set the initialization of adapters of our own types, unless an option sets it. Changes the config.
+
+    Args:
+        config: the config of the model.
+        init_weights: a value of `AdapterConfig.init_weights`.
+        given: the given options of `DetrisConfig`.
+    """
+    for name in ADAPTERS:
+        adapter, changes = getattr(config, name), given.get(name) or {}
+        is_given = f"{name}.init_weights" in given or "init_weights" in changes
+        if isinstance(adapter, AdapterConfig) and not is_given:
+            adapter.init_weights = init_weights
 
 
 def _bridger(config: DetrisConfig, changes: dict[str, Any]) -> BridgerConfig | None:

@@ -118,7 +118,7 @@ def evaluate_checkpoint(checkpoint: CheckpointArguments, arguments: EvaluationAr
         accelerator.print(f"{len(bad_rows)} invalid {'row was' if len(bad_rows) == 1 else 'rows were'} skipped:")
         for error in bad_rows:
             accelerator.print(f"  {error.kind}: {error}")
-    expressions = [text for texts in rows["sentences"] for text in (texts[:1] if sentences == "first" else texts)]
+    expressions = [text for texts in rows["sentences"][:] for text in (texts[:1] if sentences == "first" else texts)]
     notice = truncation_notice(processor.tokenizer, expressions, processor.max_text_length)  # type: ignore[attr-defined]
     if notice:
         accelerator.print(notice)

@@ -11,7 +11,8 @@ from .train_options import TrainOptions, option_types, resolve_options, run_pars
 
 _TITLE = (
     "Train DETRIS on any dataset: the RefCOCO family, your own, or one from the Hub. Options that are not given are "
-    "taken from the YAML file (--config), then from the preset's recipe, then from the defaults below."
+    "taken from the YAML file (--config), then from the named recipe (--recipe), then from the preset's recipe, then "
+    "from the defaults below."
 )
 
 
@@ -32,7 +33,7 @@ def create_parser(prog: str | None = None) -> CommandParser:
 
 
 def parse_arguments(argv: Sequence[str] | None, prog: str | None = None) -> TrainOptions:
-    """Parse the options. Precedence: command line, YAML file, recipe of the preset, defaults.
+    """Parse the options. Precedence: command line, YAML file, named recipe, recipe of the preset, defaults.
 
     Raises:
         ValueError: an option of the YAML file is unknown, or a value is outside its range.

@@ -31,8 +31,9 @@ from ..training.trackers import check_trackers
 from .backbone_options import KINDS, BackboneArguments
 from .backbone_selection import Backbone, load_backbone, select_backbones
 from .checkpoint_options import truncation_notice
-from .config_changes import apply_config_options
-from .train_options import RunArguments, TrainOptions, describe_recipe
+from .config_changes import apply_config_options, initialize_adapters
+from .initial_checkpoint import InitialCheckpoint, check_recorded, find_initial_checkpoint
+from .train_options import RunArguments, TrainOptions, describe_recipe, with_recipe
 
 
 def train_in_all_processes(options: TrainOptions) -> None:
@@ -70,20 +71,27 @@ def run_training(all_options: TrainOptions, state: PartialState) -> list[dict[st
         TrainingInterrupted: after SIGINT or SIGTERM, once the run is saved.
     """
     run, source, backbones, training = all_options
-    state.print(describe_recipe(run.preset, training))
 
     # Everything that can be refused is checked before the first file is written.
     folder = Path(training.output_dir) / "backbones"
-    config, selected = create_config(run, backbones, folder)
+    initial = _initial_checkpoint(run, training)
+    config, selected = create_config(run, backbones, folder, initial)
     bad_rows = BadRows() if training.skip_bad_rows else None
     train_rows, val_rows = _load_rows(run, source, bad_rows, state)
-    tokenizer = _create_tokenizer(backbones, config, run, source, train_rows)
-    processor = DetrisProcessor.from_config(config, tokenizer)
-    processor.keep_aspect_ratio = run.keep_aspect_ratio
+    is_stream = isinstance(train_rows, datasets.IterableDataset)
+    training = with_recipe(all_options, None if is_stream else len(train_rows), state.num_processes).training
+    state.print(describe_recipe(run, training))
+    if initial is None:
+        tokenizer = _create_tokenizer(backbones, config, run, source, train_rows)
+        processor = DetrisProcessor.from_config(config, tokenizer)
+        processor.keep_aspect_ratio = bool(run.keep_aspect_ratio)
+    else:
+        processor = initial.load_processor(run, backbones, config)
+        state.print(initial.description)
     if training.push_to_hub:
         _check_push(config, training.push_to_hub)
-    if not isinstance(train_rows, datasets.IterableDataset):
-        _report_truncated(state, tokenizer, train_rows, config.max_text_length)
+    if not is_stream:
+        _report_truncated(state, processor.tokenizer, train_rows, config.max_text_length)
 
     def write_backbones() -> None:
         _check_run(training, train_rows, state)
@@ -96,12 +104,23 @@ def run_training(all_options: TrainOptions, state: PartialState) -> list[dict[st
         raise ValueError(failure)
     presets.random_backbones(config, folder, training.seed)  # names them on the other ranks
     set_seed(training.seed)  # initialization of adapters and head
-    model = DetrisForReferringSegmentation.from_backbones(
-        load_backbone(config, "vision"), load_backbone(config, "text"), config, tokenizer
-    )
+    if initial is None:
+        model = DetrisForReferringSegmentation.from_backbones(
+            load_backbone(config, "vision"), load_backbone(config, "text"), config, processor.tokenizer
+        )
+    else:
+        model = initial.load_model(config, processor.tokenizer)
 
-    options = {**asdict(run), **asdict(source), **asdict(backbones)}
+    options = {**asdict(run), **asdict(source), **asdict(backbones), "keep_aspect_ratio": processor.keep_aspect_ratio}
+    options |= initial.record if initial else {}
     return train(model, processor, train_rows, val_rows, training, options, bad_rows)
+
+
+def _initial_checkpoint(run: RunArguments, training: TrainingArguments) -> InitialCheckpoint | None:
+    if run.init_from is None:
+        check_recorded(None, training)
+        return None
+    return find_initial_checkpoint(run.init_from, training)
 
 
 def _warn_if_not_distributed(state: PartialState) -> None:
@@ -166,7 +185,7 @@ def check_leaks(
 
 
 def _expressions(rows: datasets.Dataset) -> list[str]:
-    return [sentence for sentences in rows["sentences"] for sentence in sentences]
+    return [sentence for sentences in rows["sentences"][:] for sentence in sentences]
 
 
 def _report_truncated(
@@ -182,7 +201,7 @@ def _report_truncated(
 
 
 def create_config(
-    run: RunArguments, arguments: BackboneArguments, folder: Path
+    run: RunArguments, arguments: BackboneArguments, folder: Path, initial: InitialCheckpoint | None = None
 ) -> tuple[DetrisConfig, dict[str, Backbone]]:
     """Return the config of the model and its backbones, which decide their classes and sizes. Nothing is written.
 
@@ -190,17 +209,23 @@ def create_config(
         run: the preset, and the given fields of `DetrisConfig`.
         arguments: options that select the backbones.
         folder: folder for backbones that have to be written.
+        initial: the checkpoint from which training starts.
 
     Raises:
         ValueError: a backbone cannot be used, or a field does not fit the others.
         OSError: a backbone cannot be read.
     """
-    preset, given = presets.get(run.preset), run.config_fields
+    if initial is not None:
+        return initial.create_config(run, arguments, folder)
+    preset, given = presets.get(run.preset or presets.DEFAULT_PRESET), run.config_fields
     selected = select_backbones(preset, arguments, given, folder)
     config = preset.scaled_to(*(copy.deepcopy(selected[kind].config) for kind in KINDS))
     for kind, backbone in selected.items():
         config.name_backbone(kind, backbone.name)
-    return apply_config_options(config, given), selected
+    config = apply_config_options(config, given)
+    if run.recipe is not None:
+        initialize_adapters(config, presets.get_recipe(run.recipe).init_weights, given)
+    return config, selected
 
 
 def _create_tokenizer(
@@ -208,13 +233,14 @@ def _create_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """Load the tokenizer of the text encoder, or train one on the expressions of the training rows."""
     # Not the config's name, which is a folder below output_dir if the text encoder comes from an original file.
-    name = arguments.tokenizer or arguments.text_model or presets.get(run.preset).text_name_or_path
+    preset = run.preset or presets.DEFAULT_PRESET
+    name = arguments.tokenizer or arguments.text_model or presets.get(preset).text_name_or_path
     if name:
         revision = config.text_revision if name == config.text_name_or_path else None
         return load_tokenizer(name, revision or "main")
     if source.streaming:
         raise ValueError(
-            f"--preset {run.preset}: expected a dataset to train a tokenizer on, got a stream; remove --streaming, or "
+            f"--preset {preset}: expected a dataset to train a tokenizer on, got a stream; remove --streaming, or "
             "set --tokenizer."
         )
     return train_tokenizer(_expressions(train_rows), config.text_config.vocab_size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from .card_image import CARD_IMAGE_FILE
 from .configuration_detris import DetrisConfig
@@ -17,6 +18,7 @@ REPO_ID_PLACEHOLDER = "path/or/repository"
 # Options shown in the card. Others may contain local paths and are never shown.
 _SHOWN = (
     "preset",
+    "recipe",
     "position_interpolation",
     "keep_aspect_ratio",
     "epochs",
@@ -145,4 +147,12 @@ def training_section(results: TrainingResults) -> str:
         return ""
     rows = "\n".join(f"| {name} | {value} |" for name, value in shown.items())
     data = ", ".join(map(plain_name, results.trained_on or [results.dataset]))
+    start = results.options.get("init_from")
+    if start:
+        data += f", from the weights of {_plain_checkpoint(str(start))}"
     return f"## Training\n\nTrained on {data}.\n\n| option | value |\n|---|---|\n{rows}"
+
+
+def _plain_checkpoint(name: str) -> str:
+    """Return the name of a checkpoint without local paths: a Hub id, or the folder with its run (`flowers/best`)."""
+    return name if is_hub_name(name) else "/".join(Path(name).parts[-2:])

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..lazy_names import lazy_names
+from .recipes import Recipe, get_recipe, list_recipes
 
 if TYPE_CHECKING:
     from ..modeling import DetrisConfig
@@ -23,18 +24,24 @@ else:
     )
 
 __all__ = [
+    "DEFAULT_PRESET",
     "Published",
+    "Recipe",
     "detris_b",
     "detris_b_half",
     "detris_l",
     "detris_l_mixed",
     "get",
+    "get_recipe",
     "list_presets",
+    "list_recipes",
     "published",
     "random_backbones",
     "recipe",
     "tiny",
 ]
+
+DEFAULT_PRESET = "detris-b"
 
 
 class Published(NamedTuple):
