@@ -133,7 +133,7 @@ CASES = [
         "image of another size",
         coco(images=[{"id": 1, "file_name": "folder/train/0.png", "width": 40, "height": 48}]),
         "40x48 pixels as in coco.json",
-        "fix the JSON",
+        "fix the declared size",
     ),
     # -- options
     _option("split that does not exist", "--splits val", "no split 'val', expected one of train", "change --splits"),

@@ -116,6 +116,18 @@ def test_errors_are_counted_listed_and_give_exit_code_1(garden, capsys, tmp_path
     assert len([one for one in content["errors"] if one["split"] == "train"]) == 5  # the report is not shortened
 
 
+def test_only_invalid_rows_can_be_skipped(garden, capsys):
+    folder = garden(train=[line("good.png")], val=[line("good.png")])
+    (folder / "val" / "good.png").write_bytes((folder / "train" / "good.png").read_bytes())
+    code, out, _ = run(capsys, "check", "--dataset", folder)
+    assert code == 1
+    assert out.rstrip().endswith("\nFix these errors.")
+    with open(folder / "train" / "metadata.jsonl", "a", encoding="utf-8") as file:
+        file.write("\nno JSON")
+    _, out, _ = run(capsys, "check", "--dataset", folder)
+    assert out.rstrip().endswith("\nFix these errors, or pass --skip_bad_rows to skip invalid rows.")
+
+
 def test_tokens_are_counted_with_a_tokenizer(garden, capsys, tmp_path):
     words = Tokenizer(models.WordLevel({"[UNK]": 0, "<s>": 1, "</s>": 2}, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.Split("", "isolated")  # one token per letter

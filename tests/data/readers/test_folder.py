@@ -108,6 +108,12 @@ def test_images_of_split_subfolders_may_have_equal_names(tmp_path):
         load_folder(tmp_path)
 
 
+def test_a_file_without_a_readable_line_is_an_error_that_names_the_line(folder):
+    (folder / "metadata.jsonl").write_text('{"file_name": "a.png"')
+    with pytest.raises(ValueError, match=r"metadata\.jsonl line 1: expected a JSON object, got .*; fix the line"):
+        folder_splits(folder)
+
+
 def test_lines_may_have_a_split_field(folder):
     write_lines(folder, line(), line(split="val", sentence="other"))
     assert folder_splits(folder) == ["train", "val"]

@@ -30,7 +30,7 @@ def write_folder(folder):
             for index in range(count):
                 name = "missing.png" if (split, index) == ("train", 1) else "a.png"
                 texts = [f"{split} {index}", f"object {index} of {split}"]
-                row = {"file_name": name, "sentences": texts, "mask": BOX, "note": f"{split}{index}"}
+                row = {"file_name": name, "sentences": texts, "mask": BOX, "category": "box", "note": split}
                 file.write(json.dumps(row) + "\n")
     return folder
 

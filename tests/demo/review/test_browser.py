@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from urllib.parse import urlsplit
 
 import pytest
@@ -69,7 +70,8 @@ def test_an_object_is_shown_with_its_image_sentences_position_and_keys(page):
     assert page.input_value("[data-part=position]") == "1"
     assert page.inner_text("[data-part=count]") == "6"
     assert page.locator("#review img").evaluate("image => image.naturalWidth") == 720
-    assert "a.png · split train · train/metadata.jsonl line 1" in page.inner_text("figcaption")
+    assert page.inner_text("figcaption") == "box · a.png · split train · train/metadata.jsonl line 1"
+    assert page.locator("#review textarea").first.get_attribute("dir") == "auto"
     keys = page.inner_text(".keys")
     assert all(key in keys for key in ("PageDown", "PageUp", "Alt", "Enter", "Esc", "next", "previous"))
     assert "my <b>set</b>" in page.inner_text("#page-title")
@@ -79,14 +81,16 @@ def test_an_object_is_shown_with_its_image_sentences_position_and_keys(page):
 def test_keys_go_to_the_next_and_the_previous_object(page):
     page.locator("body").press("j")
     wait_for_object(page, 2)
-    assert "missing.png is missing" in page.inner_text("[data-part=image-error]")
+    page.locator("[data-part=image-error]", has_text="missing.png is missing").wait_for()
     page.locator("body").press("PageDown")
     wait_for_object(page, 3)
     page.locator("textarea").first.press("PageDown")
     wait_for_object(page, 4)
     page.locator("textarea").first.press("Alt+ArrowRight")
     wait_for_object(page, 5)
-    page.locator("body").press("k")
+    assert page.evaluate("document.activeElement.ariaLabel") == "Sentence 1"  # where the reviewer was
+    page.keyboard.press("Escape")
+    page.keyboard.press("k")
     wait_for_object(page, 4)
     page.locator("textarea").first.press("Alt+ArrowLeft")
     wait_for_object(page, 3)
@@ -139,19 +143,48 @@ def test_sentences_are_written_added_and_deleted_and_masks_flagged_with_keys(pag
     page.wait_for_function("document.querySelector('[data-part=count]').textContent === '1'")
     page.uncheck("[data-part=flag]")
     wait_for_state(page, "Saved")
-    assert read_lines(folder)[0] == {**read_lines(folder)[0], "note": "train0"}
+    assert read_lines(folder)[0] == {**read_lines(folder)[0], "note": "train"}
     assert "bad_mask" not in read_lines(folder)[0]
 
 
 def test_typing_just_before_the_next_object_is_saved(page, folder):
-    for position in range(1, 5):
-        page.locator("textarea").first.press("End")
+    page.keyboard.press("e")
+    for _ in range(4):
         page.keyboard.type("!")
         page.keyboard.press("PageDown")
         page.keyboard.press("PageDown")
         page.keyboard.press("PageUp")
-        wait_for_object(page, position + 1)
+    wait_for_object(page, 5)
     assert [row["sentences"][0] for row in read_lines(folder)] == [f"train {index}!" for index in range(4)]
+
+
+def test_letters_typed_while_an_object_is_loaded_are_meant_for_it(page, folder):
+    """They are neither lost, nor typed into the object before it, nor taken for keys of the page."""
+    page.route("**/component_server", lambda route: (time.sleep(0.3), route.continue_()))
+    page.keyboard.type("je fmajk 1")
+    page.keyboard.press("PageDown")
+    page.keyboard.type(" fmajk 2")
+    wait_for_object(page, 3)
+    wait_for_state(page, "Saved")
+    page.keyboard.press("Escape")
+    page.keyboard.type("kf")
+    wait_for_object(page, 2)
+    wait_for_state(page, "Saved")
+    found = [(row["sentences"][0], row.get("bad_mask")) for row in read_lines(folder)]
+    assert found == [("train 0", None), ("train 1 fmajk 1", True), ("train 2 fmajk 2", None), ("train 3", None)]
+
+
+def test_the_rest_of_a_sentence_that_another_reviewer_overtook_is_no_key(page, other_server, browser, folder):
+    page.keyboard.press("e")
+    other = open_page(browser, other_server)
+    other.locator("textarea").first.fill("theirs")
+    wait_for_state(other, "Saved")
+    page.keyboard.type("jfm", delay=200)
+    wait_for_state(page, "Not saved")
+    assert texts(page) == ["theirs", "object 0 of train"]
+    assert page.input_value("[data-part=position]") == "1"
+    assert read_lines(folder)[0]["sentences"][0] == "theirs"
+    assert "bad_mask" not in read_lines(folder)[0]
 
 
 def test_blank_and_last_sentences_are_refused_with_a_message(page, folder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from functools import cache
 from io import BytesIO
 
 import httpx
@@ -13,14 +14,19 @@ from PIL import Image
 from tests.demo.review.conftest import BOX, read_lines
 
 TRAIN = "train/metadata.jsonl"
+CLIENT = httpx.Client(timeout=60)
+
+
+@cache
+def component_id(address):
+    components = CLIENT.get(f"{address}config").json()["components"]
+    return next(component["id"] for component in components if component["props"].get("elem_id") == "review")
 
 
 def ask(address, name, request, headers=None):
     """Call a function of the page's component."""
-    config = httpx.get(f"{address}config").json()
-    component = next(c for c in config["components"] if c["props"].get("elem_id") == "review")
-    body = {"data": request, "component_id": component["id"], "fn_name": name, "session_hash": "test"}
-    response = httpx.post(f"{address}gradio_api/component_server", json=body, headers=headers, timeout=60)
+    body = {"data": request, "component_id": component_id(address), "fn_name": name, "session_hash": "test"}
+    response = CLIENT.post(f"{address}gradio_api/component_server", json=body, headers=headers)
     response.raise_for_status()
     return response.json()
 
@@ -40,6 +46,7 @@ def test_objects_are_shown_in_order_and_by_split(server):
     assert answer["splits"] == ["train", "val"]
     assert (shown["position"], shown["count"], shown["file"], shown["number"]) == (1, 6, TRAIN, 1)
     assert (shown["sentences"], shown["split"], shown["name"]) == (["train 0", "object 0 of train"], "train", "a.png")
+    assert shown["category"] == "box"
     place = {"file": TRAIN, "number": 1}
     assert show(server, **place, step=2)["object"]["number"] == 3
     assert show(server, **place, step=4)["object"]["split"] == "val"
@@ -161,11 +168,11 @@ def test_pages_of_other_sites_cannot_edit(server, folder):
 
 def test_files_of_the_server_are_not_served(server, folder):
     for path in ("/etc/hostname", str(folder / "train" / "a.png"), str(folder / TRAIN)):
-        assert httpx.get(f"{server}gradio_api/file={path}").status_code in (403, 404)
+        assert CLIENT.get(f"{server}gradio_api/file={path}").status_code in (403, 404)
     for name in ("postprocess", "preprocess", "push_to_hub", "to_json", "folder"):
         with pytest.raises(httpx.HTTPStatusError, match="404"):
             ask(server, name, {})
-    config = httpx.get(f"{server}config").json()
+    config = CLIENT.get(f"{server}config").json()
     assert config["dependencies"] == []
     assert "my <b>set</b>" not in json.dumps(config["components"])
 
@@ -176,5 +183,6 @@ def test_a_file_that_cannot_be_written_gives_a_message(server, folder, monkeypat
 
     shown = show(server)["object"]
     monkeypatch.setattr("detris_peft.data.tools.review.folder.write_metadata", fail)
-    assert "No space left on device" in save(server, shown, [[0, "new"]])["error"]
+    expected = f"{TRAIN}: cannot be written (No space left on device); free disk space, or allow writing."
+    assert save(server, shown, [[0, "new"]])["error"] == expected
     assert read_lines(folder)[0]["sentences"][0] == "train 0"

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from ...data.errors import BAD_KINDS
 from ...data.sources import DataSource
 from ...data.tools.report import SplitReport, as_json
 from ...defaults import IMAGE_SIZE, MAX_TEXT_LENGTH
 from ...outputs import check_output_file
-from .output import check_splits, dataset_files, list_findings, write_output
+from .output import check_splits, dataset_files, format_table, list_findings, write_report
 from .preview import check_preview, write_preview
 
 _SHOWN_CHECKSUMS = 8
@@ -74,9 +74,7 @@ def check(options: CheckArguments, source: DataSource) -> None:
     messages = []
     # Written before anything is printed, which may fail.
     if options.report:
-        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        with write_output(options.report) as file:  # names of files may hold bytes that are not UTF-8
-            file.write_bytes(text.encode("utf-8", "backslashreplace"))
+        write_report(options.report, content)
         messages.append(f"wrote {options.report}")
     if options.preview:
         rows = [report.rows for report in reports if report.rows]
@@ -109,20 +107,17 @@ def format_reports(source: DataSource, reports: Sequence[SplitReport], checksums
         )
         table.append([report.split, *("-" if count is None else f"{count:,}" for count in counts)])
     table = [[cell for cell, header in zip(row, headers, strict=True) if header not in hidden] for row in table]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     name = f"{source.dataset}, split by {source.split_by}" if has_published else source.dataset
-    lines = [f"{name} ({source.reader().tool(source)})", ""]
-    for split, *counts in table:
-        cells = (cell.rjust(width) for cell, width in zip(counts, widths[1:], strict=True))
-        lines.append("  ".join([split.ljust(widths[0]), *cells]))
-    lines += _list_checksums(checksums)
+    lines = [f"{name} ({source.reader().tool(source)})", "", *format_table(table), *_list_checksums(checksums)]
     errors = [finding for report in reports for finding in report.errors]
     lines += list_findings("errors", errors)
     lines += list_findings("notices", [finding for report in reports for finding in report.notices])
     missing = [finding.split for report in reports for finding in report.notices if finding.kind == "split_missing"]
     conclusion = "No errors found."
     if errors:
-        conclusion = "Fix these errors, or pass --skip_bad_rows to skip invalid rows."
+        conclusion = "Fix these errors."
+        if any(finding.kind in BAD_KINDS for finding in errors):
+            conclusion = "Fix these errors, or pass --skip_bad_rows to skip invalid rows."
     elif any(report.objects for report in reports):
         conclusion = "No errors found in the masks, but there are no sentences: make some with `detris data describe`."
     elif missing:

@@ -14,7 +14,7 @@ from ...data.errors import BadRows
 from ...data.sources import DataSource
 from ...data.tools.describe.defaults import MAX_EXPRESSIONS, MIN_AREA, PREVIEW
 from ...outputs import check_output_file
-from .output import check_splits, dataset_files, list_bad_rows, stop_on_sigterm
+from .output import check_not_inside, check_splits, dataset_files, format_table, list_bad_rows, stop_on_sigterm
 from .preview import check_preview, write_preview
 
 if TYPE_CHECKING:
@@ -76,11 +76,8 @@ def describe(options: DescribeArguments, source: DataSource) -> None:
     if options.preview is not None:  # fail early
         check_output_file(options.preview, options.overwrite, dataset_files(source), "--preview")
         check_preview()
-        if Path(os.path.realpath(options.preview)).is_relative_to(os.path.realpath(options.output)):
-            raise ValueError(
-                f"--preview {options.preview}: expected a file that is not in --output, which must be new; omit "
-                f"--preview to write {PREVIEW} there, or choose another folder."
-            )
+        fix = f"omit --preview to write {PREVIEW} there, or choose another folder"
+        check_not_inside(options.preview, options.output, "--preview", fix)
     bad_rows = BadRows() if options.skip_bad_rows else None
     preview = options.preview
     if preview is None and find_spec("matplotlib") is not None:
@@ -130,11 +127,4 @@ def format_counts(counts: Mapping[str, DescribedSplit]) -> str:
     table += [
         (f"  {title}", *(f"{getattr(count, name):,}" for count in counts.values())) for name, title in omitted.items()
     ]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = [
-        "  ".join(
-            [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))]
-        )
-        for first, *cells in table
-    ]
-    return "\n".join(line.rstrip() for line in lines)
+    return "\n".join(format_table(table))

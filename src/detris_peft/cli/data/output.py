@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import glob
+import json
+import os
 import signal
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ...atomic import atomic_write_file
 from ...data.errors import BadRows
@@ -46,6 +49,25 @@ def write_output(file: str) -> Iterator[Path]:
     Path(file).parent.mkdir(parents=True, exist_ok=True)
     with atomic_write_file(Path(file)) as temporary:
         yield temporary
+
+
+def write_report(file: str, content: Any) -> None:
+    """Write the JSON file of `--report`."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    with write_output(file) as temporary:  # names of files may hold bytes that are not UTF-8
+        temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
+
+
+def check_not_inside(file: str, output: str, option: str, fix: str) -> None:
+    """Raise a ValueError if a file is in the folder of `--output`, which the command writes as a whole."""
+    if Path(os.path.realpath(file)).is_relative_to(os.path.realpath(output)):
+        raise ValueError(f"{option} {file}: expected a file that is not in --output, got one in {output}; {fix}.")
+
+
+def format_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table: the first column on the left, numbers on the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
 
 
 @contextmanager

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...data.errors import BadRows
 from ...data.sources import DataSource
 from ...data.tools.split.defaults import FRACTIONS, HIGHEST_DISTANCE, MAX_DISTANCE
 from ...outputs import check_output_file
-from .output import check_splits, dataset_files, list_bad_rows, stop_on_sigterm, write_output
+from .output import (
+    check_not_inside,
+    check_splits,
+    dataset_files,
+    format_table,
+    list_bad_rows,
+    stop_on_sigterm,
+    write_report,
+)
 
 if TYPE_CHECKING:
     from ...data.tools.split import SplitResult
@@ -76,11 +82,7 @@ def split(options: SplitArguments, source: DataSource) -> None:
 
     if options.report is not None:  # fail early
         check_output_file(options.report, options.overwrite, dataset_files(source), "--report")
-        if Path(os.path.realpath(options.report)).is_relative_to(os.path.realpath(options.output)):
-            raise ValueError(
-                f"--report {options.report}: expected a file that is not in --output, which must be new; choose "
-                "another folder."
-            )
+        check_not_inside(options.report, options.output, "--report", "choose another folder")
     bad_rows = BadRows() if options.skip_bad_rows else None
     with stop_on_sigterm():
         result = split_dataset(
@@ -101,9 +103,7 @@ def split(options: SplitArguments, source: DataSource) -> None:
         messages.append(list_bad_rows(bad_rows))
     if options.report is not None:
         content = {"dataset": source.dataset, "output": options.output, **result.as_json()}
-        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        with write_output(options.report) as file:  # names of files may hold bytes that are not UTF-8
-            file.write_bytes(text.encode("utf-8", "backslashreplace"))
+        write_report(options.report, content)
         messages += ["", f"wrote {options.report}"]
     print("\n".join(messages))
 
@@ -114,12 +114,7 @@ def format_result(result: SplitResult) -> str:
     for name, counts in result.splits.items():
         numbers = (counts.images, counts.references, counts.sentences)
         table.append((name, *(f"{number:,}" for number in numbers), f"{result.share(name):.1%}"))
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])  # the table's columns
-        for row in table
-    ]
-    lines += ["", *_near_duplicates(result)]
+    lines = [*format_table(table), "", *_near_duplicates(result)]
     if notices := result.notices():
         lines += ["", "notices", *(f"  {notice}" for notice in notices)]
     # Names of images may hold control characters.

@@ -110,11 +110,12 @@ def load_folder(
 
 def folder_splits(folder: str | os.PathLike[str]) -> list[str]:
     """Return the splits of a folder with metadata.jsonl; errors as for `load_folder`."""
-    unread = BadRows()
+    invalid = BadRows()
     files = metadata_files(Path(folder))
-    return sorted(
-        {line.get("split") or default for file, default in files for _, line in metadata_lines(file, unread)}
-    )
+    found = {line.get("split") or default for file, default in files for _, line in metadata_lines(file, invalid)}
+    if invalid and not found:
+        raise invalid[0]
+    return sorted(found)
 
 
 def metadata_files(folder: Path) -> list[tuple[Path, str]]:

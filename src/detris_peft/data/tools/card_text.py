@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from huggingface_hub import DatasetCardData
+
 # Characters that begin markup, or end a cell.
 _PLAIN = str.maketrans("|<>[]`", "/()()'")
+
+
+def header(name: str, tags: Iterable[str] = (), **fields: Any) -> str:
+    """Return the metadata that a card begins with.
+
+    Args:
+        name: name of the dataset.
+        tags: further tags.
+        fields: further fields.
+    """
+    tags = ["referring-image-segmentation", "detris_peft", *tags]
+    data = DatasetCardData(pretty_name=name, task_categories=["image-segmentation"], tags=tags, **fields)
+    return f"---\n{data.to_yaml()}\n---"
+
+
+def license_table(licenses: Iterable[Counter[str]]) -> str | None:
+    """Return a table of the images per license, "" for none; None if no image has a license.
+
+    Args:
+        licenses: images per license, for each split.
+    """
+    total: Counter[str] = sum(licenses, Counter())
+    if not any(total):
+        return None
+    return table(("license", "images"), [(cell(code(name)) or "not named", total[name]) for name in sorted(total)])
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from huggingface_hub import DatasetCardData
+from .card_text import header, table
 
 
 def dataset_card(name: str, counts: Mapping[str, int]) -> str:
@@ -14,30 +14,15 @@ def dataset_card(name: str, counts: Mapping[str, int]) -> str:
         name: name of the dataset.
         counts: number of rows, keyed by split.
     """
-    data = DatasetCardData(
-        pretty_name=name,
-        task_categories=["image-segmentation"],
-        tags=["referring-image-segmentation", "detris_peft"],
-        configs=[
-            {
-                "config_name": "default",
-                "data_files": [{"split": split, "path": f"data/{split}-*"} for split in counts],
-            }
-        ],
-    )
-    table = "\n".join(f"| {split} | {count:,} |" for split, count in counts.items())
-    return f"""---
-{data.to_yaml()}
----
+    files = [{"split": split, "path": f"data/{split}-*"} for split in counts]
+    return f"""{header(name, configs=[{"config_name": "default", "data_files": files}])}
 
 # {name}
 
 Images, referring expressions and masks for referring image segmentation. Written by `detris data convert`. Images are
 the original files, byte for byte; **the licenses of images and annotations are unchanged.**
 
-| split | rows |
-|---|---|
-{table}
+{table(("split", "rows"), counts.items())}
 
 | column | |
 |---|---|

@@ -20,11 +20,11 @@ class Finding:
     Kinds of errors: those in `BAD_KINDS`, `shared_image` (an image is in two splits that must not share images),
     `split_unreadable` (no row of the split can be read) and `split_empty` (it has no rows).
 
-    Kinds of notices: `split_missing` (training needs it by default), `count_differs`, `sentence_too_long`, `same_image`
-    (equal images under different names), `mask_of_several`, `mask_on_white`, `file_outside` (a file is not in the
-    dataset's folder), `leak`, `shared_image` if splits share images by design, `bad_mask` (flagged in `detris data
-    review`), and those of exports: `no_sentences` (no object has one), `no_sentence` (some objects have none),
-    `no_mask`, `shape_without_area`, `label_ignored`, `several_annotations`, `encoding`.
+    Kinds of notices: `split_missing` (training needs it by default), `count_differs`, `sentence_too_long`,
+    `same_image` (equal images under different names), `mask_of_several`, `mask_on_white`, `file_outside` (a file is
+    not in the dataset's folder), `leak`, `shared_image` if splits share images by design, `bad_mask` (flagged in
+    `detris data review`), and those of exports: `no_sentences` (no object has one), `no_sentence` (some objects have
+    none), `no_mask`, `shape_without_area`, `label_ignored`, `several_annotations`, `encoding`.
     """
 
     kind: str

@@ -11,9 +11,7 @@ let changed = false; // something was not sent yet
 let saving = null; // promise of the running save
 let failed = false; // the last save was refused: the page stays at the object
 let moving = false;
-let steps = 0; // steps to go when the running request is done
-let queued = null; // request for another object that waits for the running one
-let held = []; // letters typed while another object is loaded, which are meant for that object
+let held = []; // keys (text) and requests (objects) that wait, in their order, until another object is loaded
 let unanswered = false; // the server does not answer
 let ignoredUntil = 0; // time until which letters are ignored
 
@@ -93,10 +91,8 @@ function takeOver(answer) {
 }
 
 async function go(request) {
-  const relative = request.step !== undefined;
-  if (relative) steps += request.step;
   if (moving) {
-    if (!relative) queued = request;
+    held.push(request);
     return;
   }
   moving = true;
@@ -104,12 +100,10 @@ async function go(request) {
   while (saving) await saving;
   if (failed) {
     moving = false;
-    steps = 0;
-    typeHeld();
+    held = held.filter(isKey);
+    replay();
     return;
   }
-  const step = relative ? steps : 0;
-  steps = 0;
   const place = shown ?? JSON.parse(sessionStorage.getItem(PLACE) ?? "{}");
   const answer = await ask("show", {
     split: part("split").value,
@@ -117,7 +111,7 @@ async function go(request) {
     position: request.position,
     file: place.file,
     number: place.number,
-    step,
+    step: request.step,
   });
   while (saving) await saving; // typed meanwhile
   moving = false;
@@ -128,18 +122,42 @@ async function go(request) {
     const same = isSame(shown, answer.object);
     render(answer.object);
     setState(answer.message);
-    if (!same || !relative) window.scrollTo({ top: 0 });
+    if (!same || request.step === undefined) window.scrollTo({ top: 0 });
   } else {
     shown = null;
     part("count").textContent = "0";
     part("position").value = "";
     part("empty").textContent = answer.error || answer.message;
   }
-  request = queued ?? (steps ? { step: 0 } : null);
-  queued = null;
-  if (request) go(request);
-  else typeHeld();
+  replay();
 }
+
+// Do what the held keys and requests ask for. Keys are those of the page until one of them leads into a sentence.
+function replay() {
+  while (held.length && !moving) {
+    let item = held.shift();
+    if (isKey(item)) {
+      pressHeld(item);
+      continue;
+    }
+    while (item.step && held[0]?.step) item = { step: item.step + held.shift().step };
+    if (item.step !== 0) go(item);
+  }
+}
+
+function pressHeld(key) {
+  const row = rows[focusedRow()];
+  if (!row) {
+    OUTSIDE_OF_TEXT[key]?.();
+  } else if (key in IN_TEXT) {
+    IN_TEXT[key](row);
+  } else {
+    row.area.setRangeText(key, row.area.selectionStart, row.area.selectionEnd, "end");
+    row.area.dispatchEvent(new Event("input"));
+  }
+}
+
+const isKey = (item) => typeof item === "string";
 
 async function showImage(object) {
   const image = part("image");
@@ -266,26 +284,13 @@ const OUTSIDE_OF_TEXT = {
   f: () => part("flag").click(),
   m: () => part("mask").click(),
 };
+const IN_TEXT = { Enter: (row) => addAndFocus(row), Escape: (row) => row.area.blur() };
 const APPLE = /Mac|iP/.test(navigator.platform); // there, Alt with an arrow key moves by words
 
-// Type the held letters: keys of the page until one of them moves into a sentence.
-function typeHeld() {
-  while (held.length && !moving) {
-    const letter = held.shift();
-    const area = rows[focusedRow()]?.area;
-    if (area) {
-      area.setRangeText(letter, area.selectionStart, area.selectionEnd, "end");
-      area.dispatchEvent(new Event("input"));
-    } else {
-      OUTSIDE_OF_TEXT[letter]?.();
-    }
-  }
-}
-
-// Return whether a letter waits for the object that is loaded. Steps do not, and space presses a button.
-function waits(letter, row, text) {
+// Return whether a key waits for the object that is loaded. Steps are requests, which wait by themselves.
+function waits(key, row, text) {
   if (!moving || unanswered) return false;
-  return row || held.length > 0 || !(text || letter === " " || letter === "j" || letter === "k");
+  return row || held.some(isKey) || (!text && "aefm".includes(key));
 }
 
 document.addEventListener("keydown", (event) => {
@@ -293,12 +298,12 @@ document.addEventListener("keydown", (event) => {
   const text = event.target.closest?.("textarea, select, input:not([type=checkbox])");
   const row = rows.find((other) => other.area === event.target);
   const isLetter = [...event.key].length === 1 && !event.altKey;
+  const canWait = isLetter || event.key in IN_TEXT;
   let action = null;
   if (isLetter && performance.now() < ignoredUntil) action = () => { ignoredUntil = performance.now() + IGNORED_MS; };
-  else if (isLetter && waits(event.key, row, text)) action = () => held.push(event.key);
+  else if (canWait && waits(event.key, row, text)) action = () => held.push(event.key);
   else if (event.altKey) action = APPLE && text ? null : WITH_ALT[event.key];
-  else if (row && event.key === "Enter") action = () => addAndFocus(row);
-  else if (row && event.key === "Escape") action = () => row.area.blur();
+  else if (row && event.key in IN_TEXT) action = () => IN_TEXT[event.key](row);
   else action = EVERYWHERE[event.key] ?? (text ? null : OUTSIDE_OF_TEXT[event.key]);
   if (!action) return;
   event.preventDefault();

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from huggingface_hub import DatasetCardData
-
-from ..card_text import cell, code, table
+from ..card_text import cell, code, header, license_table, table
 from .expressions import KINDS
 
 _RULES = {
@@ -37,11 +34,6 @@ def description_card(
         counts: `DescribedSplit` of each split.
         min_area, max_expressions, seed: the options.
     """
-    data = DatasetCardData(
-        pretty_name=name,
-        task_categories=["image-segmentation"],
-        tags=["referring-image-segmentation", "detris_peft", "synthetic-text"],
-    )
     columns = ("images", "objects", "sentences")
     rules = [(kind, _RULES[kind], *(count.kinds[kind] for count in counts.values())) for kind in KINDS]
     omitted = ("small", "ambiguous", "crowds", "empty_images", "undescribed_images")
@@ -52,9 +44,7 @@ def description_card(
         "images without annotations",
         "images without a described object",
     )
-    return f"""---
-{data.to_yaml()}
----
+    return f"""{header(name, ["synthetic-text"])}
 
 # {cell(code(name))}
 
@@ -89,12 +79,11 @@ its annotation and its class. To train on it: `detris train --dataset path`.
 
 
 def _licenses(counts: Mapping[str, Any]) -> str:
-    licenses: Counter[str] = sum((count.licenses for count in counts.values()), Counter())
-    if not any(licenses):
+    licenses = license_table(count.licenses for count in counts.values())
+    if licenses is None:
         return "The source names no license of an image."
-    rows = [(cell(name or "not named"), number) for name, number in sorted(licenses.items())]
-    note = "The source names a license for each image, which is also in `metadata.jsonl` with the image's address:"
-    return f"{note}\n\n{table(('license', 'images'), rows)}"
+    note = "The source names licenses, which are also in `metadata.jsonl` with the addresses of the images:"
+    return f"{note}\n\n{licenses}"
 
 
 def _rows(counts: Mapping[str, Any], columns: tuple[str, ...]) -> list[tuple]:

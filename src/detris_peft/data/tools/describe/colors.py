@@ -51,13 +51,15 @@ _GRAY_PHOTO = 24
 
 def is_colorful(pixels: np.ndarray) -> bool:
     """Return whether a photo (H, W, 3) of uint8 RGB is in color: a car that is white in a gray photo may be red."""
-    chroma = pixels.max(axis=-1).astype(np.int16) - pixels.min(axis=-1)
+    low, high = _range_of_channels(pixels)
+    chroma = high - low
     return bool(np.count_nonzero(chroma >= _GRAY_PHOTO) > 0.01 * chroma.size)
 
 
 def is_dark(pixels: np.ndarray) -> bool:
     """Return whether so much of a photo (H, W, 3) of uint8 RGB is dark that dark objects need not be black."""
-    return bool(np.count_nonzero(pixels.max(axis=-1) < 50) > _DARK_PHOTO * pixels[..., 0].size)
+    _, high = _range_of_channels(pixels)
+    return bool(np.count_nonzero(high < 50) > _DARK_PHOTO * high.size)
 
 
 def color_shares(pixels: np.ndarray, foreground: np.ndarray) -> dict[str, float] | None:
@@ -106,7 +108,7 @@ def name_pixels(pixels: np.ndarray) -> np.ndarray:
     """
     # Integers only, so that the result is the same on every machine.
     red, green, blue = (pixels[:, channel].astype(np.int32) for channel in range(3))
-    value, low = pixels.max(axis=1).astype(np.int32), pixels.min(axis=1).astype(np.int32)
+    low, value = (channel.astype(np.int32) for channel in _range_of_channels(pixels))
     chroma = value - low
     saturation = 100 * chroma // np.maximum(value, 1)  # in %
     safe = np.maximum(chroma, 1)
@@ -134,3 +136,9 @@ def name_pixels(pixels: np.ndarray) -> np.ndarray:
     name("purple", (saturation >= 35) & (value >= 70) & (hue >= 262) & (hue < 300))
     name("pink", (saturation >= 25) & (value >= 160) & (hue >= 310) & (hue < 352))
     return names
+
+
+def _range_of_channels(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the lowest and the highest of the three channels; much faster than `min` and `max` over an axis of 3."""
+    red, green, blue = (pixels[..., channel] for channel in range(3))
+    return np.minimum(np.minimum(red, green), blue), np.maximum(np.maximum(red, green), blue)

@@ -90,7 +90,6 @@ class ReviewFolder:
             if not os.access(target.parent, os.W_OK | os.X_OK) or not os.access(target, os.W_OK):
                 raise PermissionError(f"{file}: expected a file that can be edited, got no permission; change it.")
         self._files = {file.relative_to(self.root).as_posix(): (target, default) for target, file, default in files}
-        self._shown_as = {name: self.root / name for name in self._files}
         self._read: dict[str, tuple[tuple[int, ...], list[ReviewLine], list[str]]] = {}
 
     def lines(self) -> list[ReviewLine]:
@@ -134,9 +133,14 @@ class ReviewFolder:
                 )
             start, end = content.spans[current - 1]
             text = content.text[start:end]
-            result = edit_line(text, sentences, bad_mask, line_name(self._shown_as[file], current))
+            result = edit_line(text, sentences, bad_mask, line_name(self.root / file, current))
             if result.text != text:
-                write_metadata(target, content.with_line(current, result.text))
+                try:
+                    write_metadata(target, content.with_line(current, result.text))
+                except OSError as error:
+                    raise OSError(
+                        f"{file}: cannot be written ({error.strerror or error}); free disk space, or allow writing."
+                    ) from None
         return self._line(file, current, result.text, default), result
 
     def content(self, line: ReviewLine) -> dict[str, Any]:
@@ -149,7 +153,7 @@ class ReviewFolder:
         Raises:
             BadRowError: the image or the mask is missing, cannot be read, or is not in the folder of the dataset.
         """
-        folder = self._shown_as[line.file].parent
+        folder = (self.root / line.file).parent
         with collect_notices() as notices:
             image, mask = read_target(self.content(line), folder, self.root, self._where(line))
         outside = [message for kind, message in notices if kind == "file_outside"]
@@ -181,7 +185,7 @@ class ReviewFolder:
         return read[1], read[2]
 
     def _line(self, name: str, number: int, text: str, default: str) -> ReviewLine:
-        content = read_object(text, line_name(self._shown_as[name], number))
+        content = read_object(text, line_name(self.root / name, number))
         return ReviewLine(name, number, text, content.get("split") or default, is_flagged(content))
 
     def _file(self, name: str) -> tuple[Path, str]:
@@ -190,4 +194,4 @@ class ReviewFolder:
         return self._files[name]
 
     def _where(self, line: ReviewLine) -> str:
-        return line_name(self._shown_as[line.file], line.number)
+        return line_name(self.root / line.file, line.number)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
-from huggingface_hub import DatasetCardData
-
-from ..card_text import cell, code, table
+from ..card_text import cell, code, header, license_table, table
 from .result import SplitResult
 
 
@@ -18,16 +14,11 @@ def split_card(name: str, source: str, result: SplitResult) -> str:
         source: name of the dataset that was split, without folders, which are private.
         result: what was written.
     """
-    data = DatasetCardData(
-        pretty_name=name, task_categories=["image-segmentation"], tags=["referring-image-segmentation", "detris_peft"]
-    )
     rows = [
         (split, counts.images, counts.references, counts.sentences, f"{result.share(split):.1%}")
         for split, counts in result.splits.items()
     ]
-    return f"""---
-{data.to_yaml()}
----
+    return f"""{header(name)}
 
 # {cell(code(name))}
 
@@ -60,8 +51,7 @@ def _near_duplicates(result: SplitResult) -> str:
 
 
 def _licenses(result: SplitResult) -> str:
-    licenses: Counter[str] = sum((counts.licenses for counts in result.splits.values()), Counter())
-    if not any(licenses):
+    licenses = license_table(counts.licenses for counts in result.splits.values())
+    if licenses is None:
         return "The source names no license of an image in its lines."
-    rows = [(cell(code(name)) or "not named", number) for name, number in sorted(licenses.items())]
-    return f"The lines of `metadata.jsonl` name them:\n\n{table(('license', 'images'), rows)}"
+    return f"The lines of `metadata.jsonl` name them:\n\n{licenses}"
