@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
-from detris_peft.data import DataSource, decode_row
+from detris_peft.data import BadRows, DataSource, decode_row
 from detris_peft.data.errors import NoSentencesError, collect_notices
 
 SIZE = (12, 9)  # width, height
@@ -128,7 +128,7 @@ def test_a_file_without_a_split_may_have_a_split_field(tmp_path):
 def test_two_files_of_one_split_are_an_error(tmp_path):
     for name in ("train.json", "train_more.json"):
         write(tmp_path / "set" / name, content(["a.png"], sentences=["a dog"]))
-    with pytest.raises(ValueError, match=r"got train\.json and train_more\.json of 'train'; move one of them, or pass"):
+    with pytest.raises(ValueError, match=r"got train\.json and train_more\.json of 'train'; move one of them, or"):
         source(tmp_path).splits()
 
 
@@ -161,3 +161,18 @@ def test_an_attribute_that_is_not_text_is_named(tmp_path, value):
 def test_a_refer_folder_is_not_taken_for_coco(tmp_path):
     write(tmp_path / "set" / "instances.json", content(["a.png"]))
     assert source(tmp_path).reader().name == "refer"
+
+
+def test_a_name_that_is_too_long_is_an_error_of_its_row(tmp_path):
+    write(tmp_path / "set" / "a.json", content(["x" * 5000 + ".png", "a.png"], sentences=["the dog"]))
+    image(tmp_path / "set" / "a.png")
+    bad_rows = BadRows()
+    assert source(tmp_path).load("train", bad_rows)["file_name"] == ["a.png"]
+    assert len(bad_rows) == 1
+
+
+def test_json_in_utf_16_is_named(tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "a.json").write_text(json.dumps(content(["a.png"])), encoding="utf-16")
+    with pytest.raises(ValueError, match=r"a\.json: expected a JSON file in UTF-8, got another encoding"):
+        source(tmp_path).splits()

@@ -206,6 +206,34 @@ def test_damaged_files_are_built_again(root, cache, monkeypatch, name, damage):
     assert read(load_refer, root, "toys", "unc", "train") == expected
 
 
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_a_link_or_file_in_place_of_an_entry_is_replaced_itself(root, cache, tmp_path, monkeypatch, kind):
+    expected = read(load_refer, root, "toys", "unc", "train")
+    (entry,) = folders(cache)
+    outside = entry.rename(tmp_path / "outside")
+    (outside / "index.json").write_text("{}")
+    if kind == "link":
+        entry.symlink_to(outside)
+    else:
+        entry.touch()
+    assert read(load_refer, root, "toys", "unc", "train") == expected
+    assert entry.is_dir()
+    assert not entry.is_symlink()
+    assert (outside / "index.json").read_text() == "{}"  # not written through the link
+    refuse_reading(monkeypatch)
+    assert read(load_refer, root, "toys", "unc", "train") == expected
+
+
+def test_a_cache_that_may_not_be_searched_is_read_past_with_a_warning(root, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(row_cache, "manifest_problem", refuse)
+    monkeypatch.setattr(row_cache, "lock_file", refuse)
+    with pytest.warns(UserWarning, match="Permission denied"):
+        assert len(load_refer(root, "toys", "unc", "train", bad_rows=BadRows()))
+
+
 def test_without_a_writable_cache_rows_are_read_with_a_warning(root, cache, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(row_cache, "MIN_BYTES", 2**40)

@@ -129,7 +129,7 @@ class CocoFile:
             if not isinstance(name, str):  # an image without annotations
                 continue
             file = named_file(folder, name)
-            if finder is not None and not file.is_file():
+            if finder is not None and not os.path.isfile(file):
                 file = finder.find(name, near=folder)
             if base is not None:
                 name = Path(os.path.relpath(file, base)).as_posix()

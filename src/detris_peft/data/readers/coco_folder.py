@@ -23,7 +23,7 @@ from ..errors import BadRowError, BadRows
 from .coco import CocoReader
 from .coco_file import CocoFile
 from .coco_split import CocoSplit
-from .labels.files import SPLIT_FOLDERS, ImageFinder, files_in, head_keys, split_folders
+from .labels.files import MAX_DETECTED, SPLIT_FOLDERS, ImageFinder, files_in, head_keys, split_folders
 from .labels.objects import LabeledImage
 from .paths import find_image_folder
 from .registry import Source, dataset_folder, dataset_path
@@ -44,7 +44,7 @@ class CocoFolderReader(CocoReader):
 
     def detect(self, source: Source) -> bool:
         path = dataset_path(source)
-        return path is not None and path.is_dir() and any(map(_is_coco, _candidates(path)))
+        return path is not None and path.is_dir() and any(map(_is_coco, _candidates(path, MAX_DETECTED)))
 
     def tool(self, source: Source) -> str:
         files = _files(dataset_folder(source))
@@ -93,10 +93,10 @@ class CocoFolderReader(CocoReader):
         )
 
 
-def _candidates(folder: Path) -> Iterator[Path]:
-    """Yield the JSON files of a folder in which COCO files may be."""
+def _candidates(folder: Path, limit: int | None = None) -> Iterator[Path]:
+    """Yield the JSON files of a folder that may be COCO files, of each folder up to a limit."""
     for part in (folder, folder / "annotations"):
-        yield from (file for file in files_in(part, ".json") if file.name != _REFER)
+        yield from (file for file in files_in(part, ".json")[:limit] if file.name != _REFER)
     for part in split_folders(folder).values():
         yield from (
             file for file in files_in(part, ".json") if file.name in (_ROBOFLOW, "annotations.json", "labels.json")
@@ -147,5 +147,5 @@ def _find_images(content: CocoFile, root: Path, path: Path, split: str) -> Path:
     folders = [*parents, *(parent / name for parent in parents for name in dict.fromkeys((subset, split, path.stem)))]
     entries = [entry for same in content.images.values() for entry in same][:_CHECKED]
     names = [name.replace("\\", "/") for entry in entries if isinstance(name := entry.get("file_name"), str) and name]
-    found = (folder for folder in folders if any("\0" not in name and (folder / name).is_file() for name in names))
+    found = (folder for folder in folders if any("\0" not in name and os.path.isfile(folder / name) for name in names))
     return next(found, path.parent)

@@ -275,17 +275,20 @@ def _key(key_files: Sequence[Path], options: Mapping[str, Any]) -> str:
 
 def _read(folder: Path) -> tuple[datasets.Dataset, dict[str, Any]] | None:
     """Return the rows, memory-mapped, and their index; None if they are missing or damaged."""
-    if not folder.is_dir() or manifest_problem(folder, (_ROWS, _INDEX)) is not None:
-        return None
     try:
+        if folder.is_symlink() or manifest_problem(folder, (_ROWS, _INDEX)) is not None:
+            return None
         index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
         return datasets.Dataset.from_file(str(folder / _ROWS), datasets.DatasetInfo(features=_COLUMNS)), index
-    except (OSError, ValueError):  # the folder was deleted in the meantime
+    except (OSError, ValueError):  # no permission, or the folder was deleted in the meantime
         return None
 
 
 def _write(folder: Path, rows: datasets.Dataset, index: Mapping[str, Any]) -> None:
-    remove(folder)  # damaged
+    # Damaged. `atomic_write_dir` follows links: one here would replace a folder outside the cache.
+    if folder.is_symlink() or folder.is_file():
+        folder.unlink()
+    remove(folder)
     with atomic_write_dir(folder) as staging:
         with (
             pa.OSFile(str(staging / _ROWS), "wb") as sink,

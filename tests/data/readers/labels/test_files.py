@@ -11,6 +11,7 @@ from detris_peft.data.readers.labels.files import (
     files_of_splits,
     head_keys,
     head_tags,
+    image_with_stem,
     read_file_name,
     split_folders,
 )
@@ -27,6 +28,8 @@ from detris_peft.data.readers.labels.files import (
         ("<xml>", "", set()),
         ("", "", set()),
         ('{"cut": [1, 2', "object", {"cut"}),
+        (r'{"cut": 1, "te\"xt\\', "object", {"cut"}),
+        ('{"quotes": "' + r"\"" * 300_000, "object", {"quotes"}),
     ],
 )
 def test_keys_at_the_start_of_a_json_file(tmp_path, text, kind, keys):
@@ -41,6 +44,8 @@ def test_keys_of_a_file_that_changes_or_does_not_exist(tmp_path):
     for name in ("first", "the_second"):
         file.write_text(f'{{"{name}": 1}}')
         assert head_keys(file) == ("object", {name})
+    file.write_text('{"wide": 1}', encoding="utf-16")
+    assert head_keys(file) == ("object", {"wide"})
     file.write_text('{"first": "' + "x" * (1 << 20) + '", "after the limit": 1}')
     assert head_keys(file)[1] <= {"first"}
 
@@ -90,6 +95,7 @@ def test_files_of_splits(tmp_path):
         (tmp_path / name).touch()
     found = files_of_splits(tmp_path, (".xml",), lambda file: file.stem != "no")
     assert found == [(tmp_path / "a.xml", "train"), (tmp_path / "b.xml", "train"), (tmp_path / "valid/c.xml", "val")]
+    assert files_of_splits(tmp_path, (".xml",), lambda file: file.stem != "a", limit=1) == found[2:]
     assert files_of_splits(tmp_path / "no.xml", (), lambda file: False) == [(tmp_path / "no.xml", "train")]
     assert files_of_splits(None, (".xml",), lambda file: True) == []
 
@@ -109,3 +115,11 @@ def test_names_of_images_are_text_of_one_line(name):
     assert read_file_name("photos/a b.png", "a") == "photos/a b.png"
     with pytest.raises(BadRowError, match="a: expected a file name, got"):
         read_file_name(name, "a")
+
+
+def test_images_with_suffixes_in_upper_case(tmp_path):
+    assert image_with_stem(tmp_path / "a.b") is None
+    for name in ("a.b.JPG", "a.b.txt"):
+        (tmp_path / name).touch()
+    assert image_with_stem(tmp_path / "a.b") == tmp_path / "a.b.JPG"
+    assert image_with_stem(tmp_path / ("x" * 300)) is None

@@ -273,7 +273,12 @@ def test_xml_may_have_other_encodings(tmp_path, encoding):
 
 
 @pytest.mark.parametrize(
-    ("line", "message"), [("../../a", "expected names of images in JPEGImages, got '../../a'"), (b"\xff\xfe", "UTF-8")]
+    ("line", "message"),
+    [
+        ("../../a", "expected names of images in JPEGImages, got '../../a'"),
+        ("a  1\nb -1", "expected one name per line, got the list of a class, 'a  1'; keep the names only"),
+        (b"\xff\xfe", "UTF-8"),
+    ],
 )
 def test_invalid_image_sets_are_named(tmp_path, line, message):
     source = write(tmp_path)

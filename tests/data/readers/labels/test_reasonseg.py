@@ -134,3 +134,9 @@ def test_a_missing_image_and_no_text_at_all_are_named(folder):
     (folder / "train" / "1001.jpg").unlink()
     with pytest.raises(FileNotFoundError, match=r"1001\.json: .*1001\.jpg is missing; add the image"):
         source.load("train")
+
+
+def test_the_suffix_of_an_image_may_be_in_upper_case(folder):
+    source = write(folder)
+    (folder / "train" / "1001.jpg").rename(folder / "train" / "1001.JPG")
+    assert source.load("train")["file_name"] == ["1001.JPG"]

@@ -109,6 +109,7 @@ LAYOUTS = {
     "path from the folder above": ({"path": "flowers", "train": "images/train"}, "images/train/a"),
     "list": ({"train": ["images/one", "images/train"]}, "images/train/a"),
     "text file": ({"train": "train.txt"}, "images/train/a"),
+    "text file of CVAT": ({"train": "cvat.txt"}, "images/train/a"),
     "subfolder": ({"train": "images"}, "images/deep/er/a"),
 }
 
@@ -118,6 +119,7 @@ def test_paths_are_those_of_ultralytics(tmp_path, config, image):
     source = write(tmp_path / "flowers", {**config, "names": ["rose"], "nc": 1}, **{image: [ROSE]})
     (tmp_path / "flowers/images/one").mkdir(parents=True, exist_ok=True)
     (tmp_path / "flowers/train.txt").write_text("./images/train/a.png\nnotes\n")
+    (tmp_path / "flowers/cvat.txt").write_text("data/images/train/a.png\n")
     assert names(source) == [f"{image}.png"]
     assert "test" not in source.splits()
 
@@ -205,3 +207,13 @@ def test_several_yaml_files_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"expected one file like data\.yaml, got data\.yaml, other\.yaml"):
         source.splits()
     assert DataSource(str(tmp_path / "other.yaml")).splits() == ["train", "val"]
+
+
+def test_a_listed_image_that_does_not_exist_is_named(tmp_path):
+    source = write(tmp_path, {"train": "train.txt", "names": ["rose"]}, **{"images/a": [ROSE]})
+    (tmp_path / "train.txt").write_text("images/a.png\nimages/gone.png\n")
+    bad_rows = BadRows()
+    assert len(find_reader(source).load_objects(source, "train", bad_rows)) == 1
+    assert [str(error) for error in bad_rows] == [
+        f"{tmp_path / 'data.yaml'}: 'train': {tmp_path / 'images/gone.png'} is missing; add the image"
+    ]

@@ -39,7 +39,16 @@ from ...errors import BadRowError, short
 from ...fields import read_mask
 from ...masks import as_integer
 from ..registry import Source, dataset_path
-from .files import SPLIT_FOLDERS, ImageFinder, check_once, files_of_splits, head_tags, image_finder, read_file_name
+from .files import (
+    MAX_DETECTED,
+    SPLIT_FOLDERS,
+    ImageFinder,
+    check_once,
+    files_of_splits,
+    head_tags,
+    image_finder,
+    read_file_name,
+)
 from .objects import LabeledImage
 from .outlines import ellipse_outline, rectangle_outline
 from .reader import LabelReader
@@ -62,7 +71,7 @@ class CvatReader(LabelReader):
     def detect(self, source: Source) -> bool:
         path = dataset_path(source)
         return path is not None and (
-            _is_cvat(path) if path.is_file() else bool(files_of_splits(path, (".xml",), _is_cvat))
+            _is_cvat(path) if path.is_file() else bool(files_of_splits(path, (".xml",), _is_cvat, MAX_DETECTED))
         )
 
     def splits(self, source: Source) -> Iterable[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -9,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ....errors import one_line
 from ...errors import BadRowError, short
 from ..paths import find_image_folder
 from ..registry import Source
@@ -23,10 +25,14 @@ SPLIT_FOLDERS = {
     "validation": "val",
     "test": "test",
 }
-_HEAD = 1 << 20  # characters
-_HEAD_BYTES = 1 << 16
+# Files of a folder that are looked at to detect a format: a folder may hold one per image, each with its pixels.
+MAX_DETECTED = 20
+_HEAD = 1 << 20  # bytes
+_TAGS_HEAD = 1 << 16  # bytes
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _TAG = re.compile(r"<([A-Za-z_][\w.:-]*)")
-_TOKEN = re.compile(r'"((?:[^"\\]|\\.)*)"(\s*:)?|[\[\]{}]')
+# A string may be cut by the end of the text: so each of its characters is looked at once.
+_TOKEN = re.compile(r'"([^"\\]*(?:\\.[^"\\]*)*)(?:"(\s*:)?|\\?\Z)|[\[\]{}]', re.DOTALL)
 
 
 def head_keys(file: Path) -> tuple[str, frozenset[str]]:
@@ -34,7 +40,7 @@ def head_keys(file: Path) -> tuple[str, frozenset[str]]:
 
     Returns:
         "object" or "list", what the file holds, and the keys of the object, or of the first object in the list. Keys
-        after the first 1,048,576 characters are not found. ("", no keys) if the file is not JSON or cannot be read.
+        after the first 1,048,576 bytes are not found. ("", no keys) if the file is not JSON or cannot be read.
     """
     try:
         status = file.stat()
@@ -45,11 +51,7 @@ def head_keys(file: Path) -> tuple[str, frozenset[str]]:
 
 @lru_cache(maxsize=1000)  # several readers look at the same file
 def _head_keys(file: str, modified: int, size: int) -> tuple[str, frozenset[str]]:
-    try:
-        with open(file, encoding="utf-8-sig", errors="replace") as opened:
-            text = opened.read(_HEAD)
-    except OSError:
-        return "", frozenset()
+    text = head_text(Path(file), _HEAD)
     start = text.lstrip()[:1]
     if start not in ("{", "["):
         return "", frozenset()
@@ -69,13 +71,35 @@ def _head_keys(file: str, modified: int, size: int) -> tuple[str, frozenset[str]
 
 def head_tags(file: Path) -> list[str]:
     """Return the names of the elements at the start of an XML file, root first; none if it is not XML."""
+    return _TAG.findall(head_text(file, _TAGS_HEAD))
+
+
+def head_text(file: Path, size: int) -> str:
+    """Return the text in the first `size` bytes of a file in UTF-8 or UTF-16; "" if it cannot be read.
+
+    Bytes of other encodings are replaced: enough to recognize ASCII names.
+    """
     try:
         with open(file, "rb") as opened:
-            data = opened.read(_HEAD_BYTES)
+            data = opened.read(size)
     except OSError:
-        return []
-    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin-1"  # names are ASCII
-    return _TAG.findall(data.decode(encoding, "ignore"))
+        return ""
+    return data.decode("utf-16" if data.startswith(_UTF16) else "utf-8-sig", "replace")
+
+
+def read_lines(file: Path) -> list[tuple[int, str]]:
+    """Return the lines of a text file that are not blank, stripped, with their numbers.
+
+    Raises:
+        ValueError: the file cannot be read, or is not UTF-8.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"{file}: expected text in UTF-8, got another encoding; save it as UTF-8") from None
+    except OSError as error:
+        raise ValueError(f"{file}: expected text, got a file that cannot be read: {one_line(error)}") from None
+    return [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
 
 
 def files_in(folder: Path, suffix: str) -> list[Path]:
@@ -83,8 +107,12 @@ def files_in(folder: Path, suffix: str) -> list[Path]:
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:
-        names = sorted(e.name for e in entries if e.name.lower().endswith(suffix) and not e.name.startswith("."))
-    return [folder / name for name in names if (folder / name).is_file()]
+        names = [
+            entry.name
+            for entry in entries
+            if entry.name.lower().endswith(suffix) and not entry.name.startswith(".") and entry.is_file()
+        ]
+    return [folder / name for name in sorted(names)]
 
 
 def first_json_keys(folder: Path, limit: int = 3) -> Iterator[tuple[str, frozenset[str]]]:
@@ -97,7 +125,9 @@ def split_folders(folder: Path) -> dict[str, Path]:
     """Return the subfolders that hold one split each ("train", "valid", ...), keyed by our name of the split."""
     if not folder.is_dir():
         return {}
-    found = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_dir()}
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.name.lower() in SPLIT_FOLDERS and entry.is_dir()]
+    found = {name.lower(): folder / name for name in sorted(names)}
     splits: dict[str, Path] = {}
     for name, split in SPLIT_FOLDERS.items():
         if name in found:
@@ -106,7 +136,7 @@ def split_folders(folder: Path) -> dict[str, Path]:
 
 
 def files_of_splits(
-    path: Path | None, suffixes: Sequence[str], is_own: Callable[[Path], bool]
+    path: Path | None, suffixes: Sequence[str], is_own: Callable[[Path], bool], limit: int | None = None
 ) -> list[tuple[Path, str]]:
     """Return the files of an export with their splits: a file, or those in a folder and in its folders of splits.
 
@@ -114,12 +144,21 @@ def files_of_splits(
         path: a file, which is "train" and is not checked; a folder; or None for no files.
         suffixes: of the files, such as ".json".
         is_own: returns whether a file with such a suffix belongs to the export.
+        limit: maximum number of files of each suffix that are looked at in each folder; None for no limit.
     """
     if path is None or path.is_file():
         return [] if path is None else [(path, "train")]
     folders = [(path, "train"), *((folder, split) for split, folder in split_folders(path).items())]
-    files = [(file, split) for folder, split in folders for suffix in suffixes for file in files_in(folder, suffix)]
+    files = [
+        (file, split) for folder, split in folders for suffix in suffixes for file in files_in(folder, suffix)[:limit]
+    ]
     return [(file, split) for file, split in files if is_own(file)]
+
+
+def image_with_stem(path: Path) -> Path | None:
+    """Return the existing image that has the path without a suffix, or None; suffixes may be in upper case."""
+    suffixes = (form for suffix in IMAGE_SUFFIXES for form in (suffix, suffix.upper()))
+    return next((image for suffix in suffixes if os.path.isfile(image := Path(f"{path}{suffix}"))), None)
 
 
 def image_finder(source: Source, folder: Path) -> ImageFinder:

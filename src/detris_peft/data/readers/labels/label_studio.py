@@ -17,6 +17,7 @@ and drafts are not.
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,7 +31,7 @@ from ...errors import BadRowError, join_names, notice, short
 from ...masks import as_integer
 from ..paths import find_image_folder
 from ..registry import Source, dataset_path
-from .files import IMAGE_SUFFIXES, SPLIT_FOLDERS, ImageFinder, files_in, head_keys
+from .files import IMAGE_SUFFIXES, MAX_DETECTED, SPLIT_FOLDERS, ImageFinder, files_in, head_keys
 from .label_studio_shapes import GEOMETRY, WITHOUT_AREA, draw_shape, shape_kind
 from .objects import LabeledImage, LabeledObject, object_id
 from .reader import LabelReader
@@ -42,7 +43,6 @@ _LISTS = ("annotations", "completions")  # the second is the name in old version
 _MINIMAL = {"annotation_id", "annotator", "lead_time"}
 _UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")
 _LOCAL_FILE = "?d="
-_MAX_FILES = 20  # that are looked at
 
 
 class LabelStudioReader(LabelReader):
@@ -82,7 +82,7 @@ class LabelStudioReader(LabelReader):
 
 def _exports(path: Path) -> list[Path]:
     """Return the Label Studio files among the first JSON files of a folder, or the file itself if it is one."""
-    files = [path] if path.suffix.lower() == ".json" and path.is_file() else files_in(path, ".json")[:_MAX_FILES]
+    files = [path] if path.suffix.lower() == ".json" and path.is_file() else files_in(path, ".json")[:MAX_DETECTED]
     return [file for file in files if _is_export(*head_keys(file))]
 
 
@@ -226,7 +226,7 @@ def _find_image(data: Any, where: str, finder: ImageFinder) -> Path:
     plain = _UPLOAD_PREFIX.sub("", base)
     for candidate in (name, base, plain):
         file = finder.find(candidate)
-        if file.is_file():
+        if os.path.isfile(file):
             return file
     return finder.find(plain)
 

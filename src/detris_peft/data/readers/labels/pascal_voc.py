@@ -29,9 +29,9 @@ from ...fields import read_mask
 from ...masks import all_finite
 from ..paths import find_image_folder
 from ..registry import Source, dataset_path
-from .files import IMAGE_SUFFIXES, SPLIT_FOLDERS, ImageFinder, files_in, split_folders
+from .files import SPLIT_FOLDERS, ImageFinder, files_in, image_with_stem, read_lines, split_folders
 from .objects import LabeledImage, LabeledObject, object_id
-from .pascal_voc_masks import WORDS, InstanceMasks, class_colors, read_lines
+from .pascal_voc_masks import WORDS, InstanceMasks, class_colors
 from .reader import LabelReader
 from .text_fields import find_text
 
@@ -39,6 +39,8 @@ _XML, _IMAGES, _MASKS, _CLASSES = "Annotations", "JPEGImages", "SegmentationObje
 _SETS = "ImageSets/Segmentation"
 _HEAD = 4096  # bytes
 _ROOT = re.compile(rb"<annotation[\s/>]")
+# A line in the lists of a class in ImageSets/Main: whether the image has an object of the class.
+_MEMBER = re.compile(r"\S+\s+(?:-1|0|1)")
 _YEAR = re.compile(r"VOC\d{4}")
 
 
@@ -140,10 +142,14 @@ def _annotations(folder: Path) -> dict[str, list[Path]]:
 
 
 def _image_names(file: Path) -> list[str]:
-    names = read_lines(file)
+    names = [line for _, line in read_lines(file)]
     outside = next((name for name in names if Path(name).is_absolute() or ".." in Path(name).parts), None)
     if outside is not None:
         raise ValueError(f"{file}: expected names of images in {_IMAGES}, got {short(outside)}; fix it")
+    if names and all(map(_MEMBER.fullmatch, names)):
+        raise ValueError(
+            f"{file}: expected one name per line, got the list of a class, {short(names[0])}; keep the names only"
+        )
     return names
 
 
@@ -195,7 +201,7 @@ def _labeled_image(
 def _image(images: Path, file: Path, filename: str | None, finder: ImageFinder) -> Path:
     """Return the path of an image: of the same name as its XML file, else as <filename> says."""
     for parent in (images, file.parent, finder.folder):
-        same = next((path for suffix in IMAGE_SUFFIXES if (path := parent / f"{file.stem}{suffix}").is_file()), None)
+        same = image_with_stem(parent / file.stem)
         if same is not None:
             return same
     return finder.find((filename or "").strip() or f"{file.stem}.jpg", near=images)

@@ -12,6 +12,7 @@ import numpy as np
 from .... import images
 from ...errors import BadRowError, join_names
 from ...fields import read_mask
+from .files import read_lines
 
 VOID = 255
 _NAMES = (
@@ -159,7 +160,7 @@ def class_colors(folder: Path) -> dict[Color, str]:
     file = folder / _LABELMAP
     if not file.is_file():
         return {_color(int(_palette()[index])): WORDS.get(name, name) for index, name in enumerate(_NAMES, start=1)}
-    lines = [line for line in read_lines(file) if not line.startswith("#")]
+    lines = [line for _, line in read_lines(file) if not line.startswith("#")]
     names: dict[Color, str] = {}
     for index, line in enumerate(lines):
         name, _, rest = line.partition(":")
@@ -172,19 +173,6 @@ def class_colors(folder: Path) -> dict[Color, str]:
             ) from None
         names[red, green, blue] = WORDS.get(name, name)
     return names
-
-
-def read_lines(file: Path) -> list[str]:
-    """Return the lines of a text file that are not blank.
-
-    Raises:
-        ValueError: it is not UTF-8.
-    """
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise ValueError(f"{file}: expected text in UTF-8, got another encoding; save it as UTF-8") from None
-    return [line.strip() for line in lines if line.strip()]
 
 
 def _opened(file: Path) -> Any:

@@ -24,7 +24,7 @@ from ....safe_loading import parse_json
 from ...errors import BadRowError, short
 from ...masks import encode_mask, mask_area
 from ..registry import Source, dataset_folder, dataset_path
-from .files import IMAGE_SUFFIXES, files_in, first_json_keys, split_folders
+from .files import files_in, first_json_keys, image_with_stem, split_folders
 from .objects import LabeledImage, LabeledObject, object_id
 from .points import read_points
 from .reader import LabelReader
@@ -62,7 +62,7 @@ class ReasonSegReader(LabelReader):
             except (OSError, ValueError) as error:
                 yield BadRowError(str(error).removesuffix("."))
                 continue
-            image = next(filter(Path.is_file, map(file.with_suffix, IMAGE_SUFFIXES)), file.with_suffix(".jpg"))
+            image = image_with_stem(file.with_suffix("")) or file.with_suffix(".jpg")
             target = LabeledObject(
                 where=str(file),
                 ann_id=object_id(image.stem, 0),

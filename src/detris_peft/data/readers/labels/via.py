@@ -35,7 +35,7 @@ from ...errors import BadRowError, join_names, short
 from ...fields import read_mask
 from ...masks import all_finite
 from ..registry import Source, dataset_path
-from .files import ImageFinder, check_once, files_of_splits, image_finder, read_file_name
+from .files import MAX_DETECTED, ImageFinder, check_once, files_of_splits, image_finder, read_file_name
 from .objects import LabeledImage
 from .outlines import ellipse_outline, rectangle_outline
 from .reader import LabelReader
@@ -61,7 +61,7 @@ class ViaReader(LabelReader):
         path = dataset_path(source)
         if path is None or path.is_file():
             return path is not None and is_via(path)
-        return bool(files_of_splits(path, SUFFIXES, is_via))
+        return bool(files_of_splits(path, SUFFIXES, is_via, MAX_DETECTED))
 
     def splits(self, source: Source) -> Iterable[str]:
         return dict.fromkeys(split for _, split in self._files(source))

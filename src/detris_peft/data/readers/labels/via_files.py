@@ -10,12 +10,12 @@ from typing import Any
 
 from ....safe_loading import parse_json, read_json
 from ...errors import BadRowError, join_names, short
-from .files import head_keys
+from .files import head_keys, head_text
 
 SUFFIXES = (".json", ".csv")
 _PROJECT = "_via_img_metadata"
 _COLUMNS = ("filename", "region_shape_attributes", "region_attributes")
-_HEAD = 1 << 16  # characters
+_HEAD = 1 << 16  # bytes
 # The start of exported annotations: an object for the first image. VIA 1 writes "fileref" first.
 _FIRST_IMAGE = re.compile(
     r'\s*\{\s*"(?:[^"\\]|\\.)*"\s*:\s*\{\s*"(?:filename|fileref|size|regions|file_attributes)"\s*:'
@@ -29,11 +29,7 @@ def is_via(file: Path) -> bool:
         return True
     if suffix not in SUFFIXES:
         return False
-    try:
-        with open(file, encoding="utf-8-sig", errors="replace") as opened:
-            head = opened.read(_HEAD)
-    except OSError:
-        return False
+    head = head_text(file, _HEAD)
     if suffix == ".csv":
         return all(name in head.split("\n", 1)[0] for name in _COLUMNS)
     return _FIRST_IMAGE.match(head) is not None and '"filename"' in head and '"regions"' in head

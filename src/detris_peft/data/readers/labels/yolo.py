@@ -26,21 +26,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ....errors import one_line
 from ....safe_loading import read_yaml
 from ...errors import BadRowError, join_names, short
 from ...fields import read_mask
 from ...masks import all_finite, as_integer
 from ..registry import Source, dataset_path
-from .files import IMAGE_SUFFIXES, ImageFinder, files_in
+from .files import IMAGE_SUFFIXES, ImageFinder, files_in, head_text, read_lines
 from .objects import LabeledImage, LabeledObject, object_id
 from .reader import LabelReader
 
 _YAML = (".yaml", ".yml")
 _CLASSES = "classes.txt"
 _SPLITS = ("train", "val", "test")
-_HEAD = 1 << 16  # characters
+_HEAD = 1 << 16  # bytes
 _NAMES, _SPLIT = re.compile(r"(?m)^names\s*:"), re.compile(r"(?m)^(train|val|test)\s*:")
+# Of the paths in the .txt files of CVAT, whose exports have no such folder.
+_CVAT_PREFIX = "data/"
 # Rounded coordinates may be this far outside of the image, as a fraction; Ultralytics has the same limit.
 _MARGIN = 0.01
 
@@ -72,11 +73,13 @@ class YoloReader(LabelReader):
         finder = ImageFinder(config.file.parent)
         for image in config.images(split):
             file = _label_file(image)
-            if not file.is_file():
+            if not os.path.isfile(file):
+                if not os.path.isfile(image):
+                    yield BadRowError(f"{config.file}: '{split}': {image} is missing; add the image", "image_missing")
                 continue
             name = finder.relative(image)
             try:
-                lines = _lines(file)
+                lines = read_lines(file)
             except ValueError as error:
                 yield BadRowError(str(error))
                 continue
@@ -138,7 +141,7 @@ class _Config:
                 "pass the path of one of them"
             )
         if files[0].name == _CLASSES:
-            return cls(files[0], {"train": "images", "names": [line.strip() for _, line in _lines(files[0])]})
+            return cls(files[0], {"train": "images", "names": [line for _, line in read_lines(files[0])]})
         return cls(files[0], read_yaml(files[0]))
 
     def exists(self, split: str) -> bool:
@@ -196,11 +199,11 @@ class _Config:
 
     def _listed(self, file: Path) -> list[Path]:
         """Return the images that a .txt names, which are relative to it, or to the folder of the dataset."""
-        names = [line.strip() for _, line in _lines(file)]
-        images = []
-        for name in filter(_is_image, names):
-            candidates = [Path(os.path.abspath(base / name)) for base in (file.parent, *self._bases)]
-            images.append(next(filter(Path.is_file, candidates), candidates[0]))
+        bases, images = (file.parent, *self._bases), []
+        for name in filter(_is_image, (line for _, line in read_lines(file))):
+            names = (name, name.removeprefix(_CVAT_PREFIX))
+            candidates = [Path(os.path.abspath(base / each)) for each in names for base in bases]
+            images.append(next(filter(os.path.isfile, candidates), candidates[0]))
         return images
 
 
@@ -217,11 +220,7 @@ def _yaml_files(path: Path) -> list[Path]:
 
 
 def _is_config(file: Path) -> bool:
-    try:
-        with open(file, encoding="utf-8-sig", errors="replace") as opened:
-            head = opened.read(_HEAD)
-    except OSError:
-        return False
+    head = head_text(file, _HEAD)
     return bool(_NAMES.search(head) and _SPLIT.search(head))
 
 
@@ -239,17 +238,6 @@ def _label_file(image: Path) -> Path:
     """Return the label file of an image, as Ultralytics does: the last folder "images" is replaced by "labels"."""
     images, labels = f"{os.sep}images{os.sep}", f"{os.sep}labels{os.sep}"
     return Path(labels.join(str(image).rsplit(images, 1))).with_suffix(".txt")
-
-
-def _lines(file: Path) -> list[tuple[int, str]]:
-    """Return the lines of a text file that are not blank, with their numbers."""
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise ValueError(f"{file}: expected text in UTF-8, got another encoding; save it as UTF-8") from None
-    except OSError as error:
-        raise ValueError(f"{file}: expected text, got a file that cannot be read: {one_line(error)}") from None
-    return [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
 
 
 def _object(line: str, number: int, name: str, file: Path, config: _Config) -> LabeledObject | BadRowError:
