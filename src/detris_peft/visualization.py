@@ -167,7 +167,7 @@ def plot_predictions(
     figure, axes = plt.subplots(3, count, figsize=(2.2 * count, 7), layout="constrained", squeeze=False)
     for column, (sample, mask) in enumerate(zip(chosen, masks, strict=True)):
         for row, shown in enumerate((None, sample.mask, mask)):
-            axes[row][column].imshow(overlay_thumbnail(sample.image, shown, _PANEL))
+            axes[row][column].imshow(overlay_thumbnail(sample.pil_image(), shown, _PANEL))
             axes[row][column].set(xticks=[], yticks=[])
         axes[0][column].set_title(wrapped(sample.sentence), fontsize=8, parse_math=False)
         axes[2][column].set_xlabel(describe_iou(mask, sample.mask), fontsize=8)

@@ -239,9 +239,7 @@ CASES = [
     Case("COCO id is a fraction", COCO, ("'id'", "got 3.5", "fix the id"), coco(annotation={"id": 3.5})),
     Case("COCO image id is unknown", COCO, ("annotation 7", "'2'", "fix the id"), coco(annotation={"image_id": "2"})),
     Case("COCO size is text", COCO, ("'height'", "got '40'", "fix it"), coco(image={"height": "40", "width": "48"})),
-    Case(
-        "COCO size is another", COCO, ("40x48 pixels as in coco.json", "48x40"), coco(image={"height": 48, "width": 40})
-    ),
+    Case("COCO size is another", COCO, ("40x48 pixels as in coco", "48x40"), coco(image={"height": 48, "width": 40})),
     Case(
         "no target is text", CONVERT, ("'no_target'", "expected true or false, got 'no'", "fix"), line(no_target="no")
     ),

@@ -58,19 +58,20 @@ def apply_config_options(config: DetrisConfig, given: Mapping[str, Any]) -> Detr
     return config
 
 
-def initialize_adapters(config: DetrisConfig, init_weights: str, given: Mapping[str, Any]) -> None:
-    """Set the initialization of adapters of our own types, unless an option sets it. Changes the config.
+def adapters_to_initialize(config: DetrisConfig, given: Mapping[str, Any]) -> dict[str, AdapterConfig]:
+    """Return the adapters of our own types whose initialization no option sets, by their fields.
 
     Args:
         config: the config of the model.
-        init_weights: a value of `AdapterConfig.init_weights`.
         given: the given options of `DetrisConfig`.
     """
+    found = {}
     for name in ADAPTERS:
         adapter, changes = getattr(config, name), given.get(name) or {}
         is_given = f"{name}.init_weights" in given or "init_weights" in changes
         if isinstance(adapter, AdapterConfig) and not is_given:
-            adapter.init_weights = init_weights
+            found[name] = adapter
+    return found
 
 
 def _bridger(config: DetrisConfig, changes: dict[str, Any]) -> BridgerConfig | None:

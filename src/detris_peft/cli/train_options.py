@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple, get_type_hints
 
@@ -107,8 +108,10 @@ def resolve_options(
 
 
 def _defaults(names: Sequence[str]) -> dict[str, Any]:
-    defaults = TrainingArguments()
-    return {name: getattr(defaults, name) for name in names}
+    # Not from an instance, which checks the settings of accelerate launch that an option may override.
+    return {
+        option.name: copy(option.metadata["initial"]) for option in fields(TrainingArguments) if option.name in names
+    }
 
 
 def with_recipe(options: TrainOptions, references: int | None, num_processes: int) -> TrainOptions:
@@ -157,8 +160,6 @@ def describe_recipe(run: RunArguments, training: TrainingArguments) -> str:
         recipe |= presets.get_recipe(run.recipe).options
         recipe |= {name: getattr(training, name) for name in run.set_by_recipe}
     used = {name: value for name, value in recipe.items() if getattr(training, name) == value}
-    if run.recipe is not None and run.init_from is None:  # of adapters whose options do not set it
-        used["init_weights"] = presets.get_recipe(run.recipe).init_weights
     values = ", ".join(f"{name}={value}" for name, value in used.items()) or "none"
     overridden = [name for name in recipe if name not in used]
     title = f"Recipe of {preset}" + (f" with {run.recipe}" if run.recipe else "")

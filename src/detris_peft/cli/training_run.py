@@ -31,7 +31,7 @@ from ..training.trackers import check_trackers
 from .backbone_options import KINDS, BackboneArguments
 from .backbone_selection import Backbone, load_backbone, select_backbones
 from .checkpoint_options import truncation_notice
-from .config_changes import apply_config_options, initialize_adapters
+from .config_changes import adapters_to_initialize, apply_config_options
 from .initial_checkpoint import InitialCheckpoint, check_recorded, find_initial_checkpoint
 from .train_options import RunArguments, TrainOptions, describe_recipe, with_recipe
 
@@ -82,6 +82,9 @@ def run_training(all_options: TrainOptions, state: PartialState) -> list[dict[st
     training = with_recipe(all_options, None if is_stream else len(train_rows), state.num_processes).training
     state.print(describe_recipe(run, training))
     if initial is None:
+        if run.recipe is not None and (initialized := adapters_to_initialize(config, run.config_fields)):
+            start = presets.get_recipe(run.recipe).init_weights
+            state.print(f"Recipe of {run.recipe}: init_weights={start} of {', '.join(initialized)}")
         tokenizer = _create_tokenizer(backbones, config, run, source, train_rows)
         processor = DetrisProcessor.from_config(config, tokenizer)
         processor.keep_aspect_ratio = bool(run.keep_aspect_ratio)
@@ -224,7 +227,8 @@ def create_config(
         config.name_backbone(kind, backbone.name)
     config = apply_config_options(config, given)
     if run.recipe is not None:
-        initialize_adapters(config, presets.get_recipe(run.recipe).init_weights, given)
+        for adapter in adapters_to_initialize(config, given).values():
+            adapter.init_weights = presets.get_recipe(run.recipe).init_weights
     return config, selected
 
 

@@ -122,7 +122,7 @@ def plot_figure2(
     titles = ["image", "ground truth", *panels]
     side = min(max(_FIGURE_WIDTH // len(titles), _SIDES[0]), _SIDES[1])
     # A row is as high as its images, at most square, so that captions are close to landscape images.
-    heights = [min(1.0, sample.image.height / sample.image.width) for sample in samples.values()]
+    heights = [min(1.0, sample.mask.shape[0] / sample.mask.shape[1]) for sample in samples.values()]
     inch = side / _DPI
     figure, axes = plt.subplots(
         len(ids),
@@ -142,7 +142,7 @@ def plot_figure2(
             iou = f"IoU {100 * counts.iou[counts.ids.index(name)]:.0f}" if name in counts.ids else ""
             cells.append((_mask(arm.masks[split].get(name), sample.mask.shape, name), iou))
         for axis, (mask, caption) in zip(line, cells, strict=True):
-            axis.imshow(_panel(sample.image, mask, size))
+            axis.imshow(_panel(sample.pil_image(), mask, size))
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
             axis.set_xlabel(caption, fontsize=8, parse_math=False, labelpad=2)

@@ -36,6 +36,10 @@ class Sample:
     # Errors of invalid rows that were skipped and are reported with this sample.
     skipped: tuple[BadRowError, ...] = ()
 
+    def pil_image(self) -> Image.Image:
+        """Return the image as a PIL image."""
+        return Image.fromarray(self.image) if isinstance(self.image, np.ndarray) else self.image
+
 
 # Returns an augmented sample. Its random numbers come from a generator that depends only on seed, epoch and row.
 Augmentation = Callable[[Sample, np.random.Generator], Sample]

@@ -12,7 +12,7 @@ from ..errors import notice
 def named_file(folder: Path, name: str) -> Path:
     """Return the path of a file below `folder`; backslashes separate folders if no file has exactly this name."""
     path = folder / name
-    if "\\" in name and not path.exists():
+    if "\\" in name and not os.path.exists(path):  # False for a name that is too long
         return folder / name.replace("\\", "/")
     return path
 

@@ -114,9 +114,11 @@ class SceneReader:
                 if isinstance(item, BadRowError):
                     raise item
                 if not self.allow_outside and image.data is None and not is_inside(image.file, image.root):
+                    file, real = _file(image), os.path.realpath(image.file)
+                    leads = "" if real == str(file) else f", which leads to {real}"
                     raise BadRowError(
-                        f"{item.where}: expected an image in {image.root}, got {_file(image)}, which leads to "
-                        f"{os.path.realpath(image.file)}; copy it there, or pass --allow_outside"
+                        f"{item.where}: expected an image in {image.root}, got {file}{leads}; copy it there, or pass "
+                        "--allow_outside"
                     )
                 _check_label(item, seen)
             except BadRowError as error:
