@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
-from detris_peft.data import BadRows, DataSource, decode_row
+from detris_peft.data import BadRows, DataSource, check_data, decode_row
 from detris_peft.data.errors import NoSentencesError, collect_notices
+from detris_peft.data.readers import coco_file
 
 SIZE = (12, 9)  # width, height
 OUTLINES = {1: [2.0, 1.0, 8.0, 1.0, 8.0, 6.0, 2.0, 6.0], 2: [4.5, 2.5, 11.0, 3.0, 6.0, 8.0]}
@@ -176,3 +177,18 @@ def test_json_in_utf_16_is_named(tmp_path):
     (tmp_path / "set" / "a.json").write_text(json.dumps(content(["a.png"])), encoding="utf-16")
     with pytest.raises(ValueError, match=r"a\.json: expected a JSON file in UTF-8, got another encoding"):
         source(tmp_path).splits()
+
+
+def test_check_reads_each_file_once(tmp_path, monkeypatch):
+    value = content(["a.png", "b.png"])
+    value["images"][1]["split"] = "val"
+    write(tmp_path / "set" / "labels.json", value)
+    for name in "ab":
+        image(tmp_path / "set" / f"{name}.png")
+    read, files = coco_file.read_json, []
+    monkeypatch.setattr(coco_file, "read_json", lambda file: files.append(file.name) or read(file))
+    reports = check_data(source(tmp_path), progress=False)
+    assert [report.objects for report in reports] == [1, 1]
+    assert files == ["labels.json"]
+    source(tmp_path).splits()
+    assert len(files) == 2  # read again after the check: the file may have changed

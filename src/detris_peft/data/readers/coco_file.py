@@ -17,6 +17,7 @@ from .labels.files import ImageFinder
 from .labels.objects import LabeledImage, LabeledObject
 from .labels.text_fields import find_text
 from .paths import mask_finder, named_file
+from .row_cache import shared
 
 _LISTS = ("images", "annotations")
 
@@ -44,12 +45,16 @@ class CocoFile:
 
     @classmethod
     def read(cls, path: Path) -> CocoFile:
-        """Read a file.
+        """Read a file, once while `share_rows` is active.
 
         Raises:
             FileNotFoundError: the file does not exist.
             ValueError: it is not COCO JSON.
         """
+        return shared((cls, str(path)), lambda: cls._read(path))
+
+    @classmethod
+    def _read(cls, path: Path) -> CocoFile:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file; pass a COCO .json file")
         content = read_json(path)

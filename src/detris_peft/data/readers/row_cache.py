@@ -18,7 +18,7 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ _CHUNK = 1000  # rows
 _MAX_WAIT = 1800  # seconds
 _ERROR_CLASSES = {error.__name__: error for error in (BadRowError, MissingImageError)}
 
-_shared: ContextVar[dict[Any, tuple[datasets.Dataset, dict[str, Any]]] | None] = ContextVar("shared", default=None)
+_shared: ContextVar[dict[Any, Any] | None] = ContextVar("shared", default=None)
 
 logger = logging.getLogger(__name__)
 
@@ -123,22 +123,19 @@ def cached_rows(key_files: Sequence[Path], options: Mapping[str, Any], build: Ca
     Raises:
         FileNotFoundError, ValueError, pickle.UnpicklingError: those of `build`.
     """
-    shared = _shared.get()
+
+    def read() -> tuple[datasets.Dataset, dict[str, Any]]:
+        if sum(file.stat().st_size for file in key_files) < MIN_BYTES:
+            return _build(key_files, build)
+        return _read_or_build(key_files, options, build)
+
     identity = (*map(str, key_files), json.dumps(options, sort_keys=True))
-    if shared is not None and identity in shared:
-        return CachedRows(*shared[identity], key_files)
-    if sum(file.stat().st_size for file in key_files) < MIN_BYTES:
-        found = _build(key_files, build)
-    else:
-        found = _read_or_build(key_files, options, build)
-    if shared is not None:
-        shared[identity] = found
-    return CachedRows(*found, key_files)
+    return CachedRows(*shared(identity, read), key_files)
 
 
 @contextmanager
 def share_rows() -> Iterator[None]:
-    """Keep the rows that `cached_rows` returns, so that loading several splits reads the files once, small ones too.
+    """Keep what `cached_rows` and `shared` return, so that loading several splits reads the files once.
 
     Changes of the files in the meantime are ignored.
     """
@@ -147,6 +144,16 @@ def share_rows() -> Iterator[None]:
         yield
     finally:
         _shared.reset(token)
+
+
+def shared(identity: Hashable, read: Callable[[], Any]) -> Any:
+    """Return the result of `read`, which is called once per identity while `share_rows` is active."""
+    values = _shared.get()
+    if values is None:
+        return read()
+    if identity not in values:
+        values[identity] = read()
+    return values[identity]
 
 
 def is_sharing() -> bool:
@@ -246,6 +253,9 @@ def _read_or_build(
         built = _build(key_files, build)
         if _key(key_files, options) != key:  # a file was replaced while it was read
             return built
+        found = _read(folder)  # without file locks, another process may have built it, and use it now
+        if found is not None:
+            return found
         try:
             _write(folder, *built)
         except OSError as error:

@@ -25,6 +25,7 @@ from ...errors import BadRows
 from ...masks import decode_mask
 from ...readers import dataset_path
 from ...readers.folder import METADATA
+from ...readers.row_cache import share_rows
 from ...sources import DataSource
 from ..output_folder import check_output, check_split_names, unique_name, write_folder, written_files
 from .card import description_card
@@ -64,6 +65,7 @@ class DescribedSplit:
     licenses: Counter[str] = field(default_factory=Counter)
 
 
+@share_rows()
 def describe_dataset(
     source: DataSource,
     output: str | os.PathLike[str],
