@@ -24,7 +24,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import datasets
 import datasets.config
@@ -47,6 +47,8 @@ _ROWS, _INDEX = "rows.arrow", "index.json"
 _CHUNK = 1000  # rows
 _MAX_WAIT = 1800  # seconds
 _ERROR_CLASSES = {error.__name__: error for error in (BadRowError, MissingImageError)}
+
+T = TypeVar("T")
 
 _shared: ContextVar[dict[Any, Any] | None] = ContextVar("shared", default=None)
 
@@ -130,7 +132,8 @@ def cached_rows(key_files: Sequence[Path], options: Mapping[str, Any], build: Ca
         return _read_or_build(key_files, options, build)
 
     identity = (*map(str, key_files), json.dumps(options, sort_keys=True))
-    return CachedRows(*shared(identity, read), key_files)
+    rows, index = shared(identity, read)
+    return CachedRows(rows, index, key_files)
 
 
 @contextmanager
@@ -146,7 +149,7 @@ def share_rows() -> Iterator[None]:
         _shared.reset(token)
 
 
-def shared(identity: Hashable, read: Callable[[], Any]) -> Any:
+def shared(identity: Hashable, read: Callable[[], T]) -> T:
     """Return the result of `read`, which is called once per identity while `share_rows` is active."""
     values = _shared.get()
     if values is None:
