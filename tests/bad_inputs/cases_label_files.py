@@ -81,7 +81,7 @@ CASES = [
     _label_studio(
         "no image", [_task(_region(), _text("it"), image="audio.wav")], "name or URL of an image", "label one"
     ),
-    _yolo("box", "0 0.5 0.5 0.2 0.2\n", "photo.txt: line 1", "got a box, which is no mask", "label outlines"),
+    _yolo("box", "0 0.5 0.5 0.2 0.2\n", "photo.txt: line 1", "got a box, which is not a mask", "label outlines"),
     _yolo("unknown class", "4 0.1 0.1 0.5 0.1 0.5 0.5\n", "line 1", "expected a class from 0 to 0", "got 4", "fix"),
     _yolo("pixels", "0 10 10 50 10 50 50\n", "line 1", "expected coordinates from 0 to 1", "divide"),
     _yolo("UTF-16", "0 0.1 0.1 0.5 0.1 0.5 0.5\n".encode("utf-16"), "photo.txt", "save it as UTF-8"),
@@ -94,7 +94,7 @@ CASES = [
     ),
     _yolo("path", "", "data.yaml: 'train'", "found no photos", "fix", config="names: [a]\ntrain: photos\n"),
     _voc(
-        "boxes only", "<object><name>rose</name></object>", "SegmentationObject/photo.png", "no masks", "export masks"
+        "boxes only", "<object><name>rose</name></object>", "SegmentationObject/photo.png", "not masks", "export masks"
     ),
     _voc(
         "damaged mask",

@@ -37,7 +37,7 @@ from ...manifest import manifest_problem, write_manifest
 from ..errors import BadRowError, BadRows, MissingImageError, collect_notices, notice, reject
 from ..schema import FEATURES, to_dataset
 
-# Smaller annotations are read again by every process: that takes a second at most.
+# Smaller annotations are read again by every process, which takes at most a second.
 MIN_BYTES = 10_000_000
 # Increase it when the files of the cache, or the rows that a reader builds from the same files, change.
 FORMAT_VERSION = 1
@@ -100,7 +100,7 @@ class CachedRows:
             notice(kind, self._moved(message))
         for name, kind, message in entry["errors"]:
             reject(_ERROR_CLASSES[name](self._moved(message), kind), bad_rows)
-        # Of an empty range, `datasets` refuses one that starts after the last row.
+        # `datasets` rejects an empty range that starts after the last row.
         return self._rows.select(range(entry["start"], entry["end"]) if entry["start"] < entry["end"] else [])
 
     def _moved(self, message: str) -> str:
@@ -240,7 +240,7 @@ def _read_or_build(
 ) -> tuple[datasets.Dataset, dict[str, Any]]:
     key = _key(key_files, options)
     folder = Path(datasets.config.HF_DATASETS_CACHE, f"detris_rows_v{FORMAT_VERSION}", key)
-    found = _read(folder)  # before the lock, which a read-only disk refuses
+    found = _read(folder)  # before the lock, which fails on a read-only disk
     if found is not None:
         return found
     with ExitStack() as stack:

@@ -35,7 +35,7 @@ from .table_files import CSV, LINES, Table, read_table
 
 _FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _NUMBERS = re.compile(r"[\s\d.,;eE+-]+")
-# What columns of these names are, without a mapping.
+# Names of the columns that are used for each field if there is no mapping.
 _DEFAULT = {"image": ("image", "file_name"), "sentences": ("sentences", "sentence"), "mask": ("mask",)}
 _OPTIONAL = ("split", "no_target", "ref_id", "ann_id", "image_id", "sent_ids", "category_id")
 

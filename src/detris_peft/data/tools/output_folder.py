@@ -93,6 +93,6 @@ def written_files(folder: Path) -> set[str]:
             lines = [parse_json(line, str(file)) for line in file.read_text(encoding="utf-8").split("\n") if line]
             files = (line.get(key) for line in lines for key in ("file_name", "mask_file_name"))
             names |= {f"{file.parent.name}/{name}" for name in files if name is not None}
-        except (OSError, ValueError, TypeError, AttributeError):  # edited by somebody: it is unknown which are ours
+        except (OSError, ValueError, TypeError, AttributeError):  # an edited file: its names are unknown
             continue
     return names

@@ -170,7 +170,7 @@ def test_images_without_a_mask_are_noticed_or_errors(tmp_path):
     bad_rows = BadRows()
     assert len(source.load("train", bad_rows)) == 1
     assert "b.xml: expected the mask" in str(bad_rows[0])
-    assert "got boxes only, which are no masks" in str(bad_rows[0])
+    assert "got boxes only, which are not masks" in str(bad_rows[0])
 
 
 def polygon(**points):

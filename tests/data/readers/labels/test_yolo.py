@@ -143,7 +143,7 @@ def test_there_is_no_field_for_sentences(tmp_path):
 
 
 LINES = {
-    "box": ("0 0.5 0.5 0.2 0.2", "expected an outline of at least three points, got a box, which is no mask"),
+    "box": ("0 0.5 0.5 0.2 0.2", "expected an outline of at least three points, got a box, which is not a mask"),
     "box with a confidence": ("0 0.5 0.5 0.2 0.2 0.9", "got a box"),
     "class only": ("0", "at least three points, got 1 numbers"),
     "odd": (f"{ROSE} 0.5", "the pairs x y of at least three points, got 10 numbers"),

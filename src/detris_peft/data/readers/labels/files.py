@@ -25,13 +25,13 @@ SPLIT_FOLDERS = {
     "validation": "val",
     "test": "test",
 }
-# Files of a folder that are looked at to detect a format: a folder may hold one per image, each with its pixels.
+# Maximum number of files per folder that are read to detect a format: a folder may contain one large file per image.
 MAX_DETECTED = 20
 _HEAD = 1 << 20  # bytes
 _TAGS_HEAD = 1 << 16  # bytes
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _TAG = re.compile(r"<([A-Za-z_][\w.:-]*)")
-# A string may be cut by the end of the text: so each of its characters is looked at once.
+# A string may be cut off at the end of the text. The pattern matches it too, so that no character is scanned twice.
 _TOKEN = re.compile(r'"([^"\\]*(?:\\.[^"\\]*)*)(?:"(\s*:)?|\\?\Z)|[\[\]{}]', re.DOTALL)
 
 
@@ -49,7 +49,7 @@ def head_keys(file: Path) -> tuple[str, frozenset[str]]:
     return _head_keys(str(file), status.st_mtime_ns, status.st_size)
 
 
-@lru_cache(maxsize=1000)  # several readers look at the same file
+@lru_cache(maxsize=1000)  # several readers check the same file
 def _head_keys(file: str, modified: int, size: int) -> tuple[str, frozenset[str]]:
     text = head_text(Path(file), _HEAD)
     start = text.lstrip()[:1]
@@ -144,7 +144,7 @@ def files_of_splits(
         path: a file, which is "train" and is not checked; a folder; or None for no files.
         suffixes: of the files, such as ".json".
         is_own: returns whether a file with such a suffix belongs to the export.
-        limit: maximum number of files of each suffix that are looked at in each folder; None for no limit.
+        limit: maximum number of files of each suffix that are checked in each folder; None for no limit.
     """
     if path is None or path.is_file():
         return [] if path is None else [(path, "train")]
@@ -176,7 +176,7 @@ def read_file_name(value: Any, where: str) -> str:
         where: file, image and field, the prefix of the error message.
 
     Raises:
-        BadRowError: it is not text, or is empty, or has several lines.
+        BadRowError: the name is not text, is empty, or has several lines.
     """
     if not isinstance(value, str) or len(value.splitlines()) != 1:
         raise BadRowError(f"{where}: expected a file name, got {short(value)}; fix it")
@@ -189,7 +189,7 @@ def check_once(image: Path, where: str, seen: dict[Path, str]) -> None:
     Args:
         image: path of the image.
         where: the file or entry that labels it.
-        seen: the same of each image before; this one is added.
+        seen: the file or entry that labels each earlier image, keyed by the image's path; this image is added.
 
     Raises:
         BadRowError: another file or entry labels the image.
@@ -233,7 +233,7 @@ class ImageFinder:
         return same[0] if len(same) == 1 else expected
 
     def named(self, name: str) -> list[Path]:
-        """Return the image files in the folder that have this name, whatever their subfolder."""
+        """Return the image files in the folder that have this name, in any subfolder."""
         if self._by_name is None:
             self._by_name = {}
             for parent, folders, names in os.walk(self.folder):

@@ -24,7 +24,7 @@ WITHOUT_AREA = ("keypoint", "vector")
 
 
 def shape_kind(result: Mapping[str, Any]) -> str | None:
-    """Return the kind of shape of a result, or None if it is no shape."""
+    """Return the kind of shape of a result, or None if it is not a shape."""
     name = str(result.get("type")).lower()
     if name == "labels":
         value = result.get("value")

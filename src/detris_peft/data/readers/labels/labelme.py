@@ -47,7 +47,7 @@ from .shapes import Shape, notice_without_area, paste_mask, unite_shapes
 from .text_fields import find_text
 
 _MAX_DEPTH, _MAX_FOLDERS = 2, 300  # of the subfolders in which JSON files are searched
-# Classes of LabelMe's examples that are no objects: https://github.com/wkentaro/labelme/tree/main/examples
+# Labels in LabelMe's examples that do not name objects: https://github.com/wkentaro/labelme/tree/main/examples
 _NO_OBJECTS = ("_background_", "__ignore__")
 _WITHOUT_AREA = ("point", "points", "line", "linestrip")
 # Those after "polygon" are X-AnyLabeling's.

@@ -54,7 +54,7 @@ class LabeledImage:
         where: the file that describes the image, the prefix of error messages.
         file: path of the image.
         name: its name relative to the image folder, with slashes.
-        root: folder of the dataset or of its images; a file outside it is noticed.
+        root: folder of the dataset or of its images; a file outside it is reported as a notice.
         split: split of the image.
         objects: its objects, invalid ones as their errors.
         data: content of the image file, if the export contains it and `file` does not exist.

@@ -8,7 +8,7 @@ VOCdevkit/VOC2012/                          or the folder VOC2012 itself
     ImageSets/Segmentation/train.txt        names of the images of a split; without this folder, all are "train"
 
 A mask may also be in the colors of VOC, as CVAT and Datumaro write it. An <object> may have a <polygon> with <x1>,
-<y1>, <x2>, ..., as Roboflow writes it, in XML files next to the images of train/, valid/ and test/. Boxes are no
+<y1>, <x2>, ..., as Roboflow writes it, in XML files next to the images of train/, valid/ and test/. Boxes are not
 masks. Sentences are a tag of <object>, such as <description>, or one of its <attributes>.
 """
 
@@ -177,7 +177,7 @@ def _labeled_image(
     masks = InstanceMasks(mask_file, [_box(element) for element in elements]) if mask_file.is_file() else None
     if masks is None and elements and not any(element.find("polygon") is not None for element in elements):
         raise BadRowError(
-            f"{file}: expected the mask {mask_file}, or a <polygon> in each <object>, got boxes only, which are no "
+            f"{file}: expected the mask {mask_file}, or a <polygon> in each <object>, got boxes only, which are not "
             "masks; export masks, too",
             "mask_malformed",
         )
@@ -235,7 +235,7 @@ def _object(
     elif polygon is not None:
         mask = partial(read_mask, _outline(polygon, where), where=f"{where}: <polygon>")
     else:
-        raise BadRowError(f"{where}: expected a <polygon>, got a box, which is no mask; add it", "mask_malformed")
+        raise BadRowError(f"{where}: expected a <polygon>, got a box, which is not a mask; add it", "mask_malformed")
     label = (element.findtext("name") or "").strip()
     field, sentences = find_text(_attributes(element)) or ("description", None)
     return LabeledObject(

@@ -1,4 +1,4 @@
-"""Vertices of polygons that are drawn with another library than pycocotools, as a dataset's authors do."""
+"""Vertices of polygons that are drawn with a library other than pycocotools, as a dataset's authors do."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def read_points(points: Any, height: int, width: int, where: str) -> np.ndarray:
         where: prefix of the error message.
 
     Raises:
-        BadRowError: these are no points, or the polygon is too large to draw.
+        BadRowError: the value is not a list of points, or the polygon is too large to draw.
     """
     if not _is_list(points) or not all(_is_list(point) and len(point) == 2 for point in points):
         raise BadRowError(

@@ -1,13 +1,13 @@
 """Reader for ReasonSeg (Lai et al., 2024, "LISA: Reasoning Segmentation via Large Language Model").
 
-<folder>/train/0001.jpg       the images; val/ and test/ alike
+<folder>/train/0001.jpg       the images; the same for val/ and test/
 <folder>/train/0001.json      {"text": ["the food with the most vitamin C"], "is_sentence": false,
                                "shapes": [{"label": "target", "points": [[10.5, 20.0], [40.0, 22.5], [30.0, 60.0]]},
                                           {"label": "ignore", "points": [...]}]}
 
 All texts of an image refer to the same target. Masks are drawn as by the authors' `get_mask_from_json`
-(https://github.com/dvlab-research/LISA/blob/main/utils/data_processing.py): in order of decreasing area, "ignore" over
-"target" and the other way round, so that a small target inside a region to ignore is kept. "flag" is no shape.
+(https://github.com/dvlab-research/LISA/blob/main/utils/data_processing.py): in order of decreasing area, independent
+of their labels, so that a small target inside an ignored region is kept. "flag" is not drawn.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .objects import LabeledImage, LabeledObject, object_id
 from .points import read_points
 from .reader import LabelReader
 
-# LabelMe has "shapes", too, but none of the others.
+# LabelMe also has "shapes", but not the other keys.
 _KEYS = {"text", "is_sentence", "shapes"}
 _IGNORED, _TARGET = 255, 1
 

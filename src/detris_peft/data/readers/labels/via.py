@@ -12,9 +12,9 @@ An export of annotations as JSON is the value of "_via_img_metadata" alone; VIA 
 One as CSV has a line for each region, with both kinds of attributes as JSON.
 
 The class is the attribute named class, label, category or object; without these, the only dropdown or radio attribute
-of the project; without that, the attribute named type or name; else the only attribute that is no checkbox; else the
-only one, whose checked option is the class. Attributes with one of the names `TEXT_FIELDS` do not count. A class with
-options is named by the description in the project, or by its id if that is blank.
+of the project; without that, the attribute named type or name; otherwise the only attribute that is not a checkbox;
+otherwise the only attribute, whose checked option is the class. Attributes with one of the names `TEXT_FIELDS` do not
+count. A class with options is named by the description in the project, or by its id if that is blank.
 
 Format: `pack_via_metadata` and `via_region_shape_to_coco_annotation` of VIA 2, https://gitlab.com/vgg/via. COCO
 from VIA is read as COCO.

@@ -249,7 +249,7 @@ def _object(line: str, number: int, name: str, file: Path, config: _Config) -> L
         return BadRowError(f"{where}: expected numbers, got {short(line)}; fix the line")
     if len(outline) in (4, 5):
         return BadRowError(
-            f"{where}: expected an outline of at least three points, got a box, which is no mask; label outlines",
+            f"{where}: expected an outline of at least three points, got a box, which is not a mask; label outlines",
             "mask_malformed",
         )
     if len(outline) < 6 or len(outline) % 2:

@@ -112,7 +112,7 @@ class ReviewFolder:
 
         Args:
             file, number, version: the object as the reviewer saw it.
-            sentences: all sentences that it is to have; see `edit_line`.
+            sentences: all sentences of the object after the edit; see `edit_line`.
             bad_mask: whether its mask is bad.
 
         Returns:

@@ -42,7 +42,7 @@ def edit_line(text: str, sentences: Sequence[SentenceEdit], bad_mask: bool, wher
 
     Args:
         text: the object as JSON.
-        sentences: all sentences that the object is to have, in order; see `SentenceEdit`.
+        sentences: all sentences of the object after the edit, in order; see `SentenceEdit`.
         bad_mask: whether the mask is bad, so that training must not use the object.
         where: file and line, for messages.
 

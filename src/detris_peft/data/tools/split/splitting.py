@@ -214,7 +214,7 @@ def _too_few(source: DataSource, images: int, groups: int, shares: Mapping[str, 
     if images < len(shares):
         return f"{problem}, got {images}; add images{fewer}"
     return (
-        f"{problem} that are no near-duplicates of each other, got {images:,} images in {groups} "
+        f"{problem} that are not near-duplicates of each other, got {images:,} images in {groups} "
         f"{'group' if groups == 1 else 'groups'} of near-duplicates{' or folders' if folders else ''}; add other "
         f"images, lower --max_distance{', omit --keep_folders' if folders else ''}{fewer}"
     )
