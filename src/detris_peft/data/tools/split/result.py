@@ -95,7 +95,8 @@ class SplitResult:
     def as_json(self) -> dict[str, Any]:
         """Return the result as JSON-compatible data.
 
-        Returns:
+        Returns::
+
             {"seed": int, "max_distance": int, "flagged": int, "renumbered": bool,
              "splits": {split: {"fraction": float, "share": float, "images": int, "references": int,
                                 "sentences": int, "no_target": int}},
