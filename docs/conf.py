@@ -16,6 +16,8 @@ html_theme = "furo"
 html_title = f"detris_peft {release}"
 exclude_patterns = ["_build", "images/README.md"]
 
+highlight_language = "text"  # layouts of folders; blocks of code name their language
+
 myst_heading_anchors = 3  # links such as design.md#parity work on GitHub and here
 
 default_role = "py:obj"  # single backticks in docstrings link to the object, if it is documented
