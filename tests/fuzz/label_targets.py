@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import itertools
 import json
 import shutil
@@ -103,8 +104,9 @@ def _voc_mask() -> bytes:
     mask[2:9, 3:12] = 1
     image = Image.fromarray(mask)
     image.putpalette([0, 0, 0, 128, 0, 0])
-    image.save("voc.png")
-    return Path("voc.png").read_bytes()
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    return content.getvalue()
 
 
 def _voc(folder: Path) -> None:
