@@ -24,7 +24,7 @@ def image(folder, *objects, **fields):
     return LabeledImage("a.json", folder / "a.png", "a.png", folder, "train", objects, **fields)
 
 
-def rows(images, split="train", bad_rows=None, advice="{count} objects", **options):
+def rows(images, split="train", bad_rows=None, advice="{a}: {count:,} objects", **options):
     return label_rows(images, split, "set", bad_rows, advice, **options)
 
 
@@ -44,7 +44,7 @@ def test_objects_of_other_splits_are_left_out(tmp_path):
 
 def test_without_sentences_the_error_counts_the_objects_or_their_classes_are_used(tmp_path):
     found = [image(tmp_path, item(0), item(1))]
-    with pytest.raises(NoSentencesError, match="2 objects"):
+    with pytest.raises(NoSentencesError, match=r"\{a\}: 2 objects"):
         rows(found)
     assert rows(found, advice=None)["sentences"] == [["square"]] * 2
 

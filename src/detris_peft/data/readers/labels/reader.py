@@ -124,7 +124,7 @@ def label_rows(
             seen[item.ann_id] = short(row["sentences"][0])
             rows.append((item.order, row))
     if advice is not None and not rows and valid:
-        raise NoSentencesError(advice.format(count=silent))
+        raise NoSentencesError(advice.replace("{count:,}", f"{silent:,}"))  # names of datasets may have braces
     if silent:
         notice("no_sentence", f"{silent:,} of {silent + len(rows):,} objects have no sentence and are not used")
     rows.sort(key=lambda pair: pair[0])
