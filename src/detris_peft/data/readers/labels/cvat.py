@@ -85,9 +85,7 @@ class CvatReader(LabelReader):
         return [file for file, _ in self._files(source)]
 
     def images(self, source: Source, split: str) -> Iterator[LabeledImage | BadRowError]:
-        path = dataset_path(source)
-        assert path is not None  # `splits` was called before
-        finder = image_finder(source, path if path.is_dir() else path.parent)
+        finder = image_finder(source)
         seen: dict[Path, str] = {}
         counts: Counter[str] = Counter()
         left_out: Counter[str] = Counter()

@@ -13,7 +13,7 @@ from typing import Any
 from ....errors import one_line
 from ...errors import BadRowError, short
 from ..paths import find_image_folder
-from ..registry import Source
+from ..registry import Source, dataset_path
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 # Names of folders that hold one split each, and our names for the splits.
@@ -161,11 +161,13 @@ def image_with_stem(path: Path) -> Path | None:
     return next((image for suffix in suffixes if os.path.isfile(image := Path(f"{path}{suffix}"))), None)
 
 
-def image_finder(source: Source, folder: Path) -> ImageFinder:
-    """Return the finder for the folder that `--image_folder` names, by default for the folder of the dataset."""
-    if source.image_folder is None:
-        return ImageFinder(folder)
-    return ImageFinder(find_image_folder(Path(source.data_root), source.image_folder))
+def image_finder(source: Source) -> ImageFinder:
+    """Return the finder for the folder that `--image_folder` names, by default for that of the existing dataset."""
+    if source.image_folder is not None:
+        return ImageFinder(find_image_folder(Path(source.data_root), source.image_folder))
+    path = dataset_path(source)
+    assert path is not None
+    return ImageFinder(path if path.is_dir() else path.parent)
 
 
 def read_file_name(value: Any, where: str) -> str:

@@ -76,9 +76,7 @@ class LabelMeReader(LabelReader):
         return [file for _, file in self._files(source)]
 
     def images(self, source: Source, split: str) -> Iterator[LabeledImage | BadRowError]:
-        path = dataset_path(source)
-        assert path is not None  # `splits` was called before
-        finder = image_finder(source, path if path.is_dir() else path.parent)
+        finder = image_finder(source)
         left_out: Counter[str] = Counter()
         seen: dict[Path, str] = {}
         for name, file in self._files(source):
