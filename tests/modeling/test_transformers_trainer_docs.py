@@ -23,6 +23,8 @@ def test_code_in_the_documentation_trains(model, processor, root, tmp_path, monk
     assert scope["trainer"].state.global_step == 2
     assert torch.isfinite(torch.tensor(scope["trainer"].state.log_history[-1]["train_loss"]))
     after = dict(model.named_parameters())
-    assert all(not torch.equal(after[name], value) for name, value in before.items())
+    unchanged = [name for name, value in before.items() if torch.equal(after[name], value)]
+    # BatchNorm subtracts the bias of the convolution before it, whose gradient is zero or a rounding error.
+    assert not [name for name in unchanged if not re.search(r"\.dmoc\..*\.0\.bias$", name)]
     loaded = DetrisForReferringSegmentation.from_pretrained("runs/b/model")
     assert torch.equal(loaded.neck.sentence_proj.weight, model.neck.sentence_proj.weight)

@@ -42,8 +42,8 @@ class BridgerStage(nn.Module):
         self.vision_up = up(dim, vision_dim)
         self.text_down = nn.Linear(text_dim, dim)
         self.text_up = nn.Linear(dim, text_dim)
-        self.vision_attention = MultiheadAttention(dim, num_heads, batch_first=True)
-        self.text_attention = MultiheadAttention(dim, num_heads, batch_first=True)
+        self.vision_attention = MultiheadAttention(dim, num_heads)
+        self.text_attention = MultiheadAttention(dim, num_heads)
         self.vision_norm = None if is_first else nn.LayerNorm(dim)
         self.text_norm = None if is_first else nn.LayerNorm(dim)
         self.apply(_initialize)
@@ -57,8 +57,8 @@ class BridgerStage(nn.Module):
         if previous is not None and self.vision_norm is not None and self.text_norm is not None:
             v, t = self.vision_norm(v + previous[0]), self.text_norm(t + previous[1])
         # No key padding mask: patches also attend to padding, as in the authors' implementation.
-        from_words, _ = self.vision_attention(v, t, t, need_weights=False)
-        from_patches, _ = self.text_attention(t, v, v, need_weights=False)
+        from_words = self.vision_attention(v, t, t)
+        from_patches = self.text_attention(t, v, v)
         fused = (v * from_words).transpose(1, 2).unflatten(2, grid)  # (B, d, h, w)
         return self.vision_up(fused).flatten(2).transpose(1, 2), self.text_up(t * from_patches), (v, t)
 

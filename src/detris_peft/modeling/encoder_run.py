@@ -34,7 +34,7 @@ def _stop(block: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
 
 def enable_encoder_runs(model: nn.Module) -> None:
     """Prepare an encoder, with or without adapters, for `EncoderRun`: add an inactive hook to its first block."""
-    first_block = _blocks(model)[0]
+    first_block = encoder_blocks(model)[0]
     if _stop not in first_block._forward_pre_hooks.values():
         first_block.register_forward_pre_hook(_stop, prepend=True, with_kwargs=True)
 
@@ -57,7 +57,7 @@ class EncoderRun:
     def __init__(self, model: Any, **inputs: Any) -> None:
         (embedding, *self._args), self._kwargs = _first_call(model, inputs)
         self.states: list[torch.Tensor] = [embedding]
-        self._blocks = _blocks(model)
+        self._blocks = encoder_blocks(model)
         norm = final_norm(model.config)
         self._norm = None if norm is None else _submodule(model, norm)
 
@@ -107,7 +107,7 @@ def _first_call_without_exception(model: Any, inputs: dict[str, Any]) -> tuple[t
         calls.append(((hidden_states, *args), kwargs))
         return hidden_states
 
-    blocks = [*_blocks(model)]
+    blocks = [*encoder_blocks(model)]
     own = [block.__dict__.get("forward") for block in blocks]  # set by hooks of accelerate
     try:
         for block in blocks:
@@ -121,7 +121,8 @@ def _first_call_without_exception(model: Any, inputs: dict[str, Any]) -> tuple[t
     return calls[0]
 
 
-def _blocks(model: nn.Module) -> Any:
+def encoder_blocks(model: nn.Module) -> Any:
+    """Return the list of the blocks of an encoder, with or without adapters."""
     return _submodule(model, BLOCK_LIST)
 
 

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..adapters.attention import MultiheadAttention
-from .neck import conv_block
 
 
 def sinusoid(length: int, dim: int, like: torch.Tensor) -> torch.Tensor:
@@ -41,12 +40,10 @@ class DecoderLayer(nn.Module):
     def __init__(self, dim: int, text_dim: int, num_heads: int, ffn_dim: int, dropout: float) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim)
-        self.self_attention = MultiheadAttention(dim, num_heads, dropout=dropout, batch_first=True)
+        self.self_attention = MultiheadAttention(dim, num_heads, dropout=dropout)
         self.self_attention_norm = nn.LayerNorm(dim)
         self.norm2 = nn.LayerNorm(dim)
-        self.cross_attention = MultiheadAttention(
-            dim, num_heads, dropout=dropout, batch_first=True, kdim=text_dim, vdim=text_dim
-        )
+        self.cross_attention = MultiheadAttention(dim, num_heads, dropout=dropout, kdim=text_dim, vdim=text_dim)
         self.cross_attention_norm = nn.LayerNorm(dim)
         self.norm3 = nn.LayerNorm(dim)
         self.ffn = nn.Sequential(
@@ -65,12 +62,12 @@ class DecoderLayer(nn.Module):
         """Patches (B, h·w, d), words (B, L, T), their sinusoids, mask (B, L), True at padding → (B, h·w, d)."""
         u = self.norm1(patches)
         q = u + patch_positions
-        attended, _ = self.self_attention(q, q, u, need_weights=False)
+        attended = self.self_attention(q, q, u)
         patches = patches + self.dropout(self.self_attention_norm(attended))
 
         q = self.norm2(patches) + patch_positions
         k = text_states + text_positions
-        attended, _ = self.cross_attention(q, k, text_states, key_padding_mask=padding_mask, need_weights=False)
+        attended = self.cross_attention(q, k, text_states, key_padding_mask=padding_mask)
         patches = patches + self.dropout(self.cross_attention_norm(attended))
 
         return patches + self.dropout(self.ffn(self.norm3(patches)))
@@ -97,42 +94,84 @@ class VisionLanguageDecoder(nn.Module):
         return self.norm(patches).transpose(1, 2).unflatten(2, (h, w))
 
 
+class UpsampledConv2d(nn.Conv2d):
+    """Bilinear upsampling by a factor of 2, then a 3×3 convolution without bias, with zeros around the image.
+
+    Both are linear, so they can change places: the nine positions of the kernel are applied to the low-resolution map,
+    which takes a quarter of the multiplications. Their results are interpolated, shifted and added, by one matrix per
+    spatial dimension (see `_interpolation`). The output differs by rounding only.
+
+    Args:
+        in_channels: d.
+        out_channels: e.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 3, padding=1, bias=False)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """(B, d, h, w) → (B, e, 2h, 2w), in channels-last memory format."""
+        batch, dim, h, w = input.shape
+        kernel = self.weight.permute(2, 3, 0, 1).reshape(3, -1, dim)  # rows of the kernel, columns × e, d
+        pixels = input.flatten(2).transpose(1, 2)  # (B, h·w, d)
+        rows = torch.stack([F.linear(pixels, weight) for weight in kernel.unbind()], dim=1)  # (B, 3, h·w, 3·e)
+        vertical = _interpolation(h, rows).flatten(1)  # (2h, 3·h)
+        rows = vertical.expand(batch, -1, -1) @ rows.view(batch, 3 * h, -1)  # (B, 2h, w·3·e)
+        horizontal = _interpolation(w, rows).transpose(1, 2).flatten(1)  # (2w, w·3)
+        output = horizontal.expand(batch * 2 * h, -1, -1) @ rows.reshape(batch * 2 * h, w * 3, -1)  # (B·2h, 2w, e)
+        return output.view(batch, 2 * h, 2 * w, -1).permute(0, 3, 1, 2)
+
+
+def _interpolation(size: int, like: torch.Tensor) -> torch.Tensor:
+    """Return (2·size, 3, size): upsample a line of pixels, shift it by -1, 0 and 1, and set zeros outside of it.
+
+    The entries are multiples of 1/4, which every precision represents exactly.
+    """
+    pixels = torch.arange(2 * size, device=like.device)[:, None] + torch.arange(-1, 2, device=like.device)
+    sources = ((pixels + 0.5) / 2 - 0.5).clamp(0, size - 1)  # as F.interpolate with align_corners=False
+    distances = (sources[..., None] - torch.arange(size, device=like.device)).abs()
+    inside = (pixels >= 0) & (pixels < 2 * size)
+    return ((1 - distances).relu() * inside[..., None]).to(like.dtype)
+
+
+def _upsampling_block(in_channels: int, out_channels: int) -> nn.Sequential:
+    return nn.Sequential(UpsampledConv2d(in_channels, out_channels), nn.BatchNorm2d(out_channels), nn.ReLU())
+
+
 class Projector(nn.Module):
     """Upsample by a factor of 4, then convolve with a 3×3 dynamic kernel predicted from the sentence."""
 
     def __init__(self, dim: int, sentence_dim: int) -> None:
         super().__init__()
-        self.upsample1 = conv_block(dim, dim, 3)
-        self.upsample2 = conv_block(dim, dim // 2, 3)
-        self.pixel_proj = nn.Conv2d(dim // 2, dim // 2, 1)
+        self.upsample1 = _upsampling_block(dim, dim)
+        self.upsample2 = _upsampling_block(dim, dim // 2)
+        self.pixel_proj = PixelProjection(dim // 2)
         self.sentence_proj = nn.Linear(sentence_dim, 9 * (dim // 2) + 1)  # kernel, then bias
 
     def forward(self, features: torch.Tensor, sentence_state: torch.Tensor) -> torch.Tensor:
         """Features (B, d, h, w) and sentence state (B, S) → logits (B, 1, 4h, 4w)."""
-        x = self.upsample1(_upsample(features))
-        x = self.pixel_proj(self.upsample2(_upsample(x)))  # (B, d/2, 4h, 4w)
+        x = self.upsample2(self.upsample1(features))  # (B, d/2, 4h, 4w)
         kernel = self.sentence_proj(sentence_state)
-        batch, channels, height, width = x.shape
-        weight, bias = kernel[:, :-1].reshape(batch, channels, 3, 3), kernel[:, -1]
-        if torch.compiler.is_exporting():
-            return _convolve_any_batch(x, weight, bias)
-        # One group per sample: each image is convolved with the kernel of its own sentence.
-        logits = F.conv2d(x.reshape(1, batch * channels, height, width), weight, bias, padding=1, groups=batch)
-        return logits.transpose(0, 1)
+        weight, bias = kernel[:, :-1].unflatten(1, (-1, 9)), kernel[:, -1]  # (B, d/2, 9), (B,)
+        positions = self.pixel_proj(x.flatten(2), weight)  # (B, 9, 16·h·w)
+        height, width = x.shape[-2:]
+        # Each position is a map of its own, which is shifted by its offset in the kernel and added.
+        padded = F.pad(positions.unflatten(2, (height, width)), (1, 1, 1, 1))
+        shifted = [padded[:, 3 * i + j, i : i + height, j : j + width] for i in range(3) for j in range(3)]
+        return torch.stack(shifted, dim=1).sum(dim=1, keepdim=True) + bias.view(-1, 1, 1, 1)
 
 
-def _convolve_any_batch(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """Convolve (B, c, H, W) with one 3×3 kernel (B, c, 3, 3) and bias (B,) per sample → (B, 1, H, W).
+class PixelProjection(nn.Conv2d):
+    """A 1×1 convolution of the pixels, and the product of the result with the sentence's kernel.
 
-    For exported models: a grouped convolution would fix the batch size, because its number of groups is a constant.
-    The kernel's nine positions are applied to all pixels as one matrix product; their results are shifted and added.
+    The convolution is not applied to the pixels, but, transposed, to the kernel, which is much smaller.
     """
-    height, width = x.shape[-2:]
-    positions = weight.flatten(2).transpose(1, 2) @ x.flatten(2)  # (B, 9, H·W)
-    padded = F.pad(positions.unflatten(2, (height, width)), (1, 1, 1, 1))
-    shifted = [padded[:, 3 * i + j, i : i + height, j : j + width] for i in range(3) for j in range(3)]
-    return torch.stack(shifted, dim=1).sum(dim=1, keepdim=True) + bias.view(-1, 1, 1, 1)
 
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, dim, 1)
 
-def _upsample(x: torch.Tensor) -> torch.Tensor:
-    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+    def forward(self, pixels: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """Pixels (B, c, N) and kernel (B, c, 9) → (B, 9, N): pixel by pixel, the product at each of nine positions."""
+        assert self.bias is not None
+        folded = kernel.transpose(1, 2) @ self.weight.flatten(1)  # (B, 9, c)
+        return folded @ pixels + kernel.transpose(1, 2) @ self.bias[:, None]

@@ -18,6 +18,7 @@ from transformers.utils.generic import ModelOutput
 
 from ..adapters.portable import PortableModule
 from .backbone_adapters import adapt_backbone, unfreeze_backbone
+from .block_hooks import BlockHooks
 from .bridger import Bridger
 from .checkpoint.trainer_index import LoadsCheckpointFiles
 from .checkpoint.weights import backbone_buffers, head_keys
@@ -32,6 +33,7 @@ from .encoders import (
     text_encoder,
 )
 from .hub_mixin import DetrisHubMixin
+from .input_checks import check_inputs, check_tokens
 from .losses import segmentation_loss
 from .mask_decoder import Projector, VisionLanguageDecoder
 from .neck import CrossModalNeck
@@ -113,6 +115,9 @@ class DetrisForReferringSegmentation(DetrisHubMixin, LoadsCheckpointFiles, Porta
         self.bridger = None
         if config.bridger is not None:
             self.bridger = Bridger(config.bridger, self.vision_model, self.text_model)
+        self.block_hooks = None
+        if config.vision_config.model_type in IMAGE_ENCODERS:
+            self.block_hooks = BlockHooks(self.vision_model, config.extract_layers)
         # To find out when saving what a caller has added, and which buffers training has changed.
         self.head_keys = head_keys(self)
         self.initial_buffers = {} if config.train_backbones else backbone_buffers(self)
@@ -193,6 +198,7 @@ class DetrisForReferringSegmentation(DetrisHubMixin, LoadsCheckpointFiles, Porta
         labels: torch.Tensor | None = None,
         target_sizes: Any = None,
         return_dict: bool | None = None,
+        image_indices: torch.Tensor | None = None,
     ) -> DetrisOutput | tuple:
         """
         Args:
@@ -201,13 +207,16 @@ class DetrisForReferringSegmentation(DetrisHubMixin, LoadsCheckpointFiles, Porta
             labels: (B, H, W) masks, floats in [0, 1] (fractional at edges that the letterbox interpolated).
             target_sizes: ignored; accepted so that `model(**processor(...))` works.
             return_dict: if False, return a tuple.
+            image_indices: (B,), the position of each sentence's image in `pixel_values`, which then has each image
+                once, (N, 3, H, W). What does not depend on the text is computed once per image: the first blocks of
+                the image encoder, or all of them without Dense Aligners.
 
         Raises:
             ValueError: an input has another shape; the message names it.
         """
-        _check_shapes(pixel_values, input_ids, labels)
+        check_inputs(pixel_values, input_ids, labels, image_indices)
         # 1. Encoders
-        text_states, sentence, feature_maps = self.encode(pixel_values, input_ids)
+        text_states, sentence, feature_maps = self.encode(pixel_values, input_ids, image_indices)
         # 2. Head, in its own dtype (the backbones may be loaded in a lower precision)
         dtype = self.neck.sentence_proj.weight.dtype
         features = self.neck(tuple(feature_map.to(dtype) for feature_map in feature_maps), sentence.to(dtype))
@@ -219,13 +228,18 @@ class DetrisForReferringSegmentation(DetrisHubMixin, LoadsCheckpointFiles, Porta
         return output if return_dict is None or return_dict else output.to_tuple()
 
     def encode(
-        self, pixel_values: torch.Tensor, input_ids: torch.Tensor
+        self, pixel_values: torch.Tensor, input_ids: torch.Tensor, image_indices: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...]]:
-        """Encode images (B, 3, H, W) and tokens (B, L); return what `encode_text` and `encode_image` return."""
+        """Encode images (B, 3, H, W) and tokens (B, L); return what `encode_text` and `encode_image` return.
+
+        With `image_indices` (B,), there are N images; see `forward`.
+        """
         if self.bridger is None:
             # Text first: the Dense Aligners need its hidden states.
             text_states, sentence = self.encode_text(input_ids)
-            return text_states, sentence, self.encode_image(pixel_values, text_states)
+            return text_states, sentence, self.encode_image(pixel_values, text_states, image_indices)
+        if image_indices is not None:
+            pixel_values = pixel_values[image_indices]
         grid = self._patch_grid(pixel_values)
         text_run = EncoderRun(self.text_model, **self._text_inputs(input_ids))
         image_run = EncoderRun(self.vision_model, **self._image_inputs(pixel_values))
@@ -242,7 +256,7 @@ class DetrisForReferringSegmentation(DetrisHubMixin, LoadsCheckpointFiles, Porta
         return self._read_text(self.text_model(**self._text_inputs(input_ids)), input_ids)
 
     def _text_inputs(self, input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
-        self._check_ids(input_ids)
+        check_tokens(input_ids, self.config.text_config.vocab_size)
         if not text_encoder(self.config.text_config).masks_padding:
             return {"input_ids": input_ids}
         return {"input_ids": input_ids, "attention_mask": (input_ids != self.config.pad_token_id).long()}
@@ -251,29 +265,25 @@ class DetrisForReferringSegmentation(DetrisHubMixin, LoadsCheckpointFiles, Porta
         ends = end_positions(self.config.text_config, input_ids, self.config.pad_token_id)
         return outputs.last_hidden_state, sentence_state(self.text_model, self.config.text_config, outputs, ends)
 
-    def _check_ids(self, input_ids: torch.Tensor) -> None:
-        """Raise a ValueError for tokens beyond the vocabulary. On a GPU, reading them would wait for the device."""
-        if input_ids.device.type != "cpu" or torch.compiler.is_compiling() or not input_ids.numel():
-            return
-        lowest, highest = (int(value) for value in input_ids.aminmax())
-        vocab_size = self.config.text_config.vocab_size
-        if lowest < 0 or highest >= vocab_size:
-            raise ValueError(
-                f"input_ids: expected tokens from 0 to {vocab_size - 1}, the vocabulary of the text encoder, got "
-                f"{lowest if lowest < 0 else highest}; use the tokenizer of the text encoder."
-            )
-
-    def encode_image(self, pixel_values: torch.Tensor, text_states: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def encode_image(
+        self, pixel_values: torch.Tensor, text_states: torch.Tensor, image_indices: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, ...]:
         """Encode images (B, 3, H, W), given text states (B, L, T), to feature maps of (B, C, h, w) each.
+
+        With `image_indices` (B,), there are N images; see `forward`.
 
         Raises:
             ValueError: the model has a Bridger, so that both encoders run at the same time.
         """
         self._check_no_bridger()
+        if image_indices is not None and self.block_hooks is None:
+            pixel_values, image_indices = pixel_values[image_indices], None
         grid, inputs = self._patch_grid(pixel_values), self._image_inputs(pixel_values)
         adapters = getattr(self.vision_model, "peft_config", {})
         if any(getattr(adapter, "takes_text_states", False) for adapter in adapters.values()):
             inputs["text_states"] = text_states
+        if self.block_hooks is not None:
+            return _as_maps(self.block_hooks.run(self.vision_model, image_indices, **inputs), grid)
         return self._read_image(self.vision_model(output_hidden_states=True, **inputs), grid)
 
     def _image_inputs(self, pixel_values: torch.Tensor) -> dict[str, Any]:
@@ -283,9 +293,7 @@ class DetrisForReferringSegmentation(DetrisHubMixin, LoadsCheckpointFiles, Porta
     def _read_image(self, outputs: Any, grid: tuple[int, int]) -> tuple[torch.Tensor, ...]:
         # hidden_states[0] is the embedding: the output of block i is hidden_states[i + 1].
         states = [outputs.hidden_states[i + 1] for i in self.config.extract_layers] + [outputs.last_hidden_state]
-        # Prefix tokens (class, registers) come first in every backbone; the patches are the last h·w tokens.
-        patches = (state[:, state.shape[1] - grid[0] * grid[1] :] for state in states)
-        return tuple(state.transpose(1, 2).unflatten(2, grid) for state in patches)
+        return _as_maps(states, grid)
 
     def _check_no_bridger(self) -> None:
         if self.bridger is not None:
@@ -302,30 +310,11 @@ class DetrisForReferringSegmentation(DetrisHubMixin, LoadsCheckpointFiles, Porta
         return height // patch, width // patch
 
 
-def _check_shapes(pixel_values: Any, input_ids: Any, labels: Any) -> None:
-    inputs = (
-        ("pixel_values", pixel_values, 4, "images (B, 3, H, W)"),
-        ("input_ids", input_ids, 2, "tokens (B, L)"),
-        ("labels", labels, 3, "masks (B, H, W)"),
-    )
-    for name, value, ndim, expected in inputs:
-        if value is None and name == "labels":
-            continue
-        if not isinstance(value, torch.Tensor) or value.ndim != ndim or not value.numel():
-            got = f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
-            raise ValueError(f"{name}: expected a tensor of {expected}, got {got}; pass what the processor returns.")
-        if value.shape[0] != pixel_values.shape[0]:
-            raise ValueError(
-                f"{name}: expected one for each image, got {value.shape[0]} for {pixel_values.shape[0]} images; pass "
-                "as many."
-            )
-    if input_ids.is_floating_point():
-        raise ValueError(f"input_ids: expected integers, got {input_ids.dtype}; pass what the processor returns.")
-    if labels is not None and labels.shape[1:] != pixel_values.shape[2:]:
-        raise ValueError(
-            f"labels: expected masks with the height and width of pixel_values, {tuple(pixel_values.shape[2:])}, got "
-            f"{tuple(labels.shape[1:])}; let the processor prepare both."
-        )
+def _as_maps(states: list[torch.Tensor], grid: tuple[int, int]) -> tuple[torch.Tensor, ...]:
+    """Return the patches of states (B, N, C) as maps (B, C, h, w)."""
+    # Prefix tokens (class, registers) come first in every backbone; the patches are the last h·w tokens.
+    patches = (state[:, state.shape[1] - grid[0] * grid[1] :] for state in states)
+    return tuple(state.transpose(1, 2).unflatten(2, grid) for state in patches)
 
 
 AutoConfig.register(DetrisConfig.model_type, DetrisConfig)

@@ -30,11 +30,11 @@ class SentenceGate(nn.Module):
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
-        self.attention = MultiheadAttention(dim, num_heads, batch_first=True)
+        self.attention = MultiheadAttention(dim, num_heads)
 
     def forward(self, features: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
         """Features (B, d, h, w) and sentence (B, 1, d) → (B, d, h, w)."""
-        gate, _ = self.attention(key, key, key, need_weights=False)
+        gate = self.attention(key, key, key)
         return features * gate.transpose(1, 2).unsqueeze(-1)
 
 

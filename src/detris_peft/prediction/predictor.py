@@ -1,7 +1,7 @@
 """The predictor: images and sentences in any number to masks, scores and boxes.
 
-Text enters the image encoder of DETRIS through the Dense Aligners. Sentences on the same image therefore share its
-decoding and letterboxing, but each one needs a forward pass of its own.
+Text enters the image encoder of DETRIS through the Dense Aligners. Sentences on the same image share its decoding and
+letterboxing, and in a batch also the blocks before the first Dense Aligner; the other blocks run once per sentence.
 """
 
 from __future__ import annotations
@@ -250,11 +250,17 @@ class DetrisPredictor:
     def _logits(self, images: Sequence[PreparedImage], sentences: Sequence[str]) -> torch.Tensor:
         """Return logits (B, 1, h', w') in float32 on the CPU."""
         inputs = self.processor(text=[*sentences])
-        pixel_values = torch.stack([image.pixel_values for image in images])
+        distinct = {image: i for i, image in enumerate(dict.fromkeys(images))}
+        pixel_values = torch.stack([image.pixel_values for image in distinct])
+        indices = torch.tensor([distinct[image] for image in images]) if len(distinct) < len(images) else None
         # The head's: accelerate moves the inputs of encoders that it has distributed.
         device = weight_device(self.model.projector)
         with eval_mode(self.model):
-            outputs = self.model(pixel_values.to(device), inputs["input_ids"].to(device))
+            outputs = self.model(
+                pixel_values.to(device),
+                inputs["input_ids"].to(device),
+                image_indices=None if indices is None else indices.to(device),
+            )
         return outputs.logits.float().cpu()
 
 

@@ -25,14 +25,13 @@ class CrossAligner(nn.Module):
         self.query = nn.Linear(dim, attention_dim)
         self.key_value = nn.Linear(text_dim, attention_dim)
         # MultiheadAttention adds its own in-projections on top of these two, as in the released weights.
-        self.attention = MultiheadAttention(attention_dim, num_heads, dropout=dropout, batch_first=True)
+        self.attention = MultiheadAttention(attention_dim, num_heads, dropout=dropout)
         self.output = nn.Linear(attention_dim, dim)
 
     def forward(self, patches: torch.Tensor, text_states: torch.Tensor) -> torch.Tensor:
         text = self.key_value(text_states)
         # No key padding mask: patches also attend to padding, as in the training of the released weights.
-        attended, _ = self.attention(self.query(patches), text, text, need_weights=False)
-        return self.output(attended)
+        return self.output(self.attention(self.query(patches), text, text))
 
 
 class DenseAligner(nn.Module):
