@@ -29,6 +29,7 @@ from detris_peft.cli.checkpoint_options import CheckpointArguments, load_checkpo
 from detris_peft.cli.parser import CommandParser
 from detris_peft.cli.predict.many import check_outputs, image_root, read_rows, report
 from detris_peft.cli.predict.options import PredictionArguments, parse_arguments
+from detris_peft.precision import precision_dtype
 from detris_peft.prediction.job_files import JobFiles
 from detris_peft.prediction.jobs import job_fingerprint, run_job
 from detris_peft.prediction.pairs import Pair
@@ -56,7 +57,10 @@ class PredictBatches:
     def __init__(self, checkpoint: CheckpointArguments, arguments: PredictionArguments, total: int, cwd: str) -> None:
         os.chdir(cwd)  # relative paths start from the driver's working directory
         device = arguments.device or ("cuda" if ray.get_gpu_ids() else "cpu")
-        predictor = DetrisPredictor(*load_checkpoint(checkpoint), device, arguments.dtype)
+        predictor = DetrisPredictor(
+            *load_checkpoint(checkpoint), device, precision_dtype(arguments.precision), arguments.batch_size
+        )
+        arguments.optimize(predictor)
         folder = JobFiles(str(arguments.output)).output
         self.row_predictor = RowPredictor(predictor, arguments.threshold, arguments.save, folder, total)
         self.num_workers = arguments.num_workers
@@ -99,10 +103,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     files = JobFiles(arguments.output)
     pairs, notices = read_rows(arguments)
     check_outputs(files, checkpoint, arguments, pairs)
-    print(*notices, sep="\n", end="\n" if notices else "")
+    # Chosen once, so that all actors have the same.
+    arguments.precision, precision = arguments.precision_on("cuda" if options.uses_gpus else "cpu")
+    print(*notices, precision, sep="\n")
     # Only for the fingerprint; the actors load it again.
-    predictor = DetrisPredictor(*load_checkpoint(checkpoint), "cpu", arguments.dtype)
-    fingerprint = job_fingerprint(predictor, checkpoint.checkpoint, pairs, arguments.threshold, arguments.save)
+    predictor = DetrisPredictor(*load_checkpoint(checkpoint), "cpu", precision_dtype(arguments.precision))
+    fingerprint = job_fingerprint(
+        predictor, checkpoint.checkpoint, pairs, arguments.threshold, arguments.save, arguments.quantize
+    )
     del predictor
     result = run_job(
         lambda batches: predict_with_ray(batches, options, checkpoint, arguments, len(pairs), os.getcwd()),

@@ -26,6 +26,14 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cpu_without_bf16_instructions():
+    """The precision auto is the same on every CPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("detris_peft.precision.cpu_computes_bf16", lambda: False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def reference():
     """Load a reference file: `reference("tiny_eval")`."""

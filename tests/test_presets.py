@@ -67,19 +67,20 @@ def test_an_unknown_named_recipe_is_refused_with_the_list_of_recipes():
 
 def test_the_recipes_are_the_published_ones():
     """The paper: 50 epochs, decay after 35; batch size 32 and 1e-4 for DETRIS-B, 64 and 2e-4 for DETRIS-L."""
-    names = ("epochs", "batch_size", "learning_rate", "milestones", "mixed_precision", "max_grad_norm")
+    names = ("epochs", "batch_size", "learning_rate", "milestones", "precision", "max_grad_norm")
     values = {}
     for preset in presets.list_presets():
-        arguments = TrainingArguments(**presets.recipe(preset))
-        values[preset] = tuple(getattr(arguments, name) for name in names)
+        recipe = presets.recipe(preset)
+        arguments = TrainingArguments(**recipe)
+        values[preset] = tuple({**vars(arguments), **recipe}[name] for name in names)
     assert values == {
-        "detris-b": (50, 32, 1e-4, [35], "bf16", 0.0),
-        "detris-b-half": (50, 32, 1e-4, [35], "bf16", 0.0),
-        "detris-l": (50, 64, 2e-4, [35], "bf16", 0.0),
-        "detris-l-mixed": (50, 64, 2e-4, [35], "bf16", 0.0),
+        "detris-b": (50, 32, 1e-4, [35], "auto", 0.0),
+        "detris-b-half": (50, 32, 1e-4, [35], "auto", 0.0),
+        "detris-l": (50, 64, 2e-4, [35], "auto", 0.0),
+        "detris-l-mixed": (50, 64, 2e-4, [35], "auto", 0.0),
         # One learning rate for all groups of weights, as in the authors' configurations.
-        **dict.fromkeys(PAPER_ROWS, (50, 32, 1e-4, [35], "bf16", 0.0)),
-        "tiny": (4, 16, 2e-3, [3], "no", 1.0),
+        **dict.fromkeys(PAPER_ROWS, (50, 32, 1e-4, [35], "auto", 0.0)),
+        "tiny": (4, 16, 2e-3, [3], "fp32", 1.0),
     }
 
 

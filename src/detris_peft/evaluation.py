@@ -232,6 +232,7 @@ def _loader(
         num_workers=num_workers,
         collate_fn=_IndexedCollator(Collator(processor, as_bytes=True)),
         worker_init_fn=ignore_signals,
+        pin_memory=accelerator.device.type == "cuda",
     )
     return prepare_data_loader(
         loader,
@@ -240,6 +241,7 @@ def _loader(
         process_index=accelerator.process_index,
         put_on_device=True,
         dispatch_batches=False,  # masks of different sizes cannot be broadcast between ranks
+        non_blocking=accelerator.device.type != "cpu",
     )
 
 

@@ -35,7 +35,7 @@ def look_up_on_device(pixels: torch.Tensor, levels: np.ndarray) -> torch.Tensor:
 
     Arithmetic would not do: a GPU may multiply by the reciprocal instead of dividing.
     """
-    table = torch.from_numpy(levels).to(pixels.device).flatten()
+    table = torch.from_numpy(levels).to(pixels.device, non_blocking=True).flatten()
     first = torch.arange(0, levels.size, 256, dtype=torch.int32, device=pixels.device)
     indices = pixels.permute(0, 3, 1, 2) + first[:, None, None]
     return table.index_select(0, indices.flatten()).view(indices.shape)

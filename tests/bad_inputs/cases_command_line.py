@@ -92,7 +92,10 @@ CASES = [
     Case("boolean expected", f"{PREDICT} --overwrite maybe", ("--overwrite", "true or false", "'maybe'"), code=2),
     Case("opposite with a value", f"{PREDICT} --no_overwrite=1", ("--no_overwrite", "no value", "remove it"), code=2),
     Case("integer expected", f"{EVALUATE} --batch_size 1.5", ("--batch_size", "an integer", "'1.5'"), code=2),
-    Case("unknown precision", f"{EVALUATE} --mixed_precision fp8", ("no, bf16, fp16", "'fp8'", "choose one"), code=2),
+    Case("unknown precision", f"{EVALUATE} --precision fp8", ("auto, fp32, bf16", "'fp8'", "choose one"), code=2),
+    Case("earlier precision", f"{EVALUATE} --mixed_precision no", ("--mixed_precision", "--precision fp32"), code=2),
+    Case("earlier dtype", f"{PREDICT} --dtype=bfloat16", ("--dtype", "use --precision bf16"), code=2),
+    Case("fp16 on a CPU", f"{PREDICT} --device cpu --precision fp16", ("--precision: expected auto", "'fp16'")),
     Case("mistyped choice", f"{EVALUATE} --sentences frist", ("first, all", "use first"), code=2),
     Case("mistyped dataset option", f"{EVALUATE} --data-rot data", ("got --data-rot", "use --data-root"), code=2),
     # -- values

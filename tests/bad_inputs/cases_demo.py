@@ -28,7 +28,7 @@ CASES = [
     Case("host is no address", f"{DEMO} --host http://localhost", ("--host http://localhost", "use 127.0.0.1")),
     Case("empty host", f"{DEMO} --host ' '", ("--host", "got an empty one")),
     Case("relative root path", f"{DEMO} --root_path demo", ("--root_path", "starts with /")),
-    Case("unknown dtype of demo", f"{DEMO} --dtype int8", ("float32, bfloat16, float16", "'int8'"), code=2),
+    Case("unknown precision of demo", f"{DEMO} --precision int8", ("auto, fp32, bf16, fp16", "'int8'"), code=2),
     Case("missing device of demo", f"{DEMO} --port 0 --device cuda:99", ("--device cuda:99", "choose another one")),
     Case("no queue", f"{DEMO} --max_queue 0", ("--max_queue: expected 1 to", "got 0")),
     Case("too many megapixels", f"{DEMO} --max_megapixels 500", ("--max_megapixels", "1 to 178", "got 500")),

@@ -38,7 +38,13 @@ CASES = [
     Case("second text without quotes", f"{MANY} --text red ball", ("--text", "quotes: 'red ball'"), code=2),
     Case("batch size of predict", f"{MANY} --batch_size 0", ("--batch_size: expected 1 to", "got 0")),
     Case("no threads", f"{MANY} --num_workers 0", ("--num_workers: expected 1 to", "got 0")),
-    Case("unknown dtype", f"{MANY} --dtype int8", ("float32, bfloat16, float16", "'int8'"), code=2),
+    Case("unknown precision of predict", f"{MANY} --precision int8", ("auto, fp32, bf16", "'int8'"), code=2),
+    Case("unknown quantization", f"{MANY} --quantize int4", ("--quantize", "int8", "'int4'"), code=2),
+    Case(
+        "compilation for one image",
+        f"{CHECKPOINT} --image photo.png --text x --output x.png --compile",
+        ("--compile: expected a folder as --output", "pass --output x/"),
+    ),
     Case("unknown kind of file", f"{MANY} --save masks", ("--save: expected overlay, mask, probability", "'masks'")),
     Case(
         "resume and overwrite of predict",

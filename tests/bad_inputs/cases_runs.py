@@ -44,7 +44,7 @@ CASES = [
     option("--warmup_steps -1", "at least 0, got -1"),
     option("--gradient_accumulation_steps 0", "at least 1, got 0"),
     option("--max_grad_norm nan", "at least 0, got nan"),
-    option("--mixed_precision int3", "one of no, bf16, fp16, got 'int3'"),
+    option("--precision int3", "one of auto, fp32, bf16, fp16, got 'int3'"),
     option("--ema_decay 1", "at least 0 and below 1, got 1.0"),
     option("--seed -1", "at least 0 and below 2^31, got -1"),
     option("--on_nan ignore", "one of stop, skip, got 'ignore'"),

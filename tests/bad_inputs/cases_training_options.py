@@ -105,6 +105,7 @@ CASES = [
     yaml("epochs: null", "epochs: expected int, got None", "correct it", name="yaml option is null"),
     yaml("3: 4", "expected names of options, got 3", "--help", name="yaml key is a number"),
     yaml("~: 4", "expected names of options, got None", "--help", name="yaml key is null"),
+    yaml("mixed_precision: no", "mixed_precision", "use precision: fp32", name="yaml earlier name of precision"),
     yaml("epoch: 3", "got epoch", "use epochs", name="yaml option misspelled"),
     yaml(
         "vision_adapter: {dims: 64}",

@@ -34,7 +34,7 @@ COMMON = {
 }
 # The first arm has another precision and learning rate, which must not affect the second.
 ARMS = {
-    "none": {"vision_adapter": None, "text_adapter": None, "mixed_precision": "bf16", "learning_rate": 1e-3},
+    "none": {"vision_adapter": None, "text_adapter": None, "precision": "bf16", "learning_rate": 1e-3},
     "lora": {"vision_adapter": {"peft_type": "LORA", "r": 2, "target_modules": ["q_proj"]}, "text_adapter": None},
 }
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+import torch
 
-from detris_peft import DetrisProcessor
+from detris_peft import DetrisPredictor, DetrisProcessor
 from detris_peft.cli import main
+from detris_peft.data import DataSource, decode_row
+from detris_peft.metrics import ReferringSegmentationMetrics
 from tests.helpers import toy_run
 
 
@@ -21,6 +25,24 @@ def arguments(tmp_path_factory):
     assert DetrisProcessor.from_pretrained(root / "best").max_text_length == 5
     common = ["evaluate", "--checkpoint", str(root / "best"), "--data_root", str(root), "--dataset", "refshapes"]
     return [*common, "--num_workers", "0"]
+
+
+def test_the_masks_are_those_of_predict_in_each_precision(arguments, tmp_path, capsys):
+    """And the precision is printed, and written with the scores."""
+    checkpoint = arguments[arguments.index("--checkpoint") + 1]
+    rows = DataSource(dataset="refshapes", data_root=str(Path(checkpoint).parent)).load("val")
+    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        predictor = DetrisPredictor.from_pretrained(checkpoint, device="cpu", dtype=dtype)
+        metrics = ReferringSegmentationMetrics()
+        for row in rows:
+            image, mask = decode_row(row)
+            metrics.add(prediction=predictor(image, row["sentences"][0]).mask, reference=mask)
+        main([*arguments, "--precision", precision, "--output", str(tmp_path / f"{precision}.json")])
+        scores = json.loads((tmp_path / f"{precision}.json").read_text())
+        assert scores["precision"] == precision
+        expected = metrics.compute()
+        assert {name: scores[name] for name in expected} == pytest.approx(expected, abs=1e-3)
+        assert f"Precision: {precision} (on a CPU without bf16 instructions)" in capsys.readouterr().out
 
 
 def test_truncated_sentences_are_counted_and_an_existing_output_is_kept(arguments, tmp_path, capsys):

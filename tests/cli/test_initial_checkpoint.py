@@ -22,7 +22,7 @@ from tests.helpers import toy_run
 from tests.helpers.hub_server import Repository, run_hub_server
 
 CONFIGS = Path(__file__).parents[2] / "examples/accelerate"
-DATA = "--dataset refshapes --num_workers 0 --batch_size 5 --learning_rate 1e-3 --mixed_precision no"
+DATA = "--dataset refshapes --num_workers 0 --batch_size 5 --learning_rate 1e-3 --precision fp32"
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +224,7 @@ def test_arms_of_a_comparison_may_start_from_a_checkpoint_and_use_a_recipe(check
         f"common: {{dataset: refshapes, data_root: {root}, num_workers: 0, recipe: few-images, milestones: [1]}}\n"
         "arms:\n"
         "  new: {preset: tiny, image_size: 48, epochs: 1}\n"
-        f"  started: {{init_from: {checkpoint}, mixed_precision: 'no', epochs: 1}}\n"
+        f"  started: {{init_from: {checkpoint}, precision: fp32, epochs: 1}}\n"
     )
     words = ["compare", str(tmp_path / "arms.yaml"), "--output_dir", str(tmp_path / "out")]
     cli.main(words)

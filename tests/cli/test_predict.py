@@ -43,14 +43,15 @@ def fails(arguments: list[str]) -> str:
 
 def test_a_truncated_sentence_is_shown_as_the_model_reads_it(checkpoint, tmp_path, capsys):
     main(command(checkpoint, tmp_path / "a.png", "--text", SENTENCE))
-    line, written = capsys.readouterr().out.splitlines()
+    precision, line, written = capsys.readouterr().out.splitlines()
+    assert precision == "Precision: fp32 (auto, on a CPU without bf16 instructions)"
     read = line.split("'")[1].strip()
     assert SENTENCE.startswith(read)
     assert len(read) < len(SENTENCE)
     assert "of which the model reads 17" in line
     assert "wrote" in written
     main(command(checkpoint, tmp_path / "b.png", "--text", "the red circle"))
-    assert len(capsys.readouterr().out.splitlines()) == 1
+    assert len(capsys.readouterr().out.splitlines()) == 2
 
 
 def test_existing_files_are_replaced_only_with_overwrite(checkpoint, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -64,7 +65,8 @@ def complete(work):
 
 
 def predict(*words: str, checkpoint="work/best") -> None:
-    main(["predict", "--checkpoint", checkpoint, "--device", "cpu", "--batch_size", "4", *words])
+    fixed = ("--device", "cpu", "--precision", "fp32", "--batch_size", "4")
+    main(["predict", "--checkpoint", checkpoint, *fixed, *words])
 
 
 def fails(*words: str, checkpoint="work/best") -> str:
@@ -88,7 +90,8 @@ def mask_of(record: dict) -> np.ndarray:
 def test_every_text_on_every_image_with_all_files(folder, predictor, capsys):
     texts = [word for text in TEXTS for word in ("--text", text)]
     predict("--image", "work/photos", *texts, "--output", "out", "--save", "overlay", "mask", "probability")
-    assert capsys.readouterr().out.startswith("work/photos: 6 images\nwrote 12 predictions to out/predictions.jsonl (")
+    printed = re.sub("Precision: fp32 .*\n", "", capsys.readouterr().out)
+    assert printed.startswith("work/photos: 6 images\nwrote 12 predictions to out/predictions.jsonl (")
     found = records(folder / "out/predictions.jsonl")
     assert [(record["image"], record["text"]) for record in found] == [
         (f"work/photos/{i}.png", text) for i in range(6) for text in TEXTS
@@ -110,10 +113,10 @@ def test_failed_rows_are_listed_and_can_be_predicted_later(folder, work, complet
     message = fails("--pairs", "work/pairs.csv", "--output", "x.jsonl")
     assert "3 of 19 rows could not be predicted, the others were written" in message
     printed = capsys.readouterr().out.splitlines()
-    assert printed[1].startswith("3 of 19 rows failed")
-    assert printed[2].startswith("  row 5: work/photos/none.png: expected an image, found no such file")
-    assert printed[3].startswith("  row 8: work/pairs.csv, line 9: text: expected a sentence")
-    assert printed[4].startswith("  row 13: work/backbones: expected an image, got a folder")
+    assert printed[2].startswith("3 of 19 rows failed")
+    assert printed[3].startswith("  row 5: work/photos/none.png: expected an image, found no such file")
+    assert printed[4].startswith("  row 8: work/pairs.csv, line 9: text: expected a sentence")
+    assert printed[5].startswith("  row 13: work/backbones: expected an image, got a folder")
     found = records(folder / "x.jsonl")
     assert [record["image"] for record in found[:5]] == [f"photos/{i}.png" for i in (0, 0, 1, 1, 2)]
     assert found[0] == found[-1]  # duplicate rows stay
@@ -168,6 +171,17 @@ def test_a_job_that_was_killed_continues_without_repeating_rows(folder, work, co
     assert fix(contents(folder / "out")) == fix(complete)
 
 
+def test_int8_weights_are_a_setting_of_the_job(folder, predictor):
+    pytest.importorskip("torchao", reason="needs torchao")
+    words = ["--image", "work/photos", "--text", TEXTS[0], "--output", "out"]
+    predict(*words, "--quantize", "int8")
+    for record in records(folder / "out/predictions.jsonl"):
+        expected = predictor(record["image"], record["text"])
+        assert record["score"] == pytest.approx(expected.score, abs=0.05)
+    message = "quantize: expected 'int8', as in the interrupted job, got None"
+    assert message in fails(*words, "--resume")
+
+
 def fix(files: dict[str, bytes]) -> dict[str, bytes]:
     """Return the files with the same folder in the messages."""
     errors = [{**json.loads(line), "error": ""} for line in files["errors.jsonl"].splitlines()]
@@ -198,6 +212,7 @@ def run_process(folder: Path, *command: str) -> str:
 
 
 JOB = ("--checkpoint", "work/best", "--pairs", "work/pairs.csv", "--batch_size", "4", "--device", "cpu")
+JOB += ("--precision", "fp32")
 
 
 @pytest.fixture

@@ -35,7 +35,8 @@ def resolved(options, references=300, num_processes=1):
 def test_a_named_recipe_overrides_that_of_the_preset(parse):
     training = resolved(parse("--preset", "detris-l", "--recipe", "few-images"))
     assert training.batch_size == FEW.options["batch_size"] != presets.recipe("detris-l")["batch_size"]
-    assert training.mixed_precision == "bf16"  # of the preset only
+    assert "precision" not in FEW.options
+    assert training.precision == TrainingArguments(precision="auto").precision  # of the preset only
 
 
 def test_command_line_wins_over_yaml_over_the_named_recipe(parse):

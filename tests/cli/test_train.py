@@ -40,7 +40,7 @@ def parse(tmp_path, monkeypatch):
 def test_the_recipe_of_the_preset_is_used(parse):
     run, training = parse("--preset", "detris-l")
     assert run.preset == "detris-l"
-    assert training == TrainingArguments(batch_size=64, learning_rate=2e-4, mixed_precision="bf16")
+    assert training == TrainingArguments(batch_size=64, learning_rate=2e-4, precision="auto")
 
 
 def test_the_default_preset_has_a_recipe_too(parse):
@@ -63,7 +63,7 @@ def test_command_line_wins_over_yaml_over_recipe_over_defaults(parse):
     _, training = parse("--batch_size", "2", config=config)
     assert training.batch_size == 2  # also in the YAML file and in the recipe
     assert training.learning_rate == 1e-3  # also in the recipe
-    assert training.mixed_precision == "bf16"  # recipe
+    assert training.precision == "fp32"  # auto of the recipe, on this CPU
     assert training.epochs == 7  # YAML file
     assert training.milestones == TrainingArguments().milestones
 
@@ -71,9 +71,9 @@ def test_command_line_wins_over_yaml_over_recipe_over_defaults(parse):
 def test_the_values_used_of_the_recipe_are_described_in_one_line(parse):
     run, training = parse("--preset", "detris-l", "--batch_size", "16")
     line = describe_recipe(run, training)
-    assert line == "Recipe of detris-l: mixed_precision=bf16, learning_rate=0.0002 (overridden: batch_size)"
-    run, training = parse("--preset", "detris-b", "--mixed_precision", "no")
-    assert describe_recipe(run, training) == "Recipe of detris-b: none (overridden: mixed_precision)"
+    assert line == "Recipe of detris-l: precision=fp32, learning_rate=0.0002 (overridden: batch_size)"
+    run, training = parse("--preset", "detris-b", "--precision", "bf16")
+    assert describe_recipe(run, training) == "Recipe of detris-b: none (overridden: precision)"
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_options_of_a_wrong_type_in_yaml_are_named(parse, config, message):
 
 def test_no_in_yaml_is_text_where_text_is_expected(parse):
     """YAML reads `no` as false."""
-    assert parse(config="preset: detris-b\nmixed_precision: no")[1].mixed_precision == "no"
+    assert parse(config="val_split: no")[0].val_split == "no"
     with pytest.raises(ValueError, match="on_nan: expected one of stop, skip, got 'yes'"):
         parse(config="on_nan: yes")
 

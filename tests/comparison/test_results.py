@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import datasets
 import numpy as np
@@ -16,6 +17,21 @@ from tests.comparison.made_results import make_result, random_counts
 @pytest.fixture
 def result():
     return make_result("lora", 3, random_counts(np.random.default_rng(0), 10, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("options", "precision"),
+    [
+        ({}, "fp32"),
+        ({"mixed_precision": "bf16"}, "bf16"),
+        ({"mixed_precision": "no"}, "fp32"),
+        ({"precision": "bf16"}, "bf16"),
+    ],
+)
+def test_the_precision_of_a_result_and_of_one_of_an_earlier_version(result, options, precision):
+    assert replace(result, options=options).precision == precision
+    settings = {} if precision == "fp32" else {"precision": precision}
+    assert comparable({"options": options}, [])["options"] == settings
 
 
 def test_a_result_is_read_back_equal_and_has_one_line_per_field(result, tmp_path):

@@ -67,6 +67,29 @@ def test_order_and_sentences_depend_on_seed_and_epoch_only(rows):
     assert visits(first) == visits(same_seed)
 
 
+def test_workers_that_stay_alive_get_the_next_epoch(rows, stream):
+    for samples, count in ((TrainingSamples(rows, seed=3), len(rows)), (StreamedSamples(stream(), seed=3), None)):
+
+        def read(num_workers, samples=samples):
+            loader = DataLoader(
+                samples,
+                1,
+                num_workers=num_workers,
+                collate_fn=lambda batch: batch[0].ref_id,
+                persistent_workers=num_workers > 0,
+            )
+            epochs = []
+            for epoch in (1, 2, 3):
+                samples.set_epoch(epoch)
+                epochs.append([*loader])
+            return epochs
+
+        expected = read(0)
+        assert len({tuple(epoch) for epoch in expected}) == 3
+        assert count is None or all(len(epoch) == count for epoch in expected)
+        assert read(1) == expected
+
+
 def test_every_sentence_occurs_over_several_epochs(rows):
     samples, seen = TrainingSamples(rows), set()
     for epoch in range(25):

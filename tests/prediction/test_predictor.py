@@ -97,6 +97,22 @@ def test_an_image_is_decoded_once_for_all_its_sentences(predictor, photo, images
     assert loaded == [photo, str(photo), "b", photo]
 
 
+def test_the_model_gets_an_image_once_for_its_sentences_in_a_batch(predictor, images, monkeypatch):
+    calls = []
+    forward = predictor.model.forward
+
+    def record(pixel_values, input_ids, **options):
+        calls.append((len(pixel_values), len(input_ids), options["image_indices"]))
+        return forward(pixel_values, input_ids, **options)
+
+    monkeypatch.setattr(predictor.model, "forward", record)
+    predictor(images[:2], [TEXTS[:2], TEXTS[2]])
+    predictor(images[:2], TEXTS[:2])
+    assert [call[:2] for call in calls] == [(2, 3), (2, 2)]
+    assert calls[0][2].tolist() == [0, 0, 1]
+    assert calls[1][2] is None
+
+
 def test_a_stream_reads_its_pairs_batch_by_batch(predictor, photo):
     read = []
     pairs = ((read.append(i) or photo, TEXTS[i % 4]) for i in range(10))
@@ -175,7 +191,13 @@ def test_no_gradients_no_warnings_and_the_mode_of_the_model_is_kept(checkpoint, 
 def test_the_precision_is_selectable(checkpoint, predictor, photo):
     expected = predictor(photo, TEXTS[0], return_probabilities=True)
     low = DetrisPredictor.from_pretrained(checkpoint, device="cpu", dtype="bfloat16")
-    assert {p.dtype for p in low.model.parameters()} == {torch.bfloat16}
+    norms = [
+        module for module in low.model.modules() if isinstance(module, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d))
+    ]
+    in_float32 = {p for norm in norms for p in norm.parameters()}
+    assert {p.dtype for p in in_float32} == {torch.float32}
+    assert {p.dtype for p in low.model.parameters() if p not in in_float32} == {torch.bfloat16}
+    assert low.model.dtype == torch.bfloat16
     difference = low(photo, TEXTS[0], return_probabilities=True).probabilities - expected.probabilities
     assert 0 < np.abs(difference).max() < 0.05
 

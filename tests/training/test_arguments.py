@@ -39,7 +39,7 @@ OPTIONS = {option.name: option for option in fields(TrainingArguments)}
         ("milestones", ["35"], r"list\[int\], got \['35'\]"),
         ("num_workers", -1, "at least 0, got -1"),
         ("max_grad_norm", -1.0, "at least 0, got -1.0"),
-        ("mixed_precision", "int3", "one of no, bf16, fp16, got 'int3'"),
+        ("precision", "int3", "one of auto, fp32, bf16, fp16, got 'int3'"),
         ("on_nan", "ignore", "one of stop, skip, got 'ignore'"),
         ("ema_decay", 1.0, "at least 0 and below 1, got 1.0"),
         ("save_total_limit", 0, "at least 1, got 0"),
@@ -84,15 +84,16 @@ def launcher(monkeypatch):
 def test_settings_of_accelerate_launch_are_used_unless_an_option_is_set(launcher):
     launcher("bf16", "2")
     arguments = TrainingArguments()
-    assert (arguments.mixed_precision, arguments.gradient_accumulation_steps) == ("bf16", 2)
-    assert describe_ignored_launcher_settings(mixed_precision="bf16", gradient_accumulation_steps=2) == []
-    arguments = TrainingArguments(mixed_precision="no", gradient_accumulation_steps=3)
-    assert (arguments.mixed_precision, arguments.gradient_accumulation_steps) == ("no", 3)
-    lines = describe_ignored_launcher_settings(mixed_precision="no", gradient_accumulation_steps=3)
+    assert (arguments.precision, arguments.gradient_accumulation_steps) == ("bf16", 2)
+    assert describe_ignored_launcher_settings(precision="bf16", gradient_accumulation_steps=2) == []
+    arguments = TrainingArguments(precision="fp32", gradient_accumulation_steps=3)
+    assert (arguments.precision, arguments.gradient_accumulation_steps) == ("fp32", 3)
+    lines = describe_ignored_launcher_settings(precision="fp32", gradient_accumulation_steps=3)
     assert lines == [
-        "mixed_precision: no is used, as set by the option or the preset; bf16 of accelerate launch is ignored.",
-        "gradient_accumulation_steps: 3 is used, as set by the option or the preset; 2 of accelerate launch is "
+        "precision: fp32 is used, as set by the option or the preset; mixed_precision bf16 of accelerate launch is "
         "ignored.",
+        "gradient_accumulation_steps: 3 is used, as set by the option or the preset; gradient_accumulation_steps 2 of "
+        "accelerate launch is ignored.",
     ]
 
 
@@ -119,21 +120,21 @@ def test_the_command_line_of_accelerate_launch_is_read(command, steps, monkeypat
 def test_without_settings_of_accelerate_launch_the_defaults_are_used(launcher):
     launcher("no")  # also sent if the user set nothing
     arguments = TrainingArguments()
-    assert (arguments.mixed_precision, arguments.gradient_accumulation_steps) == ("no", 1)
+    assert (arguments.precision, arguments.gradient_accumulation_steps) == ("fp32", 1)
     assert launcher_settings() == {}
 
 
 @pytest.mark.parametrize(
     ("set_by_launcher", "words", "expected"),
     [
-        ("no", [], "bf16"),  # the preset's recipe
-        ("fp16", ["--mixed_precision", "no"], "no"),
+        ("no", [], "fp32"),  # auto, the preset's recipe
+        ("fp16", ["--precision", "fp32"], "fp32"),
         ("bf16", ["--preset", "tiny"], "bf16"),
     ],
 )
 def test_precedence_of_option_then_accelerate_launch_then_recipe(launcher, set_by_launcher, words, expected):
     launcher(set_by_launcher)
-    assert parse_arguments(words)[-1].mixed_precision == expected
+    assert parse_arguments(words)[-1].precision == expected
 
 
 def test_the_earlier_name_of_overwrite_is_accepted_in_yaml_files(tmp_path):
@@ -156,9 +157,21 @@ def test_settings_of_accelerate_launch_that_are_not_supported_are_refused(launch
 
 
 def test_fp16_without_a_gpu_is_refused(monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(ValueError, match=r"mixed_precision: expected bf16 or no .*got 'fp16'"):
-        TrainingArguments(mixed_precision="fp16")
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"precision: expected auto, fp32 or bf16 on a CPU, got 'fp16'"):
+        TrainingArguments(precision="fp16")
+
+
+def test_auto_is_replaced_by_the_precision_of_the_device(monkeypatch):
+    assert TrainingArguments(precision="auto").precision == "fp32"
+    monkeypatch.setattr("detris_peft.precision.cpu_computes_bf16", lambda: True)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    assert TrainingArguments(precision="auto").precision == "bf16"
+
+
+def test_the_earlier_name_of_precision_is_refused_with_the_new_one():
+    with pytest.raises(TypeError, match=r"which replaces mixed_precision, .*; use precision: fp32"):
+        TrainingArguments(mixed_precision="no")
 
 
 def test_changing_a_list_does_not_change_the_defaults():
@@ -192,7 +205,7 @@ def test_the_options_that_may_change_on_resume():
         "gamma",
         "gradient_accumulation_steps",
         "max_grad_norm",
-        "mixed_precision",
+        "precision",
         "ema_decay",
         "seed",
         "augment",
@@ -205,7 +218,7 @@ def test_a_plain_parser_shows_help_and_range_and_parses_each_kind_of_option():
     parser = HfArgumentParser(TrainingArguments)
     shown = " ".join(parser.format_help().split())
     assert "training batch size per process [at least 1] (default: 32)" in shown
-    assert "[one of no, bf16, fp16]" in shown
+    assert "[one of auto, fp32, bf16, fp16]" in shown
     command = "--epochs 3 --learning_rate 0.5 --milestones 1 2 --augment --report_to wandb --resume latest"
     (arguments,) = parser.parse_args_into_dataclasses(command.split())
     assert (arguments.drop_last, arguments.augment_mirror) == (True, True)

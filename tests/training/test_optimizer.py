@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from torch import nn
 
 from detris_peft import DetrisForReferringSegmentation
 from detris_peft.training import TrainingArguments
@@ -40,3 +42,19 @@ def test_a_model_without_trained_parameters_is_refused():
     model = DetrisForReferringSegmentation(tiny_config()).requires_grad_(False)
     with pytest.raises(ValueError, match="expected parameters that require a gradient, got none; call requires_grad_"):
         create_optimizer(model, 1e-3)
+
+
+def test_the_fused_optimizer_goes_on_from_a_checkpoint_of_the_plain_one():
+    weights = []
+    for fused in (False, True):
+        torch.manual_seed(0)
+        model = nn.Linear(3, 2)
+        optimizer = create_optimizer(model, 1e-2)
+        model(torch.ones(1, 3)).sum().backward()
+        optimizer.step()
+        resumed = create_optimizer(model, 1e-2, fused=fused)
+        assert bool(resumed.defaults["fused"]) is fused
+        resumed.load_state_dict(optimizer.state_dict())
+        resumed.step()
+        weights.append(model.weight.detach())
+    torch.testing.assert_close(*weights)

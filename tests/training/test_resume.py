@@ -55,7 +55,7 @@ pytestmark = pytest.mark.usefixtures("_no_plots")
     "options",
     [
         {},
-        {"gradient_accumulation_steps": 3, "mixed_precision": "bf16", "ema_decay": 0.8, "warmup_steps": 4},
+        {"gradient_accumulation_steps": 3, "precision": "bf16", "ema_decay": 0.8, "warmup_steps": 4},
         {"num_workers": 1, "max_grad_norm": 0.5, "gradient_checkpointing": True},
     ],
     ids=["plain", "accumulated-bf16", "workers"],
@@ -95,7 +95,24 @@ def test_a_finished_run_can_be_resumed_for_more_epochs(root, tmp_path):
     uninterrupted = run(root, tmp_path / "uninterrupted", epochs=3)
     run(root, tmp_path / "run", epochs=2)
     assert run(root, tmp_path / "run", epochs=3, resume="latest") == uninterrupted
-    assert [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()] == uninterrupted
+    written = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert written == [{**record, "precision": "fp32"} for record in uninterrupted]
+
+
+@pytest.mark.parametrize(("earlier", "precision"), [("no", "fp32"), ("bf16", "bf16")])
+def test_a_run_of_an_earlier_version_is_resumed_in_its_precision(root, tmp_path, monkeypatch, earlier, precision):
+    run(root, tmp_path / "run", epochs=1, precision=precision)
+    (folder,) = (tmp_path / "run/checkpoints").iterdir()
+    fingerprint = json.loads((folder / "fingerprint.json").read_text())
+    fingerprint["mixed_precision"] = fingerprint.pop("precision").replace("fp32", "no")
+    assert fingerprint["mixed_precision"] == earlier
+    (folder / "fingerprint.json").write_text(json.dumps(fingerprint))
+    write_manifest(folder)
+    resume = {"epochs": 2, "resume": "latest"}
+    other = "fp32" if precision == "bf16" else "bf16"
+    with pytest.raises(ValueError, match=f"expected precision {precision}, .*; pass --precision {precision}"):
+        run(root, tmp_path / "run", precision=other, **resume)
+    assert len(run(root, tmp_path / "run", precision=precision, **resume)) == 2
 
 
 def test_the_newest_checkpoints_are_kept_and_hold_no_frozen_weight(root, tmp_path):

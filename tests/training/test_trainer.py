@@ -35,8 +35,8 @@ def test_a_run_writes_checkpoints_metrics_and_images(model, processor, rows, tmp
     assert all(not torch.equal(parameters[name], value) for name, value in trained.items())
     assert [record["learning_rate"] for record in history] == pytest.approx([1e-3, 1e-4])
     printed = capsys.readouterr().out.splitlines()
-    assert len(printed) == 4  # with the lines of test_try_command.py
-    assert all(name in line for name in NAMES for line in printed[:2])
+    assert len(printed) == 5  # with the precision and the lines of test_try_command.py
+    assert all(name in line for name in NAMES for line in printed[1:3])
     written = json.loads((tmp_path / "run/metrics.json").read_text())
     assert written["history"] == history
     assert written["best"] == max(history, key=lambda record: record["mIoU"])
@@ -149,7 +149,7 @@ def test_an_out_of_memory_error_suggests_options(model, processor, rows, tmp_pat
 
     monkeypatch.setattr(DetrisForReferringSegmentation, "forward", forward)
     with pytest.raises(
-        MemoryError, match=r"2\.00 GiB\.\): try a batch_size below 5 with more .*checkpointing, or mixed"
+        MemoryError, match=r"2\.00 GiB\.\): try a batch_size below 5 with more .*checkpointing, or precision bf16"
     ):
         train(model, processor, *rows, arguments(tmp_path / "run"))
 
@@ -247,7 +247,7 @@ def test_settings_of_accelerate_launch_are_used_and_replaced_ones_are_reported(
     options = arguments(tmp_path / "run", epochs=1, gradient_accumulation_steps=2)
     assert train(model, processor, *rows, options)[0]["step"] == 2
     started = json.loads((tmp_path / "run/run.json").read_text())
-    assert started["options"]["mixed_precision"] == "bf16"
+    assert started["options"]["precision"] == "bf16"
     assert "gradient_accumulation_steps: 2 is used" in capsys.readouterr().out
     assert os.environ["ACCELERATE_GRADIENT_ACCUMULATION_STEPS"] == "4"
 
@@ -272,7 +272,7 @@ def test_a_tracker_that_is_not_installed_is_named(model, processor, rows, tmp_pa
 
 
 def test_bf16_trains(model, processor, rows, tmp_path):
-    history = train(model, processor, *rows, arguments(tmp_path / "run", mixed_precision="bf16", max_grad_norm=1.0))
+    history = train(model, processor, *rows, arguments(tmp_path / "run", precision="bf16", max_grad_norm=1.0))
     assert history[-1]["train_loss"] < history[0]["train_loss"]
 
 

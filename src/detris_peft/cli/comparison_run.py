@@ -24,7 +24,14 @@ from ..comparison import (
     read_result,
 )
 from ..comparison.figure2 import sample_positions
-from ..comparison.settings import as_json, first_difference, model_settings, training_settings, without_paths
+from ..comparison.settings import (
+    as_json,
+    comparable,
+    first_difference,
+    model_settings,
+    training_settings,
+    without_paths,
+)
 from ..data import BadRows
 from ..errors import one_line
 from ..modeling import DetrisConfig
@@ -206,7 +213,10 @@ def _check_existing(folder: Path, experiment: Experiment, options: Mapping[str, 
         model = without_paths({"preset": run.preset, **run.config_fields})
         fields_of_result = result.options.get("config_fields")
         found_model = {"preset": result.options.get("preset"), **(fields_of_result or {})}
-        pairs = (("options", expected, result.settings.get("options")), ("model", model, found_model))
+        found = comparable({"options": result.settings.get("options")}, ())["options"]
+        if experiment.options(result.arm).get("precision", "auto") == "auto":  # the run may be of another machine
+            expected, found = ({k: v for k, v in o.items() if k != "precision"} for o in (expected, found or {}))
+        pairs = (("options", expected, found), ("model", model, found_model))
         for part, wanted, got in pairs:
             if difference := first_difference({part: as_json(wanted)}, {part: got}):
                 raise ValueError(

@@ -41,8 +41,9 @@ class DemoArguments:
     device: str | None = field(
         default=None, metadata={"help": "cpu, cuda, ...; default: a GPU if available, else cpu"}
     )
-    dtype: Literal["float32", "bfloat16", "float16"] | None = field(
-        default=None, metadata={"help": "data type of the weights; default: that of the checkpoint"}
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = field(
+        default="auto",
+        metadata={"help": "precision of the weights; auto: bf16 on a CPU with bf16 instructions, else fp32"},
     )
     export_space: str | None = field(
         default=None, metadata={"help": "write the page to this folder as a Hugging Face Space, instead of serving it"}
@@ -100,17 +101,20 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
 def _serve(sources: Sequence[Any], arguments: DemoArguments, limits: DemoLimits) -> None:
     from ..demo.ports import is_loopback
     from ..demo.server import load_page, serve
+    from ..precision import describe_precision, precision_dtype, resolve_precision
     from ..prediction import usable_device
 
     device = usable_device(arguments.device, "--device")
+    precision = resolve_precision(arguments.precision, device, training=False, option="--precision")
 
     def load() -> Any:
-        return load_page(sources, arguments.examples, limits, str(device), arguments.dtype)
+        return load_page(sources, arguments.examples, limits, str(device), precision_dtype(precision))
 
     def ready(address: str) -> None:
         print(
             f"Serving {' and '.join(source.title for source in sources)} on {address} (stop with Ctrl-C)", flush=True
         )
+        print(describe_precision(precision, device, arguments.precision == "auto"), flush=True)
         if not is_loopback(arguments.host):
             print("Everyone who can reach this machine over the network can use the page.", flush=True)
 

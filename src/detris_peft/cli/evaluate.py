@@ -11,7 +11,8 @@ from ..atomic import write_json
 from ..data.errors import BadRows
 from ..data.sources import DataSource
 from ..outputs import check_output_file
-from ..training.launcher import describe_ignored_launcher_settings, launcher_settings
+from ..precision import describe_precision, precision_dtype, resolve_precision
+from ..training.launcher import describe_ignored_launcher_settings, launched_on_cpu, launcher_settings
 from .checkpoint_options import CheckpointArguments, load_checkpoint, truncation_notice
 from .parser import CommandParser
 
@@ -38,9 +39,12 @@ class EvaluationArguments:
     )
     batch_size: int = field(default=32, metadata={"help": "batch size per process"})
     num_workers: int = field(default=2, metadata={"help": "DataLoader workers per process"})
-    mixed_precision: Literal["no", "bf16", "fp16"] | None = field(
+    precision: Literal["auto", "fp32", "bf16", "fp16"] | None = field(
         default=None,
-        metadata={"help": "precision of the forward pass: no, bf16 or fp16; default: as accelerate launch, or no"},
+        metadata={
+            "help": "precision of the weights; auto: bf16 on a CPU with bf16 instructions, else fp32; default: as "
+            "accelerate launch, or fp32"
+        },
     )
     seed: int = field(default=0, metadata={"help": "random seed of --shuffle_expressions"})
     output: str | None = field(default=None, metadata={"help": "JSON file for the metrics"})
@@ -50,8 +54,8 @@ class EvaluationArguments:
         for name, low, high in (("batch_size", 1, 100_000), ("num_workers", 0, 1000), ("seed", 0, 2**32 - 1)):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"--{name}: expected {low} to {high}, got {getattr(self, name)}; change it.")
-        if self.mixed_precision is None:
-            self.mixed_precision = launcher_settings().get("mixed_precision", "no")
+        if self.precision is None:
+            self.precision = launcher_settings().get("precision", "fp32")
 
 
 def create_parser(prog: str | None = None) -> CommandParser:
@@ -80,9 +84,10 @@ def evaluate_checkpoint(checkpoint: CheckpointArguments, arguments: EvaluationAr
     from ..data import EvaluationSamples
     from ..evaluation import evaluate
     from ..metrics import format_metrics
+    from ..modeling.casting import cast_model
 
-    if arguments.mixed_precision == "fp16" and not torch.cuda.is_available():
-        raise ValueError("--mixed_precision: expected bf16 or no on a machine without a GPU, got fp16; change it.")
+    device = "cpu" if launched_on_cpu() else None
+    precision = resolve_precision(str(arguments.precision), device, training=False, option="--precision")
     if arguments.output:
         inputs = (source.dataset, *Path(checkpoint.checkpoint, checkpoint.subfolder).glob("*.json"))
         check_output_file(arguments.output, arguments.overwrite, inputs)
@@ -96,10 +101,13 @@ def evaluate_checkpoint(checkpoint: CheckpointArguments, arguments: EvaluationAr
         arguments.seed,
         skip_bad_rows=arguments.skip_bad_rows,
     )
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=arguments.mixed_precision)
-    for line in describe_ignored_launcher_settings(mixed_precision=arguments.mixed_precision):
+    # The weights have the precision, as in `detris predict`, so that both give the same masks.
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision="no")
+    described = describe_precision(precision, accelerator.device, arguments.precision == "auto")
+    for line in (*describe_ignored_launcher_settings(precision=precision), described):
         accelerator.print(line)
     model, processor = load_checkpoint(checkpoint)
+    cast_model(model, precision_dtype(precision))
     metrics = evaluate(
         model,
         processor,
@@ -125,6 +133,7 @@ def evaluate_checkpoint(checkpoint: CheckpointArguments, arguments: EvaluationAr
     if arguments.output and accelerator.is_main_process:
         content = {**metrics, "samples": len(samples), "split": arguments.split, "sentences": sentences}
         content["shuffle_expressions"] = arguments.shuffle_expressions
+        content["precision"] = precision
         content["bad_rows"] = [str(error) for error in bad_rows or ()]
         Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
         write_json(Path(arguments.output), content)

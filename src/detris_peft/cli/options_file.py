@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import one_line
 from ..field_types import describe_type, has_type
+from ..precision import EARLIER_OPTIONS, describe_replacement
 from .config_options import ADAPTERS, flatten
 
 
@@ -54,6 +55,9 @@ def check_options(content: Any, where: str, types: Mapping[str, Any]) -> dict[st
     except ValueError as error:
         raise ValueError(f"{where}: {one_line(error)}") from None
     unknown = [name for name in options if name not in types]
+    for name in EARLIER_OPTIONS:
+        if name in unknown and "precision" in types:
+            raise ValueError(f"{where}: {describe_replacement(name, options[name])}.")
     for name in ADAPTERS:
         adapter = options.get(name)
         if isinstance(adapter, dict):  # of another type than the default one
@@ -69,7 +73,7 @@ def check_options(content: Any, where: str, types: Mapping[str, Any]) -> dict[st
 
 def _checked(where: str, name: str, value: Any, expected: Any) -> Any:
     if isinstance(value, bool) and not has_type(value, expected):
-        word = "yes" if value else "no"  # YAML reads these words as booleans: `mixed_precision: no`
+        word = "yes" if value else "no"  # YAML reads these words as booleans: `val_split: no`
         value = word if has_type(word, expected) else value
     if value == "none" and not has_type(value, expected):
         value = None  # as on the command line; YAML's own word is null

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
+from ..precision import EARLIER_OPTIONS, describe_replacement
 from .option_fields import add_options, parse_boolean, spellings
 
 _TYPE_NAMES: dict[Any, str] = {int: "an integer", float: "a number"}
@@ -102,6 +103,9 @@ class CommandParser(argparse.ArgumentParser):
             plain = f"--{name.lstrip(_LONG_DASHES)}"
             if name.startswith(tuple(_LONG_DASHES)) and plain in self._option_string_actions:
                 self.error(f"expected an option that starts with --, got {name}; use {plain}")
+            is_earlier = name.startswith("--") and name[2:].replace("-", "_") in EARLIER_OPTIONS
+            if is_earlier and "--precision" in self._option_string_actions:
+                self.error(describe_replacement(name, _value_of(word, words)))
             is_option = len(word) > 1 and word.startswith("-") and not _NEGATIVE_NUMBER.fullmatch(word)
             if is_option and " " not in word and name not in self._option_string_actions:
                 nearest = difflib.get_close_matches(name.lower(), self._option_string_actions, n=1)
@@ -144,6 +148,13 @@ class CommandParser(argparse.ArgumentParser):
         if error.message.startswith("expected"):  # raised by the type of the option
             return f"{name}: {error.message}; change it"
         return f"{name}: {error.message}"
+
+
+def _value_of(option: str, words: Sequence[str]) -> str | None:
+    """Return the value of an option on a command line, after = or as the next word; None if there is none."""
+    name, equals, value = option.partition("=")
+    following = words[words.index(name) + 1 : words.index(name) + 2] if not equals else [value]
+    return following[0] if following else None
 
 
 def _fix_of_words(action: argparse.Action, words: Sequence[str]) -> str:

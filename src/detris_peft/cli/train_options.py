@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, get_type_hints
 
 from .. import presets
 from ..data.sources import DataSource
-from ..training.arguments import TrainingArguments
+from ..training.arguments import TrainingArguments, resolve_training_precision
 from ..training.launcher import launcher_settings
 from .backbone_options import KINDS, BackboneArguments, move_backbone_name
 from .config_options import add_config_options, config_option_types, given_options
@@ -159,6 +159,8 @@ def describe_recipe(run: RunArguments, training: TrainingArguments) -> str:
     if run.recipe is not None:
         recipe |= presets.get_recipe(run.recipe).options
         recipe |= {name: getattr(training, name) for name in run.set_by_recipe}
+    if "precision" in recipe:
+        recipe["precision"] = resolve_training_precision(recipe["precision"])
     used = {name: value for name, value in recipe.items() if getattr(training, name) == value}
     values = ", ".join(f"{name}={value}" for name, value in used.items()) or "none"
     overridden = [name for name in recipe if name not in used]

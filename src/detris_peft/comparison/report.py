@@ -156,16 +156,18 @@ def _data(results: Results, splits: Sequence[str]) -> list[str]:
 
 
 def _arms(experiment: Experiment, rows: Sequence[ArmSummary], results: Mapping[str, Mapping[int, RunResult]]) -> list:
-    """Return a table of the arms: their own options, parameters by part, training time and device."""
-    lines = ["| arm | own options | trained parameters | minutes per run | device |", "|---|---|---|---|---|"]
+    """Return a table of the arms: their own options, parameters by part, training time, precision and device."""
+    titles = ("arm", "own options", "trained parameters", "minutes per run", "precision", "device")
+    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for row in rows:
         own = without_paths(experiment.arms[row.arm])
         options = ", ".join(f"{name}: {json.dumps(value)}" for name, value in own.items()) or "none"
         parts = ", ".join(_parts(row.parameters)) if row.parameters else ""
         runs = results.get(row.arm, {}).values()
         minutes = ", ".join(f"{'> ' if run.interruptions else ''}{run.seconds / 60:.1f}" for run in runs)
+        precisions = ", ".join(sorted({run.precision for run in runs}))
         devices = ", ".join(sorted({run.device for run in runs}))
-        cells = (row.arm, f"`{options}`", parts or "-", minutes or "-", devices or "-")
+        cells = (row.arm, f"`{options}`", parts or "-", minutes or "-", precisions or "-", devices or "-")
         lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
     return [*lines, ""]
 

@@ -14,6 +14,7 @@ import numpy as np
 from ..atomic import write_text
 from ..field_types import describe_type, has_type
 from ..modeling.parameter_counts import ParameterCounts
+from ..precision import with_precision
 from ..safe_loading import read_json
 
 RESULTS_FOLDER = "results"
@@ -86,6 +87,11 @@ class RunResult:
     @property
     def name(self) -> str:
         return run_name(self.arm, self.seed)
+
+    @property
+    def precision(self) -> str:
+        """The precision of the training."""
+        return str(with_precision(self.options).get("precision", "fp32"))
 
     def write(self, folder: Path) -> None:
         """Write the result atomically to a comparison's folder."""

@@ -16,7 +16,9 @@ from ..atomic import write_text
 from ..data import BadRows, EvaluationSamples
 from ..evaluation import score_samples
 from ..modeling import DetrisForReferringSegmentation
+from ..modeling.casting import cast_model
 from ..modeling.parameter_counts import ParameterCounts, count_parameters
+from ..precision import precision_dtype
 from ..processing_detris import DetrisProcessor
 from ..safe_loading import read_json
 from ..training.launcher import launcher_settings
@@ -67,9 +69,8 @@ def score_checkpoint(
     """
     model = DetrisForReferringSegmentation.from_pretrained(folder)
     processor = DetrisProcessor.from_pretrained(folder)
-    accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(), mixed_precision=launcher_settings().get("mixed_precision", "no")
-    )
+    cast_model(model, precision_dtype(launcher_settings().get("precision", "fp32")))
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision="no")
     scores = Scores(count_parameters(model))
     for split, split_rows in rows.items():
         samples = evaluation_samples(split_rows, split, skip_bad_rows)

@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig
 
 from ..modeling import DetrisConfig
 from ..modeling.bridger_config import BridgerConfig
+from ..precision import with_precision
 from ..training import TrainingArguments
 
 # Training arguments that do not affect the weights or the scores of a finished run.
@@ -60,7 +61,7 @@ def training_settings(training: TrainingArguments, others: Mapping[str, Any], nu
         others: further options; those that are false or None are omitted.
         num_processes: number of processes, by which the batch size per process is multiplied.
     """
-    defaults = TrainingArguments()
+    defaults = TrainingArguments(precision="fp32", gradient_accumulation_steps=1)  # not of accelerate launch
     values = {
         option.name: getattr(training, option.name)
         for option in fields(training)
@@ -84,12 +85,17 @@ def model_settings(config: DetrisConfig) -> dict[str, Any]:
 def comparable(settings: Mapping[str, Any], splits: Sequence[str]) -> dict[str, Any]:
     """Return the settings of a result without other scored splits, and without defaults that are written out.
 
+    The precision has its current name.
+
     Args:
         settings: settings of a result or of an experiment.
         splits: the splits that both have.
     """
     values = dict(settings)
-    data, model = values.get("data"), values.get("model")
+    data, model, options = values.get("data"), values.get("model"), values.get("options")
+    if isinstance(options, Mapping):
+        # fp32 is the default.
+        values["options"] = {k: v for k, v in with_precision(options).items() if (k, v) != ("precision", "fp32")}
     if isinstance(data, Mapping) and isinstance(data.get("scored"), Mapping):
         scored = {split: value for split, value in data["scored"].items() if split in splits}
         values["data"] = {**data, "scored": scored}

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, IterableDataset
 from .errors import KIND_NOTE, BadRowError
 from .fields import check_sentence
 from .schema import decode_row
+from .workers import shared_integer
 
 
 @dataclass
@@ -78,12 +79,24 @@ class TrainingSamples(Dataset):
         self.seed = seed
         self.skip_bad_rows = skip_bad_rows
         self.decoder = _RowDecoder(image_size, is_visible, augment, as_arrays)
+        self._shared_epoch = shared_integer()
         self.set_epoch(0)
 
+    @property
+    def epoch(self) -> int:
+        return int(self._shared_epoch)
+
     def set_epoch(self, epoch: int) -> None:
-        """Reseed order and sentences for this epoch; data loaders of accelerate call it before iterating."""
-        self.epoch = epoch
-        rng = np.random.default_rng([self.seed, epoch])
+        """Reseed order and sentences for this epoch, also in running workers of a data loader.
+
+        Data loaders of accelerate call it before iterating.
+        """
+        self._shared_epoch.fill_(epoch)
+        self._reseed()
+
+    def _reseed(self) -> None:
+        self._seeded_epoch = self.epoch
+        rng = np.random.default_rng([self.seed, self._seeded_epoch])
         self.order = rng.permutation(len(self.rows))
         self.sentence_draws = rng.random(len(self.rows))
 
@@ -91,6 +104,8 @@ class TrainingSamples(Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Sample:
+        if self._seeded_epoch != self.epoch:  # in a worker that has run since an earlier epoch
+            self._reseed()
         own_error: BadRowError | None = None
         for position in (*range(index, len(self)), *range(index)):
             try:
@@ -109,7 +124,7 @@ class TrainingSamples(Dataset):
         row = self.rows[row_index]
         sentences = row["sentences"] or [""]  # a row without sentences is refused when it is decoded
         sentence = sentences[int(self.sentence_draws[position] * len(sentences))]
-        return self.decoder.decode(row, sentence, [self.seed, self.epoch, row_index])
+        return self.decoder.decode(row, sentence, [self.seed, self._seeded_epoch, row_index])
 
 
 class EvaluationSamples(Dataset):
@@ -202,18 +217,24 @@ class StreamedSamples(IterableDataset):
         self.seed = seed
         self.skip_bad_rows = skip_bad_rows
         self.decoder = _RowDecoder(image_size, is_visible, augment, as_arrays)
+        self._shared_epoch = shared_integer()
         self.set_epoch(0)
 
+    @property
+    def epoch(self) -> int:
+        return int(self._shared_epoch)
+
     def set_epoch(self, epoch: int) -> None:
-        """Reseed order and sentences for this epoch."""
-        self.epoch = epoch
-        self.rows.set_epoch(epoch)
+        """Reseed order and sentences for this epoch, also in running workers of a data loader."""
+        self._shared_epoch.fill_(epoch)
+        self.rows.set_epoch(epoch)  # `datasets` shares its own epoch with the workers
 
     def __iter__(self) -> Iterator[Sample]:
+        epoch = self.epoch
         skipped: list[BadRowError] = []
         held: Sample | None = None  # held back so that trailing invalid rows can be reported with it
         for row in self.rows:  # `datasets` splits the stream among the workers of a loader
-            identity = [self.seed, self.epoch, crc32(row["dataset"].encode()), row["ref_id"] % 2**63]
+            identity = [self.seed, epoch, crc32(row["dataset"].encode()), row["ref_id"] % 2**63]
             sentences = row["sentences"] or [""]  # a row without sentences is refused when it is decoded
             sentence = sentences[int(np.random.default_rng(identity).integers(len(sentences)))]
             try:

@@ -1,4 +1,4 @@
-"""DataLoader workers: initialization, and messages for workers that were killed."""
+"""DataLoader workers: initialization, values shared with them, and messages for workers that were killed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+import torch
 
 
 def ignore_signals(worker: int) -> None:
@@ -16,6 +18,11 @@ def ignore_signals(worker: int) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+
+
+def shared_integer() -> torch.Tensor:
+    """Return a zero in shared memory: a later change reaches workers that are already running."""
+    return torch.zeros((), dtype=torch.int64).share_memory_()
 
 
 @contextmanager

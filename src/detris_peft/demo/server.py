@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import torch
 from starlette.middleware import Middleware
 
 from ..prediction import DetrisPredictor
@@ -32,7 +33,7 @@ def load_page(
     examples: str | Path | None = None,
     limits: DemoLimits | None = None,
     device: str | None = None,
-    dtype: str | None = None,
+    dtype: str | torch.dtype | None = None,
 ) -> gr.Blocks:
     """Load one checkpoint, or two to compare, and return the page.
 

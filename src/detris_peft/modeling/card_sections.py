@@ -31,7 +31,7 @@ _SHOWN = (
     "milestones",
     "gamma",
     "max_grad_norm",
-    "mixed_precision",
+    "precision",
     "ema_decay",
     "augment",
     "seed",

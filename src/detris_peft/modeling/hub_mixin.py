@@ -44,6 +44,9 @@ class DetrisHubMixin:
     ) -> Self:
         """Load adapters and head over the backbones that the checkpoint names. The model is in eval mode.
 
+        With `dtype`, all weights have that dtype, adapters and head included; BatchNorm stays in float32. Without it,
+        adapters and head are in float32. `detris_peft.training.train` converts the weights that it trains to float32.
+
         Args:
             pretrained_model_name_or_path: folder or Hub repository written by `save_pretrained`.
             vision_model, text_model: loaded backbones to use instead of those that the checkpoint names.

@@ -127,12 +127,21 @@ def plan_job(files: JobFiles, fingerprint: dict[str, Any], rows: int, batch_size
 
 
 def job_fingerprint(
-    predictor: DetrisPredictor, checkpoint: str, pairs: Sequence[Pair], threshold: float | None, save: Sequence[str]
+    predictor: DetrisPredictor,
+    checkpoint: str,
+    pairs: Sequence[Pair],
+    threshold: float | None,
+    save: Sequence[str],
+    quantize: str | None = None,
 ) -> dict[str, Any]:
     """Return what the results depend on, keyed by name.
 
-    The name of the checkpoint is only shown. Device, number of ranks and batch size may change when a job continues:
-    they change results by rounding only.
+    The name of the checkpoint is only shown. Device, number of ranks, batch size and compilation may change when a job
+    continues: they change results by rounding only.
+
+    Args:
+        predictor: with the weights of the checkpoint, before they are quantized.
+        quantize: see `PredictionArguments`.
     """
     processor = predictor.processor
     return {
@@ -140,6 +149,7 @@ def job_fingerprint(
         "rows_sha256": sha256_of_texts(f"{pair.image}\0{pair.text}\0{pair.source}\n" for pair in pairs),
         "threshold": processor.mask_threshold if threshold is None else threshold,
         "dtype": str(predictor.model.dtype).removeprefix("torch."),
+        "quantize": quantize,
         "save": sorted(save),
         "image_size": processor.image_size,
         "weights_sha256": sha256_of_weights(predictor.model.named_parameters()),

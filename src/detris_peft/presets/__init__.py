@@ -69,7 +69,7 @@ class _Preset(NamedTuple):
 # Recipes hold only what differs from the defaults of `TrainingArguments`. The paper's recipe for DETRIS-L doubles
 # batch size and learning rate. The authors' configurations have one learning rate for all weights, so every row of
 # Tables 2 and 3 has the recipe of DETRIS-B.
-_B_RECIPE = {"mixed_precision": "bf16"}
+_B_RECIPE = {"precision": "auto"}
 _L_RECIPE = {**_B_RECIPE, "batch_size": 64, "learning_rate": 2e-4}
 _TINY_RECIPE = {
     "epochs": 4,

@@ -11,9 +11,12 @@ from copy import copy
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, get_type_hints
 
+from typing_extensions import Self
+
 from ..field_types import describe_type, has_type
 from ..metric_names import METRIC_NAMES
-from .launcher import PRECISIONS, launcher_settings
+from ..precision import EARLIER_OPTIONS, PRECISIONS, describe_replacement, resolve_precision
+from .launcher import launched_on_cpu, launcher_settings
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
 
@@ -47,7 +50,7 @@ _BENCHMARK = Range(
         re.fullmatch(rf"[\w.-]+/[\w.-]+:[^\s:]+:({'|'.join(map(re.escape, METRIC_NAMES))})", value) is not None
     ),
 )
-_LAUNCHER_DEFAULTS = {"mixed_precision": "no", "gradient_accumulation_steps": 1}
+_LAUNCHER_DEFAULTS = {"precision": "fp32", "gradient_accumulation_steps": 1}
 _FRACTION = Range("at least 0 and below 1", lambda value: 0 <= value < 1)
 
 
@@ -101,11 +104,12 @@ class TrainingArguments:
     """Training arguments. The defaults are the paper's recipe for DETRIS-B in float32; see also `presets.recipe`.
 
     Each field is an option of `detris train`, and its metadata is the only declaration of its help, its range and
-    whether it may change on resume. `mixed_precision` and `gradient_accumulation_steps` are by default what
-    `accelerate launch` sets, else "no" and 1.
+    whether it may change on resume. `precision` and `gradient_accumulation_steps` are by default what
+    `accelerate launch` sets, else "fp32" and 1. `precision="auto"` is replaced by the precision of the device.
 
     Raises:
         ValueError: a value is outside its range; the message names the field.
+        TypeError: there is no such field.
     """
 
     output_dir: str = _argument(
@@ -135,13 +139,19 @@ class TrainingArguments:
         None, "batches per optimizer step; if not set, the value of accelerate launch, or 1", _at_least(1)
     )
     max_grad_norm: float = _argument(0.0, "clip the gradient to this norm; 0 disables clipping", _at_least(0))
-    mixed_precision: str = _argument(
+    precision: str = _argument(
         None,
-        "precision of the forward pass; if not set, the value of accelerate launch, or no",
+        "precision of the forward pass and of the frozen weights; auto: bf16 on a GPU or CPU with bf16 instructions, "
+        "else fp32; if not set, the value of accelerate launch, or fp32",
         _one_of(PRECISIONS),
     )
     gradient_checkpointing: bool = _argument(
         False, "recompute the backbones' blocks in the backward pass to save memory", may_change_on_resume=True
+    )
+    compile: bool = _argument(
+        False,
+        "compile the model with torch.compile; the first step and the first evaluation then take minutes",
+        may_change_on_resume=True,
     )
     ema_decay: float = _argument(
         0.0,
@@ -218,6 +228,12 @@ class TrainingArguments:
         may_change_on_resume=True,
     )
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        for name in EARLIER_OPTIONS:
+            if name in kwargs:
+                raise TypeError(f"{describe_replacement(name, kwargs[name])}.")
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         if isinstance(self.output_dir, os.PathLike):
             self.output_dir = os.fspath(self.output_dir)
@@ -232,16 +248,14 @@ class TrainingArguments:
             if isinstance(value, tuple):  # equal to the list that a resumed run reads from run.json
                 setattr(self, option.name, value := list(value))
             _check_range(option.name, value, option.metadata["range"])
-        if self.mixed_precision == "fp16" and not _has_gpu():
-            raise ValueError("mixed_precision: expected bf16 or no on a machine without a GPU, got 'fp16'.")
+        self.precision = resolve_training_precision(self.precision)
         if self.resume and self.overwrite:
             raise ValueError(f"expected resume or overwrite, got both (resume={self.resume!r}); remove one of them.")
 
 
-def _has_gpu() -> bool:
-    import torch  # here to keep the command line quick
-
-    return torch.cuda.is_available()
+def resolve_training_precision(precision: str) -> str:
+    """Return the precision of a training run on the device that accelerate would choose; see `resolve_precision`."""
+    return resolve_precision(precision, "cpu" if launched_on_cpu() else None, training=True)
 
 
 def _check_range(name: str, value: Any, accepted: Range | None) -> None:

@@ -34,6 +34,7 @@ from ..atomic import (
 )
 from ..errors import one_line
 from ..manifest import manifest_problem, write_manifest
+from ..precision import with_precision
 from ..safe_loading import read_json
 from .distributed import run_on_all_ranks
 from .ema import ExponentialMovingAverage
@@ -196,13 +197,18 @@ class Checkpoints:
                 f"{folder / FINGERPRINT_FILE}: expected an object of options, got {type(content).__name__}; resume "
                 "from another checkpoint."
             )
-        saved = {**_EARLIER_VALUES, **_flat(content)}
+        saved = {**_EARLIER_VALUES, **with_precision(_flat(content))}
         current = _flat(self.fingerprint)
         names = [name for name in {**current, **saved} if current.get(name) != saved.get(name)]
         if not names:
             return None
         differences = [f"{name}: expected {current.get(name)}, got {saved.get(name)}" for name in names[:5]]
         differences += [f"and {len(names) - 5} more"] if len(names) > 5 else []
+        if names == ["precision"]:
+            return (
+                f"{folder}: expected precision {saved['precision']}, as in the interrupted run, got "
+                f"{current['precision']} (auto depends on the machine); pass --precision {saved['precision']}."
+            )
         return (
             f"{folder} belongs to a different run ({'; '.join(differences)}); set the options as it has them, or "
             "start a new run in another output_dir."

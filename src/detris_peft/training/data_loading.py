@@ -63,7 +63,9 @@ def create_loader(
         "worker_init_fn": ignore_signals,
         # A separate generator, so that the workers' seeds are not drawn from the one that dropout uses.
         "generator": torch.Generator().manual_seed(arguments.seed),
+        **loading_options(accelerator, arguments.num_workers),
     }
+    non_blocking = accelerator.device.type != "cpu"
     if isinstance(rows, datasets.IterableDataset):
         # With several workers, each of them drops its own last batch, because it reads its own part of the stream.
         loader = DataLoader(
@@ -77,6 +79,7 @@ def create_loader(
             process_index=accelerator.process_index,
             put_on_device=True,
             dispatch_batches=False,
+            non_blocking=non_blocking,
         )
         return loader, StreamedBatches(accelerator.num_processes)
     batches = GlobalBatches(
@@ -88,5 +91,16 @@ def create_loader(
         arguments.drop_last,
     )
     # accelerate's own sharding would pad the last batches with samples that were already visited.
-    loader = DataLoaderShard(TrainingSamples(rows, **sampling), accelerator.device, batch_sampler=batches, **loading)
+    loader = DataLoaderShard(
+        TrainingSamples(rows, **sampling),
+        accelerator.device,
+        batch_sampler=batches,
+        _non_blocking=non_blocking,
+        **loading,
+    )
     return loader, batches
+
+
+def loading_options(accelerator: Accelerator, num_workers: int) -> dict[str, Any]:
+    """Return options of a DataLoader: workers stay alive between epochs; batches for a GPU are in pinned memory."""
+    return {"persistent_workers": num_workers > 0, "pin_memory": accelerator.device.type == "cuda"}

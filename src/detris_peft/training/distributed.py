@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from torch.distributed.checkpoint.api import CheckpointException
 
 from ..errors import one_line
+from ..precision import describe_precision
 from .arguments import TrainingArguments
 from .launcher import describe_ignored_launcher_settings
 
@@ -19,21 +20,21 @@ from .launcher import describe_ignored_launcher_settings
 def create_accelerator(arguments: TrainingArguments, finds_unused_parameters: bool = False) -> Accelerator:
     """Return an accelerator configured by the training arguments.
 
-    Prints one line for each setting of `accelerate launch` that an argument replaces.
+    Prints one line for each setting of `accelerate launch` that an argument replaces, and one with the precision.
 
     Args:
         arguments: training arguments.
         finds_unused_parameters: whether DDP searches each step for trained parameters without a gradient.
     """
     ignored = describe_ignored_launcher_settings(
-        mixed_precision=arguments.mixed_precision, gradient_accumulation_steps=arguments.gradient_accumulation_steps
+        precision=arguments.precision, gradient_accumulation_steps=arguments.gradient_accumulation_steps
     )
     # The launcher's environment variable would override the argument and break the loss weights.
     with patch_environment(ACCELERATE_GRADIENT_ACCUMULATION_STEPS=arguments.gradient_accumulation_steps):
         accelerator = Accelerator(
             # Without cpu=True, accelerate treats CPU processes as independent runs.
             cpu=not torch.accelerator.is_available(),
-            mixed_precision=arguments.mixed_precision,
+            mixed_precision="no" if arguments.precision == "fp32" else arguments.precision,
             gradient_accumulation_steps=arguments.gradient_accumulation_steps,
             step_scheduler_with_optimizer=False,
             log_with=cast(Any, arguments.report_to or None),
@@ -42,7 +43,7 @@ def create_accelerator(arguments: TrainingArguments, finds_unused_parameters: bo
             if finds_unused_parameters
             else None,
         )
-    for line in ignored:
+    for line in (*ignored, describe_precision(arguments.precision, accelerator.device)):
         accelerator.print(line)
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         plugin: Any = accelerator.state.deepspeed_plugin
@@ -59,11 +60,30 @@ def is_sharded(accelerator: Accelerator) -> bool:
     return accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
-def sum_over_ranks(accelerator: Accelerator, value: torch.Tensor, flag: bool) -> tuple[float, bool]:
-    """Return the sum of a scalar over all ranks, and whether `flag` is set on any of them, in one reduction."""
-    both: Any = accelerator.reduce(torch.stack([value, torch.tensor(float(flag), device=value.device)]), "sum")
-    total, flags = both.tolist()
-    return total, flags > 0
+class SumOverRanks:
+    """The sum of a scalar over all ranks, and whether a flag is set on any of them, in one reduction.
+
+    On a GPU, the constructor does not wait for the device; `read` waits until the sum is computed.
+    """
+
+    def __init__(self, accelerator: Accelerator, value: torch.Tensor, flag: bool) -> None:
+        # Not torch.tensor, whose copy to a GPU waits for the device.
+        both = torch.stack([value, torch.full_like(value, float(flag))])
+        both = cast(torch.Tensor, accelerator.reduce(both, "sum"))
+        self._event: torch.cuda.Event | None = None
+        if both.device.type != "cuda":
+            self._values = both
+            return
+        self._values = torch.empty(both.shape, dtype=both.dtype, pin_memory=True)
+        self._values.copy_(both, non_blocking=True)
+        self._event = torch.cuda.Event()
+        self._event.record()
+
+    def read(self) -> tuple[float, bool]:
+        if self._event is not None:
+            self._event.synchronize()
+        total, flags = self._values.tolist()
+        return total, flags > 0
 
 
 def run_on_all_ranks(

@@ -44,7 +44,7 @@ def memory_advice(arguments: TrainingArguments, evaluating: bool = False) -> Ite
         else:
             advice = [f"a batch_size below {arguments.batch_size} with more gradient_accumulation_steps"]
             advice += [] if arguments.gradient_checkpointing else ["gradient_checkpointing"]
-        advice += ["mixed_precision bf16"] if arguments.mixed_precision == "no" else []
+        advice += ["precision bf16"] if arguments.precision == "fp32" else []
         action = "An evaluation batch" if evaluating else "A training step"
         raise MemoryError(
             f"{action} does not fit in memory ({text.splitlines()[0] if text else 'MemoryError'}): try "

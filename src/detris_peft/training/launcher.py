@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-PRECISIONS = ("no", "bf16", "fp16")
+_PRECISIONS = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}  # of accelerate, and our names
 _VARIABLES = {
     "mixed_precision": "ACCELERATE_MIXED_PRECISION",
     "gradient_accumulation_steps": "ACCELERATE_GRADIENT_ACCUMULATION_STEPS",
 }
+_OUR_NAMES = {"mixed_precision": "precision"}
 
 
 def launcher_settings() -> dict[str, Any]:
-    """Return the options set by `accelerate launch`, keyed by name.
+    """Return the options set by `accelerate launch`, keyed by our names: its `mixed_precision` is `precision`.
 
     Its mixed_precision "no" is omitted: the launcher also sends it if the user asked for nothing.
 
@@ -31,12 +32,12 @@ def launcher_settings() -> dict[str, Any]:
             value = int(value) if value.isdecimal() else value
             is_valid, expected = isinstance(value, int) and value > 0, "at least 1"
         else:
-            is_valid, expected = value in PRECISIONS, f"one of {', '.join(PRECISIONS)}"
+            is_valid, expected = value in _PRECISIONS, f"one of {', '.join(_PRECISIONS)}"
         if not is_valid:
             raise ValueError(
                 f"{name}: expected {expected}, got {value!r} of accelerate launch ({variable}); change it there."
             )
-        settings[name] = value
+        settings[_OUR_NAMES.get(name, name)] = value
     return settings
 
 
@@ -46,13 +47,21 @@ def describe_ignored_launcher_settings(**used: Any) -> list[str]:
     Args:
         used: values in use, keyed by the option's name.
     """
-    set_by_launcher = {name: _set_by_launcher(name) for name in used}
-    return [
-        f"{name}: {value} is used, as set by the option or the preset; {set_by_launcher[name]} of accelerate launch "
-        "is ignored."
-        for name, value in used.items()
-        if set_by_launcher[name] not in (None, str(value))
-    ]
+    lines = []
+    for name in _VARIABLES:
+        ours, value = _OUR_NAMES.get(name, name), _set_by_launcher(name)
+        replaced = _PRECISIONS.get(value, value) if name == "mixed_precision" and value else value
+        if ours in used and replaced not in (None, str(used[ours])):
+            lines.append(
+                f"{ours}: {used[ours]} is used, as set by the option or the preset; {name} {value} of accelerate "
+                "launch is ignored."
+            )
+    return lines
+
+
+def launched_on_cpu() -> bool:
+    """Return whether `accelerate launch --cpu` started this process, which then ignores GPUs."""
+    return os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on")
 
 
 def _set_by_launcher(name: str) -> str | None:

@@ -9,6 +9,7 @@ from ..adapters.config import AdapterConfig
 from ..modeling import DetrisConfig
 
 _BACKBONES = ("vision_model.", "text_model.")
+_FUSED_DEVICES = ("cpu", "cuda", "xpu", "mps")
 
 
 def trains_unused_weights(config: DetrisConfig) -> bool:
@@ -21,7 +22,7 @@ def trains_unused_weights(config: DetrisConfig) -> bool:
 
 
 def create_optimizer(
-    model: nn.Module, learning_rate: float, backbone_learning_rate: float | None = None
+    model: nn.Module, learning_rate: float, backbone_learning_rate: float | None = None, *, fused: bool = False
 ) -> torch.optim.Optimizer:
     """Return Adam over the parameters of a model that require a gradient.
 
@@ -30,6 +31,7 @@ def create_optimizer(
         learning_rate: learning rate of the head and the Bridger, and of everything else by default.
         backbone_learning_rate: learning rate of the weights within both encoders: adapters, or the encoders themselves
             if they are trained.
+        fused: update all weights in one operation, where PyTorch has it for their device.
 
     Raises:
         ValueError: no parameter requires a gradient.
@@ -40,9 +42,10 @@ def create_optimizer(
             "model: expected parameters that require a gradient, got none; call requires_grad_(True) on the modules "
             "to train."
         )
+    fused = fused and all(p.device.type in _FUSED_DEVICES for _, p in trained)
     if backbone_learning_rate is None:
-        return torch.optim.Adam([p for _, p in trained], lr=learning_rate)
+        return torch.optim.Adam([p for _, p in trained], lr=learning_rate, fused=fused)
     in_backbone = [p for name, p in trained if name.startswith(_BACKBONES)]
     others = [p for name, p in trained if not name.startswith(_BACKBONES)]
     groups = [{"params": others, "lr": learning_rate}, {"params": in_backbone, "lr": backbone_learning_rate}]
-    return torch.optim.Adam([group for group in groups if group["params"]])
+    return torch.optim.Adam([group for group in groups if group["params"]], fused=fused)

@@ -64,10 +64,11 @@ class Progress:
         """Return the number of evaluations after the best one."""
         return len(self.history) - 1 - self.history.index(self.best(metric))
 
-    def add_loss(self, loss: float) -> None:
-        """Add the loss of a batch to the mean."""
-        self.loss_sum += loss
-        self.loss_count += 1
+    def add_loss(self, loss: float | None) -> None:
+        """Add the loss of a batch to the mean; None: no batch, or one that was skipped."""
+        if loss is not None:
+            self.loss_sum += loss
+            self.loss_count += 1
 
     def add_evaluation(self, metrics: dict[str, float], learning_rate: float) -> dict[str, float]:
         """Append an evaluation to the history, reset the mean loss, and return the new record."""

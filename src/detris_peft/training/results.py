@@ -137,6 +137,10 @@ class ResultsWriter:
 
 
 def write_history(folder: Path, options: Mapping[str, Any], history: Sequence[Mapping[str, float]], best: Any) -> None:
-    """Write `metrics.jsonl`, one line per evaluation, and `metrics.json` with the options and the best evaluation."""
-    write_text(folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in history))
+    """Write `metrics.jsonl`, one line per evaluation, and `metrics.json` with the options and the best evaluation.
+
+    The lines also contain the precision of the run.
+    """
+    precision = {"precision": options["precision"]} if "precision" in options else {}
+    write_text(folder / "metrics.jsonl", "".join(json.dumps({**record, **precision}) + "\n" for record in history))
     write_json(folder / "metrics.json", {"arguments": dict(options), "best": best, "history": list(history)})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -12,7 +12,7 @@ from torch import nn
 
 from .arguments import TrainingArguments
 from .batching import GlobalBatches, StreamedBatches
-from .distributed import sum_over_ranks
+from .distributed import SumOverRanks
 from .ema import ExponentialMovingAverage
 from .guards import describe_gradients, memory_advice, running_statistics
 from .progress import Progress
@@ -23,8 +23,20 @@ _MODEL_INPUTS = ("pixel_values", "input_ids", "labels")
 _MAX_CONSECUTIVE_SKIPS = 20  # after more skipped batches in a row, the weights themselves have diverged
 
 
+class _Unread(NamedTuple):
+    """The loss of a batch that has not been read from the device, and where it was, for an error message."""
+
+    loss: SumOverRanks
+    where: str
+    references: list[Any]
+
+
 class TrainingStep:
     """Trains on one batch at a time.
+
+    Reading the loss of a batch waits for the device. On a GPU, it is therefore read after the next batch has been
+    started (`reads_late`). If it is not finite, the weights have then been updated with it, but nothing was saved. To
+    skip such a batch (`on_nan`), its loss must be read before the update.
 
     Args:
         arguments: training arguments.
@@ -50,6 +62,8 @@ class TrainingStep:
         self.batches, self.signals, self.ema = batches, signals, ema
         self.base_rates = [group["lr"] for group in optimizer.param_groups]
         self.consecutive_skips = 0
+        self.reads_late = arguments.on_nan == "stop" and accelerator is not None and accelerator.device.type != "cpu"
+        self._unread: _Unread | None = None
 
     @property
     def learning_rate(self) -> float:
@@ -61,7 +75,8 @@ class TrainingStep:
 
         Returns:
             The mean loss over the samples of all ranks, or None if the batch was skipped; and whether any rank
-            received a signal.
+            received a signal. With `reads_late`, both are those of the batch before, and the loss of the first one is
+            None.
 
         Raises:
             ValueError: the loss is not finite, and `on_nan` is stop or too many batches were skipped in a row.
@@ -73,7 +88,14 @@ class TrainingStep:
         with memory_advice(self.arguments), self.accelerator.accumulate(self.model):
             loss = self.model(**{name: batch[name] for name in _MODEL_INPUTS}).loss
             part = loss.detach().float() * self.batches.fraction(progress.batch)
-            mean, stop = sum_over_ranks(self.accelerator, part, bool(self.signals.received))
+            total = SumOverRanks(self.accelerator, part, bool(self.signals.received))
+            if self.reads_late:
+                self.accelerator.backward(loss * self.batches.loss_scale(progress.batch))
+                self._update_weights()
+                result = self.finish()
+                self._unread = _Unread(total, _position(progress), list(batch["ref_ids"]))
+                return result
+            mean, stop = total.read()
             if math.isfinite(mean):
                 self.accelerator.backward(loss * self.batches.loss_scale(progress.batch))
                 self._update_weights()
@@ -87,6 +109,24 @@ class TrainingStep:
             for buffer, value in statistics.items():
                 buffer.copy_(value)
         return None, stop
+
+    def finish(self) -> tuple[float | None, bool]:
+        """Read the loss of the last batch, if that was not done; return what `run` returns.
+
+        Raises:
+            ValueError: the loss is not finite.
+        """
+        if self._unread is None:
+            return None, False
+        unread, self._unread = self._unread, None
+        mean, stop = unread.loss.read()
+        if not math.isfinite(mean):
+            rows = gather_object(unread.references)
+            raise ValueError(
+                f"{unread.where}: expected a finite loss, got {mean} (references {rows}); nothing was saved after it: "
+                "lower learning_rate, set max_grad_norm, use bf16 instead of fp16, or set --on_nan skip."
+            )
+        return mean, stop
 
     def _update_weights(self) -> None:
         """Clip the gradients and update the weights and their average, if the accumulation group is complete."""
@@ -106,8 +146,12 @@ class TrainingStep:
         gradients = describe_gradients(self.accelerator.unwrap_model(self.model))
         skips = self.arguments.on_nan == "skip"
         raise ValueError(
-            f"epoch {progress.epoch}, batch {progress.batch + 1}, step {progress.step + 1}: expected a finite loss, "
+            f"{_position(progress)}: expected a finite loss, "
             f"got {mean}{f' after {_MAX_CONSECUTIVE_SKIPS} skipped batches' if skips else ''} (references {rows}; "
             f"{gradients}); lower learning_rate, set max_grad_norm, use bf16 instead of fp16"
             f"{'' if skips else ', or set --on_nan skip'}."
         )
+
+
+def _position(progress: Progress) -> str:
+    return f"epoch {progress.epoch}, batch {progress.batch + 1}, step {progress.step + 1}"

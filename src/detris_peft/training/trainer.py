@@ -29,18 +29,17 @@ from .batching import GlobalBatches, StreamedBatches
 from .checkpoints import Checkpoints
 from .checks import check_inputs
 from .data_loading import create_loader, describe_mirroring
-from .distributed import create_accelerator, is_sharded, run_on_all_ranks, sum_over_ranks
-from .ema import ExponentialMovingAverage
+from .distributed import SumOverRanks, create_accelerator, run_on_all_ranks
 from .fingerprint import run_fingerprint
 from .guards import memory_advice
-from .optimizer import create_optimizer, trains_unused_weights
+from .optimizer import trains_unused_weights
 from .output_dir import claimed_output_dir
+from .preparation import prepare_model
 from .progress import Progress
 from .results import PREDICTIONS_FILE, ResultsWriter
 from .run_json import write_run_json
 from .signals import StopSignals, TrainingInterrupted
 from .step import TrainingStep
-from .sync_batch_norm import convert_sync_batch_norm
 from .trackers import Trackers, check_trackers
 
 
@@ -115,7 +114,7 @@ class _Run:
         self.validation = EvaluationSamples(val_rows, skip_bad_rows=arguments.skip_bad_rows)
         # Computed before FSDP or DeepSpeed shard the weights.
         fingerprint = run_fingerprint(model, processor, train_rows, val_rows, arguments, accelerator)
-        self._prepare_model()
+        self.prepared, self.optimizer, self.ema = prepare_model(model, arguments, accelerator)
         self.checkpoints = Checkpoints(
             Path(arguments.output_dir), accelerator, fingerprint, arguments.save_total_limit, self.ema
         )
@@ -132,24 +131,6 @@ class _Run:
         self.progress = Progress()
         self.reader_bad_rows = bad_rows if bad_rows is not None else BadRows()  # grows while a stream is read
         self.progress.add_bad_rows(self.reader_bad_rows)
-
-    def _prepare_model(self) -> None:
-        """Set `prepared`, `optimizer` and `ema`."""
-        arguments, accelerator = self.arguments, self.accelerator
-        if arguments.gradient_checkpointing:
-            self.model.activation_checkpointing_enable()
-        if accelerator.num_processes > 1:
-            convert_sync_batch_norm(self.model, accelerator.device)
-        optimizer = create_optimizer(self.model, arguments.learning_rate, arguments.backbone_learning_rate)
-        self.prepared, self.optimizer = accelerator.prepare(self.model, optimizer)
-        self.ema = None
-        if arguments.ema_decay:
-            if is_sharded(accelerator):
-                raise ValueError(
-                    f"ema_decay: expected complete weights on each rank, got {accelerator.distributed_type.value}, "
-                    "which shards them; set ema_decay to 0, or train with DDP."
-                )
-            self.ema = ExponentialMovingAverage(self.model, arguments.ema_decay)
 
     # -- run ----------------------------------------------------------------------------------------------------------
 
@@ -213,8 +194,7 @@ class _Run:
         for batch, is_last in self._remaining_batches():
             loss, stop = self.step.run(batch, progress)
             progress.batch, number = progress.batch + 1, number + 1
-            if loss is not None:
-                progress.add_loss(loss)
+            progress.add_loss(loss)
             progress.bad_rows.update({message: kind for kind, message in batch.get("bad_rows", ())})
             if not self.accelerator.sync_gradients:
                 continue
@@ -223,6 +203,10 @@ class _Run:
                 self.trackers.log({"train/loss": loss, "train/learning_rate": self.step.learning_rate}, progress.step)
             if is_last:
                 progress.epoch, progress.batch = progress.epoch + 1, 0
+            if stop or self._is_due():
+                loss, stopped = self.step.finish()
+                progress.add_loss(loss)
+                stop = stop or stopped
             if stop:
                 raise _Stopped
             if not is_last:  # the evaluation after the last batch runs once the progress bar is closed
@@ -260,6 +244,11 @@ class _Run:
                     refresh=False,
                 )
                 bar.update()
+
+    def _is_due(self) -> bool:
+        """Return whether the run is at the end of an epoch, or evaluates or saves now."""
+        is_saved = bool(self.arguments.save_steps) and self.progress.step % self.arguments.save_steps == 0
+        return not self.progress.batch or is_saved or self.progress.evaluation_is_due(self.arguments.eval_steps)
 
     def _evaluate_or_save_if_due(self) -> None:
         if self.progress.evaluation_is_due(self.arguments.eval_steps):
@@ -300,7 +289,7 @@ class _Run:
 
     def _raise_if_signaled(self) -> None:
         nothing = torch.zeros((), device=self.accelerator.device)
-        if sum_over_ranks(self.accelerator, nothing, bool(self.signals.received))[1]:
+        if SumOverRanks(self.accelerator, nothing, bool(self.signals.received)).read()[1]:
             raise _Stopped
 
     def _log_evaluation(self, record: Mapping[str, float]) -> None:

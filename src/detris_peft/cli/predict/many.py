@@ -9,6 +9,7 @@ from io import BytesIO
 from itertools import islice
 from pathlib import Path
 
+from ...precision import precision_dtype
 from ...prediction import DetrisPredictor, usable_device
 from ...prediction.job_files import JobFiles
 from ...prediction.jobs import JobResult, job_fingerprint, run_job
@@ -30,6 +31,8 @@ def predict_many(checkpoint: CheckpointArguments, arguments: PredictionArguments
     """
     ranks = Ranks(arguments.device)
     device = usable_device(ranks.device, "--device")
+    precision, described = arguments.precision_on(device)
+    ranks.on_main(lambda: arguments.check_device(device))
     files = JobFiles(str(arguments.output))
     pairs, notices = ranks.on_main(lambda: read_rows(arguments))
     ranks.on_main(lambda: check_outputs(files, checkpoint, arguments, pairs))
@@ -37,7 +40,8 @@ def predict_many(checkpoint: CheckpointArguments, arguments: PredictionArguments
 
     def load() -> None:
         model, processor = load_checkpoint(checkpoint)
-        loaded.append(DetrisPredictor(model, processor, device, arguments.dtype, arguments.batch_size))
+        dtype = precision_dtype(precision)
+        loaded.append(DetrisPredictor(model, processor, device, dtype, arguments.batch_size))
 
     ranks.on_all(load)
     predictor = loaded[0]
@@ -45,13 +49,17 @@ def predict_many(checkpoint: CheckpointArguments, arguments: PredictionArguments
         tokenizer, limit = predictor.processor.tokenizer, predictor.processor.max_text_length  # type: ignore[attr-defined]
         texts = dict.fromkeys(pair.text for pair in pairs if pair.error is None)
         notice = truncation_notice(tokenizer, texts, limit) if texts else None
-        print("\n".join([*notices, *([notice] if notice else [])]), end="\n" if notices or notice else "")
+        print("\n".join([*notices, *([notice] if notice else []), described]))
+    fingerprint = job_fingerprint(
+        predictor, checkpoint.checkpoint, pairs, arguments.threshold, arguments.save, arguments.quantize
+    )
+    ranks.on_all(lambda: arguments.optimize(predictor))
     row_predictor = RowPredictor(predictor, arguments.threshold, arguments.save, files.output, len(pairs))
     result = run_job(
         lambda batches: row_predictor.stream(batches, arguments.num_workers),
         pairs,
         files,
-        job_fingerprint(predictor, checkpoint.checkpoint, pairs, arguments.threshold, arguments.save),
+        fingerprint,
         batch_size=arguments.batch_size,
         resume=arguments.resume,
         ranks=ranks,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...outputs import check_output_file
+from ...precision import describe_precision, resolve_precision
 from ...text_cleaning import clean_sentence
 from ..parser import CommandParser
 
@@ -73,8 +74,15 @@ class PredictionArguments:
     device: str | None = field(
         default=None, metadata={"help": "cpu, cuda, ...; default: a GPU if available, else cpu"}
     )
-    dtype: Literal["float32", "bfloat16", "float16"] | None = field(
-        default=None, metadata={"help": "data type of the weights; default: that of the checkpoint"}
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = field(
+        default="auto",
+        metadata={"help": "precision of the weights; auto: bf16 on a CPU with bf16 instructions, else fp32"},
+    )
+    quantize: Literal["int8"] | None = field(
+        default=None, metadata={"help": "int8: frozen linear layers of the encoders in int8, to save memory"}
+    )
+    compile: bool = field(
+        default=False, metadata={"help": "compile the model for several rows; the first batch then takes longer"}
     )
 
     def __post_init__(self) -> None:
@@ -109,6 +117,38 @@ class PredictionArguments:
             raise ValueError("--resume: expected it without --overwrite, got both; remove one of them.")
         self._set_output()
 
+    def precision_on(self, device: Any) -> tuple[str, str]:
+        """Return the precision on a device, and one line that describes it.
+
+        Raises:
+            ValueError: the device does not support it.
+        """
+        precision = resolve_precision(self.precision, device, training=False, option="--precision")
+        return precision, describe_precision(precision, device, auto=self.precision == "auto")
+
+    def check_device(self, device: Any) -> None:
+        """Raise a ValueError if the device does not support --quantize or --compile."""
+        from ...prediction.compilation import check_compiler
+        from ...prediction.quantization import check_quantization
+
+        if self.quantize:
+            check_quantization(device, "--quantize")
+        if self.compile:
+            check_compiler(device, "--compile")
+
+    def optimize(self, predictor: Any) -> None:
+        """Quantize and compile the model of a `DetrisPredictor`, if that was requested.
+
+        Raises:
+            ValueError: the model cannot be quantized or compiled.
+        """
+        from ...prediction.quantization import quantize_model
+
+        if self.quantize:
+            quantize_model(predictor.model, self.quantize)
+        if self.compile:
+            predictor.compile()
+
     @property
     def is_single(self) -> bool:
         """Whether one image and one sentence give an overlay and a mask instead of JSON Lines."""
@@ -134,7 +174,7 @@ class PredictionArguments:
                     f"--output {self.output}: expected a folder or a .jsonl file for several predictions, got the "
                     "name of an image; change it."
                 )
-            for name in ("save", "resume"):
+            for name in ("save", "resume", "compile"):
                 if getattr(self, name):
                     raise ValueError(
                         f"--{name}: expected a folder as --output, got the image {self.output}; pass --output "

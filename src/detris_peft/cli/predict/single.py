@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ...precision import precision_dtype
 from ...prediction import DetrisPredictor, load_image, usable_device
 from ...prediction.single_output import write_prediction
 from ...processing_detris import DetrisProcessor
@@ -19,10 +20,14 @@ def predict_one(checkpoint: CheckpointArguments, arguments: PredictionArguments)
         OSError, ValueError: the image or the checkpoint cannot be read, or a file cannot be written.
     """
     device = usable_device(arguments.device, "--device")
+    precision, described = arguments.precision_on(device)
+    arguments.check_device(device)
     text = arguments.text[0]
     image = load_image(arguments.image[0])
     model, processor = load_checkpoint(checkpoint)
-    predictor = DetrisPredictor(model, processor, device, arguments.dtype)
+    predictor = DetrisPredictor(model, processor, device, precision_dtype(precision))
+    arguments.optimize(predictor)
+    print(described)
     if notice := _truncation(processor, text):
         print(notice)
     prediction = predictor(image, text, arguments.threshold)

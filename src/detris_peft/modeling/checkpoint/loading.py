@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub.errors import StrictDataclassError
 from peft import PeftModel
 from transformers import PreTrainedModel
@@ -19,6 +20,7 @@ from ...locks import lock_folder
 from ...manifest import manifest_problem
 from ...safe_loading import read_json, read_safetensors
 from ..backbones import load_pretrained_backbone
+from ..casting import cast_model
 from ..configuration_detris import DetrisConfig
 from ..encoders import architecture, first_difference
 from ..hub_download import download
@@ -92,7 +94,15 @@ def load_checkpoint(
     for part in (getattr(model, name) for name in HEAD):
         if part is not None:
             part.to(execution_device(vision_model))
+    if (dtype := _as_dtype(keywords.get("dtype"))) is not None:
+        cast_model(model, dtype)
     return model.eval()
+
+
+def _as_dtype(dtype: Any) -> torch.dtype | None:
+    """Return a dtype that is given as such or by its name; None for "auto", with which backbones keep their own."""
+    dtype = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    return dtype if isinstance(dtype, torch.dtype) else None
 
 
 def _split_keywords(kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,0 +1,79 @@
+"""Time that the package takes until its first use, relative to the libraries that it is used with.
+
+    python benchmarks/startup.py
+
+Each line is a new process. The lines take turns, and the medians are printed, also relative to the first line of the
+group. Bytecode is cached before the first measurement.
+"""
+
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+from measure import ROOT, machine, print_table
+
+GROUPS = {
+    "a user of peft": {
+        "import peft": "import peft",
+        "import detris_peft": "import detris_peft",
+        "first use: a config": "from detris_peft import DenseAlignerConfig; DenseAlignerConfig(dim=32)",
+    },
+    "a user of the model": {
+        "import peft; encoders of transformers": "import peft; from transformers import "
+        "PreTrainedModel, AutoModel, Dinov2WithRegistersModel, CLIPTextModelWithProjection",
+        "first use: the model class": "from detris_peft import DetrisForReferringSegmentation; from transformers import "
+        "Dinov2WithRegistersModel, CLIPTextModelWithProjection",
+        "predictor": "from detris_peft import DetrisPredictor",
+    },
+    "the command line": {
+        "python -c pass": "pass",
+        "detris --help": "import sys; sys.argv[1:] = ['--help']; from detris_peft.cli import main; main()",
+        "detris predict --help": "import sys; sys.argv[1:] = ['predict', '--help']; from detris_peft.cli import main; "
+        "main()",
+        "detris train --help": "import sys; sys.argv[1:] = ['train', '--help']; from detris_peft.cli import main; main()",
+    },
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=7)
+    arguments = parser.parse_args()
+    print(f"{machine('cpu')}\n")
+    table = []
+    for group, lines in GROUPS.items():
+        times: dict[str, list[tuple[float, float]]] = {name: [] for name in lines}
+        for repeat in range(arguments.repeats + 1):
+            for name, code in lines.items():
+                measured = run(code)
+                if repeat:  # the first one writes the bytecode
+                    times[name].append(measured)
+        reference = None
+        for name, values in times.items():
+            wall, processor = (statistics.median(column) for column in zip(*values, strict=True))
+            reference = reference or processor
+            table.append((group, f"`{name}`" if "import" in name else name, wall, processor, processor / reference))
+    print_table(("", "", "s", "processor s", "ratio of processor s"), table)
+
+
+def run(code: str) -> tuple[float, float]:
+    """Run code in a new process; return its wall time and processor time in seconds."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    start = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-c", code], env=environment, check=True, stdout=subprocess.DEVNULL, cwd=tempfile.gettempdir()
+    )
+    wall = time.perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+if __name__ == "__main__":
+    main()
