@@ -78,6 +78,15 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_anything_is_saved(root, 
     assert not (tmp_path / "run/last").exists()
 
 
+def in_fused_adam(event) -> bool:
+    """Return whether an operation is part of fused Adam, which reads its step counter in the version for CPUs."""
+    while event is not None:
+        if event.name == "aten::_fused_adam_":
+            return True
+        event = event.cpu_parent
+    return False
+
+
 def test_a_step_does_not_wait_for_the_device(root, tmp_path, monkeypatch):
     read_late(monkeypatch)
     monkeypatch.setattr(SumOverRanks, "read", lambda self: (1.0, False))
@@ -88,9 +97,10 @@ def test_a_step_does_not_wait_for_the_device(root, tmp_path, monkeypatch):
     def run_step(step, batch, progress):
         with profile() as profiler:
             result = real(step, batch, progress)
-        names = {event.key for event in profiler.key_averages()}
-        assert "aten::mm" in names or "aten::addmm" in names
-        waiting.extend(names & {"aten::item", "aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero"})
+        events = [event for event in profiler.events() if not in_fused_adam(event)]
+        assert any(event.name == "aten::addmm" for event in events)
+        waits = ("aten::item", "aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero")
+        waiting.extend(event.name for event in events if event.name in waits)
         return result
 
     monkeypatch.setattr(TrainingStep, "run", run_step)
