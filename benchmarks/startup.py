@@ -17,6 +17,8 @@ import time
 
 from measure import ROOT, machine, print_table
 
+_HELP = "import sys; sys.argv[1:] = {!r}; from detris_peft.cli import main; main()"
+_ENCODERS = "from transformers import Dinov2WithRegistersModel, CLIPTextModelWithProjection"
 GROUPS = {
     "a user of peft": {
         "import peft": "import peft",
@@ -24,18 +26,15 @@ GROUPS = {
         "first use: a config": "from detris_peft import DenseAlignerConfig; DenseAlignerConfig(dim=32)",
     },
     "a user of the model": {
-        "import peft; encoders of transformers": "import peft; from transformers import "
-        "PreTrainedModel, AutoModel, Dinov2WithRegistersModel, CLIPTextModelWithProjection",
-        "first use: the model class": "from detris_peft import DetrisForReferringSegmentation; from transformers import "
-        "Dinov2WithRegistersModel, CLIPTextModelWithProjection",
+        "import peft; encoders of transformers": f"import peft; {_ENCODERS}",
+        "first use: the model class": f"from detris_peft import DetrisForReferringSegmentation; {_ENCODERS}",
         "predictor": "from detris_peft import DetrisPredictor",
     },
     "the command line": {
         "python -c pass": "pass",
-        "detris --help": "import sys; sys.argv[1:] = ['--help']; from detris_peft.cli import main; main()",
-        "detris predict --help": "import sys; sys.argv[1:] = ['predict', '--help']; from detris_peft.cli import main; "
-        "main()",
-        "detris train --help": "import sys; sys.argv[1:] = ['train', '--help']; from detris_peft.cli import main; main()",
+        "detris --help": _HELP.format(["--help"]),
+        "detris predict --help": _HELP.format(["predict", "--help"]),
+        "detris train --help": _HELP.format(["train", "--help"]),
     },
 }
 

@@ -15,7 +15,6 @@ from PIL import Image
 
 from .eval_mode import eval_mode
 from .image_inputs import to_rgb
-from .metrics import intersection_and_union
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -198,6 +197,8 @@ def describe_iou(prediction: Any, mask: Any) -> str:
     Raises:
         ValueError: the shapes differ.
     """
+    from .metrics import intersection_and_union  # its dependencies take a second to import, and prediction needs none
+
     intersection, union = intersection_and_union(prediction, mask)
     return f"IoU {100 * intersection / union:.0f}" if union else "both empty"
 
