@@ -19,7 +19,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from measure import (
     choose_rows,
     count_flops,
     machine,
+    make_config,
     make_parser,
     measure_action,
     measure_rows,
@@ -37,7 +38,8 @@ from measure import (
 )
 from PIL import Image
 
-from detris_peft import DetrisConfig, DetrisForReferringSegmentation
+if TYPE_CHECKING:
+    from detris_peft import DetrisConfig, DetrisForReferringSegmentation
 
 # What is run, precision, sentences, images
 ROWS = {
@@ -129,13 +131,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, float] | None:
 
 
 def make_model(arguments: argparse.Namespace, precision: str) -> tuple[DetrisForReferringSegmentation, DetrisConfig]:
-    torch.manual_seed(0)
-    if arguments.preset:
-        from detris_peft import presets
+    from detris_peft import DetrisForReferringSegmentation
 
-        config = presets.get(arguments.preset)
-    else:
-        config = DetrisConfig()
+    torch.manual_seed(0)
+    config = make_config(arguments.preset)
     model = DetrisForReferringSegmentation(config).eval().to(arguments.device)
     if precision == "bfloat16":
         from detris_peft.modeling.casting import cast_model
@@ -215,7 +214,7 @@ def draw_curves(arguments: argparse.Namespace) -> None:
     """Measure time and peak memory along three axes and draw them."""
     from matplotlib import pyplot
 
-    side = arguments.image_size or DetrisConfig().image_size
+    side = arguments.image_size or make_config(arguments.preset).image_size
     axes = {
         "image side in pixels": [(value, f"side={value},images=1,sentences=1") for value in SIDES],
         "batch size": [(n, f"side={side},images={n},sentences={n}") for n in BATCHES],

@@ -21,6 +21,7 @@ import torch
 from measure import (
     choose_rows,
     count_flops,
+    make_config,
     make_parser,
     measure_action,
     measure_rows,
@@ -29,8 +30,6 @@ from measure import (
     random_inputs,
     worktree,
 )
-
-from detris_peft import DetrisConfig, DetrisForReferringSegmentation
 
 # precision, frozen weights in it, gradient checkpointing, torch.compile, batches per optimizer step
 ROWS = {
@@ -84,14 +83,11 @@ def measure(
 
     Only names that earlier revisions have may be used here if `arguments.is_baseline`.
     """
+    from detris_peft import DetrisForReferringSegmentation
+
     device, dtype = arguments.device, getattr(torch, precision)
     torch.manual_seed(0)
-    if arguments.preset:
-        from detris_peft import presets
-
-        config = presets.get(arguments.preset)
-    else:
-        config = DetrisConfig()
+    config = make_config(arguments.preset)
     model = DetrisForReferringSegmentation(config).to(device).train()
     if cast and not arguments.is_baseline:
         from detris_peft.modeling.casting import cast_model

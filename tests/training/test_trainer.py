@@ -54,7 +54,8 @@ def test_a_run_writes_checkpoints_metrics_and_images(model, processor, rows, tmp
         "predictions.png",
         "run.json",
     ]
-    assert [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()] == history
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert lines == [{**record, "precision": "fp32"} for record in history]
     started = json.loads((tmp_path / "run/run.json").read_text())
     assert started["options"]["learning_rate"] == 1e-3
     assert started["options"]["dataset"] == "refshapes"
