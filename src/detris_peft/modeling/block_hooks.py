@@ -42,7 +42,7 @@ class _StoreOutput:
 
 
 class _RepeatImages:
-    """Forward pre-hook of a block: if it is the first one that reads the text, go on with one image per sentence.
+    """Forward pre-hook of a block: if it is the first one that reads the text, continue with one image per sentence.
 
     The indices come with the call, as a keyword argument, so that gradient checkpointing gets them again.
     """
