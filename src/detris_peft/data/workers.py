@@ -1,9 +1,11 @@
-"""DataLoader workers: initialization, values shared with them, and messages for workers that were killed."""
+"""DataLoader workers: signals, values shared with them, and messages for workers that were killed."""
 
 from __future__ import annotations
 
+import os
 import re
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,13 +13,27 @@ import torch
 
 
 def ignore_signals(worker: int) -> None:
-    """Ignore SIGINT and SIGTERM in a DataLoader worker; pass it as `worker_init_fn`.
+    """Ignore SIGINT and SIGTERM in a DataLoader worker, except from its parent; pass it as `worker_init_fn`.
 
     These signals are sent to the entire process group. PyTorch's default handler would terminate the worker on
-    SIGTERM, which in turn would terminate the parent process while it is saving.
+    SIGTERM, which in turn would terminate the parent process while it is saving. With SIGTERM from the parent itself,
+    multiprocessing ends workers that still run when the parent exits, for example those that a traceback keeps alive,
+    and then waits for them.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        # Only this function tells who sent a signal. It receives signals that all threads block; later threads inherit
+        # that from this one.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_exit_on_sigterm_from_the_parent, daemon=True).start()
+    else:  # macOS
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _exit_on_sigterm_from_the_parent() -> None:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def shared_integer() -> torch.Tensor:
