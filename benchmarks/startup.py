@@ -32,7 +32,7 @@ GROUPS = {
     },
     "a user of peft with a tiny encoder": {
         "LoRA": f"from peft import LoraConfig, get_peft_model; {_TINY}"
-        "get_peft_model(model, LoraConfig(target_modules=['query']))",
+        "get_peft_model(model, LoraConfig(target_modules=['q_proj', 'query']))",
         "Dense Aligners": f"from detris_peft import DenseAlignerConfig; from peft import get_peft_model; {_TINY}"
         "get_peft_model(model, DenseAlignerConfig(dim=16, layers_to_transform=[1], text_dim=32, "
         "cross_attention_dim=16, cross_attention_heads=2))",

@@ -17,9 +17,9 @@ from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from detris_peft import DetrisForReferringSegmentation, DetrisProcessor
-from detris_peft.data import Collator, Sample
+from detris_peft.data import Collator, EvaluationSamples, Sample
 from detris_peft.data.errors import BadRowError, BadRows, MissingImageError
-from detris_peft.evaluation import evaluate
+from detris_peft.evaluation import SampleScores, evaluate
 from detris_peft.metrics import METRIC_NAMES, NO_TARGET_METRIC_NAMES, ReferringSegmentationMetrics, pixel_counts
 from detris_peft.modeling.losses import segmentation_loss
 from detris_peft.tokenization_detris import train_tokenizer
@@ -219,6 +219,43 @@ def test_nothing_to_score_raises(tiny):
             evaluate(*tiny, samples, progress=False)
     with pytest.raises(ValueError, match="every row is invalid"):
         evaluate(*tiny, Samples(ERRORS, numbers=(1, 4)), progress=False, bad_rows=BadRows())
+
+
+@pytest.mark.parametrize("sentences", ["first", "all"])
+def test_no_target_pairs_are_counted_in_n_acc_only(model, processor, rows, sentences):
+    """And T-acc is reported with it. The other metrics and the loss are those without pairs."""
+    plain = evaluate(model, processor, EvaluationSamples(rows[1], sentences), batch_size=3, progress=False)
+    samples = EvaluationSamples(rows[1], sentences, no_target_pairs=True)
+    assert 0 < samples.first_pair < len(samples)
+    metrics = ReferringSegmentationMetrics()
+    model.eval()
+    for sample in (samples[index] for index in range(len(samples))):
+        batch = Collator(processor)([sample])
+        with torch.no_grad():
+            outputs = model(batch["pixel_values"], batch["input_ids"])
+        prediction = processor.post_process_referring_segmentation(outputs, batch["target_sizes"])[0]
+        metrics.add(prediction=prediction, reference=sample.mask)
+    expected = metrics.compute()
+    for num_workers in (0, 1):
+        scores = evaluate(model, processor, samples, batch_size=3, num_workers=num_workers, progress=False)
+        assert list(scores) == [*METRIC_NAMES, "N-acc", "T-acc", "loss"]
+        assert {name: scores[name] for name in plain} == pytest.approx(plain, abs=1e-6)
+        assert {name: scores[name] for name in ("N-acc", "T-acc")} == {
+            name: expected[name] for name in ("N-acc", "T-acc")
+        }
+
+
+def test_pairs_do_not_change_the_metrics_of_samples_without_a_target():
+    """The counts of a sample with a target, one without (found), and a pair (not found)."""
+    counts = {"intersections": [60, 0, 0], "unions": [120, 0, 90], "predicted": [80, 0, 90]}
+    scores = SampleScores(
+        np.arange(3), *(np.array(values) for values in counts.values()), losses=np.array([1.0, 3.0, 100.0])
+    )
+    without = SampleScores(*(values[:2] for values in vars(scores).values())).summary()
+    with_pair = scores.summary(first_pair=2)
+    assert without["N-acc"] == 1.0
+    assert with_pair == {**without, "N-acc": 0.5}
+    assert with_pair["loss"] == 2.0
 
 
 def test_the_loss_without_reduction_is_the_loss_of_each_sample():

@@ -28,6 +28,8 @@ from .processing_detris import DetrisProcessor
 from .progress import progress_bar
 
 MODEL_INPUTS = ("pixel_values", "input_ids")
+# Of NO_TARGET_METRIC_NAMES, those that no-target pairs are scored with: gIoU and cIoU would depend on their number.
+PAIR_METRIC_NAMES = ("N-acc", "T-acc")
 
 
 def evaluate(
@@ -60,7 +62,8 @@ def evaluate(
 
     Returns:
         The mean `loss`, and mIoU, oIoU and Pr@0.5 to Pr@0.9 in [0, 1], keyed by name. If some sentences have no
-        target, also gIoU, cIoU, N-acc and T-acc: see `ReferringSegmentationMetrics`.
+        target, also gIoU, cIoU, N-acc and T-acc: see `ReferringSegmentationMetrics`. If the samples have
+        `no_target_pairs`, these are only counted in N-acc, which is then reported together with T-acc.
 
     Raises:
         BadRowError: a row cannot be scored, and `bad_rows` is None.
@@ -80,7 +83,7 @@ def evaluate(
         bad_rows=bad_rows,
         on_batch=on_batch,
     )
-    return scores.summary()
+    return scores.summary(samples.first_pair if isinstance(samples, EvaluationSamples) else None)
 
 
 @dataclass
@@ -99,11 +102,23 @@ class SampleScores:
     predicted: np.ndarray
     losses: np.ndarray
 
-    def summary(self) -> dict[str, float]:
-        """Return the metrics and the mean `loss`, as `evaluate` does."""
+    def summary(self, first_pair: int | None = None) -> dict[str, float]:
+        """Return the metrics and the mean `loss`, as `evaluate` does.
+
+        Args:
+            first_pair: index from which on the samples are no-target pairs; None: there are none.
+        """
+        is_pair = np.zeros(len(self.indices), bool) if first_pair is None else self.indices >= first_pair
+        summary = self._metrics(~is_pair)
+        if is_pair.any():
+            with_pairs = self._metrics(np.ones_like(is_pair))
+            summary.update({name: with_pairs[name] for name in PAIR_METRIC_NAMES})
+        return {**summary, "loss": float(self.losses[~is_pair].mean(dtype=np.float64))}
+
+    def _metrics(self, selected: np.ndarray) -> dict[str, float]:
         metrics = ReferringSegmentationMetrics()
-        metrics.add_counts(self.intersections, self.unions, self.predicted)
-        return {**metrics.compute(), "loss": float(self.losses.mean(dtype=np.float64))}
+        metrics.add_counts(self.intersections[selected], self.unions[selected], self.predicted[selected])
+        return metrics.compute()
 
 
 @torch.no_grad()
@@ -195,7 +210,8 @@ def _score(
     batch = processor.normalize_bytes(batch)
     with accelerator.autocast():
         outputs = model(**{name: batch[name] for name in MODEL_INPUTS})
-    losses = segmentation_loss(outputs.logits, batch["labels"], reduction="none")
+    weights = accelerator.unwrap_model(model).config.loss_weights
+    losses = segmentation_loss(outputs.logits, batch["labels"], "none", weights)
     predictions = processor.post_process_referring_segmentation(outputs, batch["target_sizes"])
     counts = [pixel_counts(prediction, mask) for prediction, mask in zip(predictions, batch["masks"], strict=True)]
     indices = torch.where(batch["valid"], batch["indices"], -1)

@@ -124,6 +124,11 @@ CASES = [
     Case("too many workers", f"{EVALUATE} --num_workers 100000", ("--num_workers", "to 1000", "got 100000")),
     Case("seed -1", f"{EVALUATE} --seed -1", ("--seed", "expected 0 to", "got -1")),
     Case("seed above 32 bits", f"{EVALUATE} --seed 4294967296", ("--seed", "to 4294967295", "got 4294967296")),
+    Case(
+        "no-target pairs without category ids",
+        "evaluate --checkpoint run/best --dataset folder --num_workers 0 --no_target_pairs",
+        ("val split: category_id", "got 0 in 2 references", "omit no_target_ratio and no_target_pairs"),
+    ),
     Case("evaluation of a stream", f"{EVALUATE} --streaming", ("--streaming", "training only", "omit it")),
     # -- checkpoints
     Case("run instead of its best", "predict --checkpoint run --image x --text x", ("got a run", "pass run/best")),

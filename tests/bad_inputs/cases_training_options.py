@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from tests.bad_inputs.case import Case, edit_json, steps, write
 
 TRAIN = "train --preset tiny --data_root data --dataset refshapes --epochs 1 --batch_size 2 --num_workers 0"
+FOLDER = "train --preset tiny --dataset folder --epochs 1 --batch_size 2 --num_workers 0 --output_dir new"
 VISION, TEXT = "backbones/vision-0", "backbones/text-0"
 OWN = f"--vision_model {VISION} --text_model {TEXT}"
 PREDICT = "predict --checkpoint run/best --image photo.png --text square --output out.png"
@@ -93,6 +94,22 @@ CASES = [
     Case(
         "image size of no patches", f"{TRAIN} --image_size 45", ("image_size=45", "multiple of the patch size", "48")
     ),
+    Case("no_target_ratio of 1", f"{TRAIN} --no_target_ratio 1", ("no_target_ratio", "at least 0 and below 1", "1.0")),
+    Case("no_target_ratio is nan", f"{TRAIN} --no_target_ratio nan", ("no_target_ratio", "at least 0 and", "nan")),
+    Case("mosaic_ratio below 0", f"{TRAIN} --mosaic_ratio -0.1", ("mosaic_ratio", "at least 0 and below 1", "-0.1")),
+    Case("mosaic_ratio in percent", f"{TRAIN} --mosaic_ratio 15%", ("--mosaic_ratio", "a number", "'15%'"), code=2),
+    Case(
+        "no_target_ratio without category ids",
+        f"{FOLDER} --no_target_ratio 0.1",
+        ("val split: category_id", "got 0 in 2 references", "add category ids, or omit no_target_ratio"),
+        may_write=("new",),
+    ),
+    Case(
+        "mosaic_ratio without expressions that allow one",
+        f"{FOLDER} --mosaic_ratio 0.1",
+        ("mosaic_ratio: expected at least 4 images", "got 4 images and 0 such expressions", "omit mosaic_ratio"),
+        may_write=("new",),
+    ),
     Case("preset misspelled", "train --preset tyny", ("preset: expected one of", "tiny", "'tyny'")),
     # YAML
     yaml(
@@ -102,6 +119,7 @@ CASES = [
         name="yaml config field of wrong type",
     ),
     yaml("epochs: many", "epochs: expected int, got 'many'", "correct it", name="yaml option of wrong type"),
+    yaml("mosaic_ratio: rare", "mosaic_ratio: expected float, got 'rare'", "correct it", name="yaml ratio is a word"),
     yaml("epochs: null", "epochs: expected int, got None", "correct it", name="yaml option is null"),
     yaml("3: 4", "expected names of options, got 3", "--help", name="yaml key is a number"),
     yaml("~: 4", "expected names of options, got None", "--help", name="yaml key is null"),

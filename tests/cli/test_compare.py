@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -44,7 +45,7 @@ def _without_plots(monkeypatch):
     """Plots take most of the time of a tiny run; those of the fixture `finished` are real."""
     for name in ("plot_curves", "plot_predictions"):
         monkeypatch.setattr(results, name, lambda *_: None)
-    for name in ("plot_bars", "plot_arm_curves", "plot_figure2"):
+    for name in ("plot_bars", "plot_arm_curves", "plot_figure2", "plot_errors"):
         monkeypatch.setattr(report, name, lambda *arguments: arguments[-1].touch())
 
 
@@ -95,8 +96,13 @@ def test_a_finished_comparison_has_results_and_a_report(finished):
         assert str(folder) not in json.dumps(content)
     assert rows["none"]["backbone_update_parameters"] == "0"
     assert rows["lora"]["backbone_update_parameters"] == str(4 * 2 * 2 * 64)
-    with Image.open(folder / "figure2.png") as image:
-        assert image.height > 400
+    for name in ("figure2.png", "errors.png"):
+        with Image.open(folder / name) as image:
+            assert image.height > 400
+    text = (folder / "report.md").read_text()
+    assert "errors of lora (wrong object: " in text
+    assert "| all | 100 | " in text
+    assert "| with “" in text
 
 
 def test_an_arm_is_bit_equal_to_the_same_training_alone(finished, data, tmp_path):
@@ -135,9 +141,23 @@ def test_copied_results_count_as_finished(finished, tmp_path, capsys, monkeypatc
     monkeypatch.setattr("detris_peft.cli.training_run.train", lambda *_: pytest.fail("trained again"))
     shutil.copytree(folder / "results", tmp_path / "copy/results")
     main([*command, "--output_dir", str(tmp_path / "copy")])
-    assert "figure2.png is not drawn" in capsys.readouterr().out
+    assert "figure2.png and errors.png are not drawn: they need predicted masks" in capsys.readouterr().out
     for name in ("table.csv", "table.md", "table.tex"):
         assert (tmp_path / "copy" / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_words_of_another_dataset_are_not_compared(finished, tmp_path, capsys):
+    """RefShapes with another seed has other sentences under the same ids."""
+    command, folder = finished
+    shutil.copytree(folder / "results", tmp_path / "copy/results")
+    toy_run.write_refshapes(tmp_path / "other", train=10, val=4, test=1, image_size=48, seed=1)
+    data = ["--data_root", str(tmp_path / "other")]
+    main([*command[:-2], *data, "--output_dir", str(tmp_path / "copy"), "--report_only"])
+    assert re.search(
+        r"Words are not compared, .*val: expected the rows that none-seed0 was scored on, got others",
+        capsys.readouterr().out,
+    )
+    assert "| with “" not in (tmp_path / "copy/report.md").read_text()
 
 
 def test_a_report_needs_neither_data_nor_checkpoints(finished, tmp_path, capsys):
@@ -256,11 +276,11 @@ def test_a_run_that_fails_is_named_and_not_finished(data, tmp_path):
 
 
 def test_the_shipped_experiments_are_listed(capsys):
-    assert shipped_experiments() == ("table2", "table2-small", "table3", "table3-small")
+    assert shipped_experiments() == ("plus-small", "table2", "table2-small", "table3", "table3-small")
     main(["compare", "--list"])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == [*shipped_experiments()]
-    assert "detris-b-half, detris-b (reference detris-b, seeds [0, 1, 2])" in lines[0]
+    assert "detris-b-half, detris-b (reference detris-b, seeds [0, 1, 2])" in lines[1]
 
 
 @pytest.mark.slow

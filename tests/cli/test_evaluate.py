@@ -58,3 +58,16 @@ def test_truncated_sentences_are_counted_and_an_existing_output_is_kept(argument
     assert output.read_text() == "old"
     main([*arguments, "--output", str(output), "--overwrite"])
     assert json.loads(output.read_text())["samples"] == 8
+
+
+def test_no_target_pairs_are_scored_with_n_acc_and_the_other_scores_do_not_change(arguments, tmp_path, capsys):
+    scores = []
+    for name, options in (("plain", []), ("pairs", ["--no_target_pairs"])):
+        main([*arguments, *options, "--output", str(tmp_path / f"{name}.json")])
+        scores.append(json.loads((tmp_path / f"{name}.json").read_text()))
+    assert "refshapes val (8 samples, 8 no-target pairs): mIoU" in capsys.readouterr().out
+    plain, pairs = scores
+    assert (plain["no_target_pairs"], pairs["no_target_pairs"]) == (0, 8)
+    added = {name: pairs.pop(name) for name in ("N-acc", "T-acc")}
+    assert all(0 <= value <= 1 for value in added.values())
+    assert pairs == {**plain, "no_target_pairs": 8}

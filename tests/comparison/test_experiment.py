@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from detris_peft import presets
@@ -10,6 +12,8 @@ from detris_peft.cli.training_run import create_config
 from detris_peft.comparison import read_experiment, shipped_experiments
 from detris_peft.modeling.parameter_counts import count_parameters, meta_model
 from tests.comparison.made_results import make_experiment
+
+PHOTOS_PLUS = Path(__file__).parents[2] / "docs/experiments/photos-plus.yaml"
 
 
 @pytest.mark.parametrize("name", shipped_experiments())
@@ -45,6 +49,35 @@ def test_the_small_adapters_have_about_as_many_parameters(tmp_path):
     assert counts.pop("detris-half") == 38_256 / 2
     assert counts.pop("full") == counts.pop("full-lr2e-4") > 300_000
     assert all(abs(count / 38_256 - 1) < 0.06 for count in counts.values()), counts
+
+
+def test_the_arms_beyond_the_paper_have_equal_parameters_and_change_what_their_name_says(tmp_path):
+    resolved = _resolve(read_experiment("plus-small", _check))
+    assert [*resolved] == ["base", "zero", "dice", "scale", "distill", "no-target", "mosaic", "all"]
+    configs = {arm: create_config(o.run, o.backbones, tmp_path)[0] for arm, o in resolved.items()}
+    adapters = {arm: (config.vision_adapter, config.text_adapter) for arm, config in configs.items()}
+    base = adapters["base"]
+    for arm, pair in adapters.items():
+        assert {adapter.init_weights for adapter in pair} == {"identity" if arm in ("zero", "all") else "paper"}
+        assert {adapter.learn_scale for adapter in pair} == {arm in ("scale", "all")}
+        for adapter, published in zip(pair, base, strict=True):
+            changed = {"init_weights": published.init_weights, "learn_scale": published.learn_scale}
+            assert {**adapter.to_dict(), **changed} == published.to_dict()  # dim and blocks of the preset stay
+    with_dice = {arm for arm, config in configs.items() if config.loss_weights == {"bce": 1.0, "dice": 0.5}}
+    assert with_dice == {"dice", "all"}
+    training = {arm: options.training for arm, options in resolved.items()}
+    assert {arm for arm, options in training.items() if options.distill_masked_view} == {"distill", "all"}
+    assert {arm for arm, options in training.items() if options.no_target_ratio == 0.15} == {"no-target", "all"}
+    assert {arm for arm, options in training.items() if options.mosaic_ratio == 0.15} == {"mosaic", "all"}
+    counts = {arm: count_parameters(meta_model(config)).trained for arm, config in configs.items()}
+    added = {arm: count - counts["base"] for arm, count in counts.items()}
+    assert added == {arm: 4 if arm in ("scale", "all") else 0 for arm in counts}  # one per adapter
+
+
+def test_the_photos_have_the_arms_of_plus_small():
+    photos = read_experiment(str(PHOTOS_PLUS), _check)
+    assert {options.run.preset for options in _resolve(photos).values()} == {"detris-b"}
+    assert photos.arms == read_experiment("plus-small", _check).arms
 
 
 def test_an_arm_overrides_common_options_and_replaces_adapters_completely():

@@ -86,14 +86,16 @@ def test_a_report_with_many_arms_says_what_is_missing(tmp_path):
         make_result(arm, 0, random_counts(rng, 20, 0.5)).write(tmp_path)
 
     def load_rows(split):
-        raise AssertionError("there are no masks to show")
+        raise OSError("no data")
 
     notices = Report(tmp_path, experiment, load_rows).write()
     assert notices[0].startswith(f"Not finished yet: {arms[0]} (seed 1); ")
     assert notices[0].endswith(f"{arms[-1]} (all seeds).")
-    assert "figure2.png is not drawn" in notices[1]
+    assert notices[1] == (
+        "Words are not compared, and figure2.png and errors.png are not drawn: the dataset cannot be read (no data)."
+    )
     written = {path.name for path in tmp_path.iterdir()} - {"results"}
-    assert written == {*OUTPUT_FILES} - {"figure2.png"}
+    assert written == {*OUTPUT_FILES} - {"figure2.png", "errors.png"}
     for name in ("bars.png", "curves.png"):
         with Image.open(tmp_path / name) as image:
             assert image.width > 700
@@ -101,6 +103,9 @@ def test_a_report_with_many_arms_says_what_is_missing(tmp_path):
     assert notices[0] in text
     assert "20 sentences of 10 images" in text
     assert "figure2.png)" not in text
+    assert "errors.png)" not in text
+    assert "## Errors" in text
+    assert "that contain a word" not in text
 
 
 def test_a_report_without_results_has_a_table(tmp_path):

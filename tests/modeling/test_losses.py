@@ -1,11 +1,12 @@
-"""The segmentation loss: values, reductions and dtypes."""
+"""The losses: values, gradients, reductions and dtypes."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from detris_peft.modeling.losses import segmentation_loss
+from detris_peft import DetrisConfig
+from detris_peft.modeling.losses import distillation_loss, segmentation_loss
 
 
 @pytest.fixture
@@ -61,3 +62,92 @@ def test_loss_of_float64_logits_has_float64_precision(logits, labels):
 def test_boolean_labels_equal_float_labels(logits, labels):
     boolean = labels > 0.5
     torch.testing.assert_close(segmentation_loss(logits, boolean), segmentation_loss(logits, boolean.float()))
+
+
+def _sigmoid(x):
+    return 1 / (1 + torch.exp(-x))
+
+
+def _bce(x, y):
+    return -(y * torch.log(_sigmoid(x)) + (1 - y) * torch.log(1 - _sigmoid(x))).mean()
+
+
+def _dice(x, y):
+    p = _sigmoid(x)
+    return 1 - (2 * (p * y).sum() + 1) / (p.sum() + y.sum() + 1)
+
+
+def _focal(x, y):
+    p = _sigmoid(x)
+    foreground = -0.25 * (1 - p) ** 2 * torch.log(p)
+    return torch.where(y > 0, foreground, -0.75 * p**2 * torch.log(1 - p)).mean()
+
+
+FORMULAS = {"bce": _bce, "dice": _dice, "focal": _focal}
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [{"bce": 1.0}, {"dice": 1.0}, {"focal": 2}, {"bce": 1.0, "dice": 0.5, "focal": 0.25}, {"bce": 0, "dice": 3}],
+)
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_values_and_gradients_equal_the_formulas(weights, reduction):
+    torch.manual_seed(0)
+    logits = (3 * torch.randn(3, 1, 4, 6, dtype=torch.float64)).requires_grad_()
+    labels = (torch.rand(3, 4, 6) > 0.6).double()
+    expected = torch.stack(
+        [sum(w * FORMULAS[name](logits[i, 0], labels[i]) for name, w in weights.items()) for i in range(3)]
+    )
+    loss = segmentation_loss(logits, labels, reduction, weights)
+    expected = expected.mean() if reduction == "mean" else expected
+    torch.testing.assert_close(loss, expected)
+    factors = torch.arange(1.0, 1 + loss.numel()).view(loss.shape)
+    gradient, expected_gradient = (torch.autograd.grad((factors * x).sum(), logits)[0] for x in (loss, expected))
+    torch.testing.assert_close(gradient, expected_gradient)
+
+
+def test_a_sample_without_a_target_has_no_dice_loss(logits):
+    labels = torch.zeros(2, 4, 6)
+    labels[1, 1, 2] = 1
+    logits.requires_grad_()
+    losses = segmentation_loss(logits, labels, "none", {"dice": 1.0})
+    assert losses[0] == 0 < losses[1]
+    losses.mean().backward()
+    assert not logits.grad[0].any()
+    assert logits.grad[1].any()
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_losses_of_extreme_logits_are_finite(name):
+    logits = torch.tensor([-1e4, 1e4, 1e4, -1e4]).view(1, 1, 2, 2).requires_grad_()
+    loss = segmentation_loss(logits, torch.tensor([[[0.0, 1.0], [0.0, 1.0]]]), weights={name: 1.0})
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_the_target_of_the_distillation_carries_no_gradient():
+    logits, clean = (torch.randn(2, 1, 4, 6, requires_grad=True) for _ in range(2))
+    loss = distillation_loss(logits, clean)
+    loss.backward()
+    target, p = clean.detach().sigmoid(), logits.detach().sigmoid()
+    torch.testing.assert_close(loss, -(target * p.log() + (1 - target) * (1 - p).log()).mean())
+    torch.testing.assert_close(logits.grad, (p - target) / logits.numel())
+    assert clean.grad is None
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"bce": 0.0, "dice": 0}, "expected at least one weight above 0"),
+        ({}, "expected at least one weight above 0"),
+        ({"bce": -1.0}, "expected finite weights of at least 0"),
+        ({"dice": float("nan")}, "expected finite weights of at least 0"),
+        ({"iou": 1.0}, "expected some of bce, dice, focal, got 'iou'"),
+        ({"bce": "1"}, r"expected dict\[str, float\]"),
+        (None, r"expected dict\[str, float\]"),
+    ],
+)
+def test_invalid_weights_are_refused(weights, message):
+    with pytest.raises(ValueError, match=rf"loss_weights=.*{message}"):
+        DetrisConfig(loss_weights=weights)

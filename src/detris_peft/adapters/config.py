@@ -51,9 +51,11 @@ class AdapterConfig(PeftConfig):
     layers_pattern: list[str] | str | None = None
     modules_to_save: list[str] | None = None
 
-    # Not fields: the encoders that the adapter is for ("image", "text", None for both), and the blocks by default.
+    # Not fields: the encoders that the adapter is for ("image", "text", None for both), the blocks by default, and
+    # whether the scale is trained, which is a field of the parallel adapters.
     encoder_kind: ClassVar[str | None] = None
     default_layers: ClassVar[tuple[int, ...] | None] = None
+    learn_scale = False
     # Not a field: whether peft read the config in order to load the weights of the same folder.
     is_from_file: ClassVar[bool] = False
 
@@ -154,10 +156,11 @@ class AdapterConfig(PeftConfig):
 class ParallelAdapterConfig(AdapterConfig):
     """Configuration of a parallel adapter for the MLPs of a transformer encoder.
 
-    The fields are those of [`AdapterConfig`], and `input_module`.
+    The fields are those of [`AdapterConfig`], `learn_scale` and `input_module`.
 
     Args:
         dim: bottleneck width D, a multiple of 16 (D-MoC's narrowest branch has D/16 channels).
+        learn_scale: train the scale of each adapter, kept in (0, 1) by a sigmoid; `scale` is its initial value.
         input_module: name, within the block, of the submodule whose inputs contain the adapter's second input. Needed
             only for backbones that are not listed in `detris_peft.adapters.block_layouts`.
 
@@ -167,9 +170,18 @@ class ParallelAdapterConfig(AdapterConfig):
 
     layers_to_transform: list[int] | int | None = field(default_factory=lambda: list(DEFAULT_LAYERS))
     scale: float = 0.2  # not in the paper; the value of the released implementation
+    learn_scale: bool = False
     input_module: str | None = None
 
     default_layers: ClassVar[tuple[int, ...] | None] = DEFAULT_LAYERS
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.learn_scale and not 0 < self.scale < 1:
+            raise ValueError(
+                f"scale={self.scale}: expected a value above 0 and below 1 with learn_scale, whose scale stays in "
+                "this range; correct it, or set learn_scale=False."
+            )
 
     def _check_dim(self) -> None:
         if self.dim < 16 or self.dim % 16:

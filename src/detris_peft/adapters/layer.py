@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 import torch.utils.checkpoint
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
+
+from ..running_statistics import discard_statistics_updates
 
 NOT_MERGEABLE = (
     "This adapter cannot be merged into the backbone's weights: its branch is nonlinear. Keep the adapter attached, "
@@ -73,11 +75,19 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         """Return a new branch for an adapter config."""
         raise NotImplementedError
 
+    def new_branch(self, config: Any) -> nn.Module:
+        """Return a new branch, with the parameter of its scale if that is trained."""
+        branch = self.make_branch(config)
+        if config.learn_scale:
+            # (1,) rather than a scalar, which FSDP does not shard.
+            branch.scale_logit = nn.Parameter(torch.logit(torch.tensor([float(config.scale)])))
+        return branch
+
     # Adding an adapter
 
     def update_layer(self, adapter_name: str, config: Any, inference_mode: bool = False) -> None:
         """Add an adapter (method name required by peft)."""
-        self.branches[adapter_name] = self.make_branch(config)
+        self.branches[adapter_name] = self.new_branch(config)
         self.scale[adapter_name] = config.scale
         super()._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
@@ -135,8 +145,8 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         names = [name for name in self.active_adapters if name in self.branches]
         inputs = make_inputs() if names else ()
         for name in names:
-            delta = self._run_branch(name, *inputs)
-            result = torch.add(result, delta.to(result.dtype), alpha=self.scale[name])
+            delta, scale = self._scaled(name, self._run_branch(name, *inputs))
+            result = torch.add(result, delta.to(result.dtype), alpha=scale)
         return result
 
     def _add_mixed_batch(
@@ -150,8 +160,14 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         for name in names:
             rows = torch.tensor([i for i, n in enumerate(adapter_names) if n == name], device=result.device)
             delta = self._run_branch(name, *(x[rows] if isinstance(x, torch.Tensor) else x for x in inputs))
-            result = result.index_add(0, rows, delta.to(result.dtype), alpha=self.scale[name])
+            delta, scale = self._scaled(name, delta)
+            result = result.index_add(0, rows, delta.to(result.dtype), alpha=scale)
         return result
+
+    def _scaled(self, name: str, delta: torch.Tensor) -> tuple[torch.Tensor, float]:
+        """Return the output of a branch and the factor with which it is added."""
+        logit = getattr(self.branches[name], "scale_logit", None)
+        return (delta, self.scale[name]) if logit is None else (delta * logit.sigmoid().to(delta.dtype), 1.0)
 
     def _run_branch(self, name: str, *inputs: Any) -> torch.Tensor:
         branch = self.branches[name]
@@ -159,7 +175,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
             self._sync_training_mode(branch)
         dtype = _dtype(branch)
         inputs = tuple(self._cast_input_dtype(x, dtype) if isinstance(x, torch.Tensor) else x for x in inputs)
-        with _discard_statistics_updates(branch) if is_recomputing() else nullcontext():
+        with discard_statistics_updates(branch) if is_recomputing() else nullcontext():
             return branch(*inputs)
 
     # Training mode: a frozen adapter stays in eval mode (dropout, running statistics) even after `.train()`.
@@ -238,20 +254,3 @@ def _in_checkpoint_frame() -> bool:
             return True
         frame = frame.f_back
     return False
-
-
-@contextmanager
-def _discard_statistics_updates(module: nn.Module) -> Iterator[None]:
-    """Run BatchNorm on temporary copies of its running statistics.
-
-    Copies rather than None: checkpointing checks that recomputation saves the same number of tensors.
-    """
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.training]
-    kept = [dict(norm._buffers) for norm in norms]
-    for norm in norms:
-        norm._buffers.update({name: value.clone() for name, value in norm._buffers.items() if value is not None})
-    try:
-        yield
-    finally:
-        for norm, buffers in zip(norms, kept, strict=True):
-            norm._buffers.update(buffers)

@@ -122,7 +122,7 @@ class AdapterModel(PortableModule, BaseTuner):
         # The meta device takes no memory, and draws no random numbers, which would change the seeded weights.
         with torch.device("meta"):
             layer = self.tuner_layer_cls(nn.Linear(1, config.dim))  # a width that Compacter accepts
-            branch = layer.make_branch(config)
+            branch = layer.new_branch(config)
         parts = {"base_layer", layer.adapter_layer_names[0]} | key_parts(branch)
         return parts | ({"original_module", "modules_to_save"} if config.modules_to_save else set())
 

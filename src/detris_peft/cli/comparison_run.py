@@ -23,7 +23,7 @@ from ..comparison import (
     prepare_folder,
     read_result,
 )
-from ..comparison.figure2 import sample_positions
+from ..comparison.panels import sample_positions
 from ..comparison.settings import (
     as_json,
     comparable,

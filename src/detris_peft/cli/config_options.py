@@ -99,6 +99,8 @@ def _argparse_keywords(kind: Any) -> dict[str, Any]:
         return {"choices": get_args(kind)}
     if get_origin(kind) is list:
         return {"type": get_args(kind)[0], "nargs": "+", "metavar": "N"}
+    if get_origin(kind) is dict:
+        return {"type": _parse_value, "metavar": "YAML"}
     if members == [str] or kind is int:
         return {"type": members[0], "metavar": "N" if kind is int else "TEXT"}
     if float in members or kind is float:

@@ -33,6 +33,13 @@ class EvaluationArguments:
     shuffle_expressions: bool = field(
         default=False, metadata={"help": "ablation: pair each image with another image's expression"}
     )
+    no_target_pairs: bool = field(
+        default=False,
+        metadata={
+            "help": "also score each image with an expression that refers to nothing in it, as far as category ids "
+            "tell (N-acc, T-acc); the other metrics do not change"
+        },
+    )
     skip_bad_rows: bool = field(
         default=False,
         metadata={"help": "skip and list invalid rows; default: stop at the first one"},
@@ -46,7 +53,7 @@ class EvaluationArguments:
             "accelerate launch, or fp32"
         },
     )
-    seed: int = field(default=0, metadata={"help": "random seed of --shuffle_expressions"})
+    seed: int = field(default=0, metadata={"help": "random seed of --shuffle_expressions and --no_target_pairs"})
     output: str | None = field(default=None, metadata={"help": "JSON file for the metrics"})
     overwrite: bool = field(default=False, metadata={"help": "replace an existing --output"})
 
@@ -100,7 +107,9 @@ def evaluate_checkpoint(checkpoint: CheckpointArguments, arguments: EvaluationAr
         arguments.shuffle_expressions,
         arguments.seed,
         skip_bad_rows=arguments.skip_bad_rows,
+        no_target_pairs=arguments.no_target_pairs,
     )
+    number, num_pairs = samples.first_pair, len(samples) - samples.first_pair
     # The weights have the precision, as in `detris predict`, so that both give the same masks.
     accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision="no")
     described = describe_precision(precision, accelerator.device, arguments.precision == "auto")
@@ -118,10 +127,9 @@ def evaluate_checkpoint(checkpoint: CheckpointArguments, arguments: EvaluationAr
         bad_rows=bad_rows,
     )
     metrics.pop("loss")
-    shuffled = ", expressions shuffled" if arguments.shuffle_expressions else ""
-    accelerator.print(
-        f"{source.dataset} {arguments.split} ({len(samples)} samples{shuffled}): {format_metrics(metrics)}"
-    )
+    notes = ", expressions shuffled" if arguments.shuffle_expressions else ""
+    notes += f", {num_pairs} no-target pairs" if arguments.no_target_pairs else ""
+    accelerator.print(f"{source.dataset} {arguments.split} ({number} samples{notes}): {format_metrics(metrics)}")
     if bad_rows:
         accelerator.print(f"{len(bad_rows)} invalid {'row was' if len(bad_rows) == 1 else 'rows were'} skipped:")
         for error in bad_rows:
@@ -131,8 +139,9 @@ def evaluate_checkpoint(checkpoint: CheckpointArguments, arguments: EvaluationAr
     if notice:
         accelerator.print(notice)
     if arguments.output and accelerator.is_main_process:
-        content = {**metrics, "samples": len(samples), "split": arguments.split, "sentences": sentences}
+        content = {**metrics, "samples": number, "split": arguments.split, "sentences": sentences}
         content["shuffle_expressions"] = arguments.shuffle_expressions
+        content["no_target_pairs"] = num_pairs
         content["precision"] = precision
         content["bad_rows"] = [str(error) for error in bad_rows or ()]
         Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Report of a comparison: tables, plots, Figure 2 and a page that shows them, from the finished runs."""
+"""Report of a comparison: tables, plots, figures of masks and a page that shows them, from the finished runs."""
 
 from __future__ import annotations
 
@@ -13,16 +13,28 @@ from ..atomic import atomic_write_file, write_text
 from ..errors import one_line
 from ..locks import lock_folder
 from ..modeling.parameter_counts import ParameterCounts
+from ..training.fingerprint import dataset_fingerprint
+from .error_analysis import (
+    MAX_WORDS,
+    MIN_WORD_SHARE,
+    THRESHOLDS,
+    sentences_by_id,
+    shares_to_markdown,
+    word_scores,
+    words_to_markdown,
+)
+from .error_figure import choose_errors, plot_errors
 from .experiment import Experiment
-from .figure2 import choose_samples, collect_panels, plot_figure2
+from .figure2 import choose_samples, plot_figure2
+from .panels import collect_masks
 from .plots import plot_arm_curves, plot_bars
 from .results import RunResult, read_result
 from .settings import without_paths
 from .statistics import RESAMPLES
 from .table import ArmSummary, summarize, to_csv, to_latex, to_markdown
 
-BARS_FILE, CURVES_FILE, FIGURE_FILE = "bars.png", "curves.png", "figure2.png"
-OUTPUT_FILES = ("report.md", "table.md", "table.csv", "table.tex", BARS_FILE, CURVES_FILE, FIGURE_FILE)
+BARS_FILE, CURVES_FILE, FIGURE_FILE, ERRORS_FILE = "bars.png", "curves.png", "figure2.png", "errors.png"
+OUTPUT_FILES = ("report.md", "table.md", "table.csv", "table.tex", BARS_FILE, CURVES_FILE, FIGURE_FILE, ERRORS_FILE)
 
 Results = dict[str, dict[int, RunResult]]
 
@@ -34,7 +46,7 @@ class Report:
     Args:
         folder: the comparison's folder.
         experiment: the experiment.
-        load_rows: returns the dataset of a split, for Figure 2.
+        load_rows: returns the dataset of a split, for the words and for the figures of masks.
         samples: ids of the samples in Figure 2; None: those on which the arms disagree most.
         figure_rows: number of samples that are chosen automatically.
     """
@@ -63,14 +75,23 @@ class Report:
         write_text(self.folder / "table.csv", to_csv(rows, experiment.splits))
         write_text(self.folder / "table.tex", to_latex(rows, experiment.splits))
         notices = self._missing_runs(results)
-        finished = any(results.values())
-        if finished:
+        words = None
+        if any(results.values()):
             with atomic_write_file(self.folder / BARS_FILE) as file:
                 plot_bars(rows, experiment.splits, file)
             with atomic_write_file(self.folder / CURVES_FILE) as file:
                 plot_arm_curves(results, [*experiment.arms], file)
-            notices += self._plot_figure(results)
-        write_text(self.folder / "report.md", self._text(rows, table, results, notices))
+            try:
+                dataset = self._load_scored_rows(results)
+            except (OSError, ValueError) as error:
+                notices.append(
+                    f"Words are not compared, and {FIGURE_FILE} and {ERRORS_FILE} are not drawn: the dataset cannot "
+                    f"be read ({one_line(error)})."
+                )
+            else:
+                words = self._words(dataset, results)
+                notices += self._plot_masks(dataset, results)
+        write_text(self.folder / "report.md", self._text(rows, table, words, results, notices))
         return notices
 
     def read_results(self) -> Results:
@@ -91,26 +112,66 @@ class Report:
                 missing.append(f"{arm} (seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)})")
         return [f"Not finished yet: {'; '.join(missing)}."] if missing else []
 
-    def _plot_figure(self, results: Results) -> list[str]:
-        """Plot Figure 2 if possible, and return notices about it."""
+    def _load_scored_rows(self, results: Results) -> datasets.Dataset:
+        """Return the dataset of the first split.
+
+        Raises:
+            OSError, ValueError: it cannot be read, or it is not the one that was scored.
+        """
         split = self.experiment.splits[0]
-        panels, seed, missing = collect_panels(self.folder, self.experiment, results, split)
-        if not panels:
-            return [f"{FIGURE_FILE} is not drawn: it needs predicted masks, and there are none in predictions/."]
-        try:
-            rows = self.load_rows(split)
-        except (OSError, ValueError) as error:
-            return [f"{FIGURE_FILE} is not drawn: its images cannot be read ({one_line(error)})."]
-        ids = self.samples or choose_samples(panels, split, self.figure_rows)
+        rows = self.load_rows(split)
+        expected = dataset_fingerprint(rows, 0)
+        for run in (run for runs in results.values() for run in runs.values()):
+            data = run.settings.get("data")
+            scored = data.get("scored") if isinstance(data, Mapping) else None
+            if (
+                not isinstance(scored, Mapping) or scored.get(split) != expected
+            ):  # other sentences may have the same ids
+                raise ValueError(f"{split}: expected the rows that {run.name} was scored on, got others")
+        return rows
+
+    def _words(self, dataset: datasets.Dataset, results: Results) -> str | None:
+        """Return the table of words of the first split; None without a sample that has a target."""
+        split = self.experiment.splits[0]
+        rows = word_scores(results, self.experiment.reference, split, sentences_by_id(dataset, split))
+        return words_to_markdown(rows) if rows else None
+
+    def _plot_masks(self, dataset: datasets.Dataset, results: Results) -> list[str]:
+        """Plot the figures of masks if possible, and return notices about them."""
+        split = self.experiment.splits[0]
+        arms, seed, missing = collect_masks(self.folder, self.experiment, results, split)
+        if not arms:
+            return [
+                f"{FIGURE_FILE} and {ERRORS_FILE} are not drawn: they need predicted masks, and there are none in "
+                "predictions/."
+            ]
+        ids = self.samples or choose_samples(arms, split, self.figure_rows)
         if ids:
             with atomic_write_file(self.folder / FIGURE_FILE) as file:
-                plot_figure2(panels, rows, split, ids, file)
+                plot_figure2(arms, dataset, split, ids, file)
         notices = [f"{FIGURE_FILE} shows seed {seed}, split {split}, samples {', '.join(ids)}."]
+        wrong = self.experiment.reference if self.experiment.reference in arms else next(iter(arms))
+        chosen = choose_errors(arms[wrong].samples[split])
+        if any(chosen.values()):
+            with atomic_write_file(self.folder / ERRORS_FILE) as file:
+                plot_errors(arms, dataset, split, chosen, file)
+            shown = "; ".join(f"{kind}: {', '.join(names) or 'none'}" for kind, names in chosen.items())
+            notices.append(f"{ERRORS_FILE} shows seed {seed}, split {split}, errors of {wrong} ({shown}).")
         if missing:
-            notices.append(f"{FIGURE_FILE} omits {', '.join(missing)}: there are no predicted masks of seed {seed}.")
+            notices.append(
+                f"{FIGURE_FILE} and {ERRORS_FILE} omit {', '.join(missing)}: there are no predicted masks of seed "
+                f"{seed}."
+            )
         return notices
 
-    def _text(self, rows: Sequence[ArmSummary], table: str, results: Results, notices: Sequence[str]) -> str:
+    def _text(
+        self,
+        rows: Sequence[ArmSummary],
+        table: str,
+        words: str | None,
+        results: Results,
+        notices: Sequence[str],
+    ) -> str:
         experiment = self.experiment
         number, planned = sum(map(len, results.values())), len(experiment.arms) * len(experiment.seeds)
         common = json.dumps(without_paths(experiment.common)).replace("`", "'")
@@ -140,8 +201,33 @@ class Report:
             lines += [f"![Scores of all arms]({BARS_FILE})", "", f"![Training curves]({CURVES_FILE})", ""]
         if (self.folder / FIGURE_FILE).is_file():
             lines += [f"![Masks of all arms]({FIGURE_FILE})", ""]
+        if any(results.values()):
+            lines += self._errors(words, results)
         lines += _arms(experiment, rows, results)
         return "\n".join(lines)
+
+    def _errors(self, words: str | None, results: Results) -> list[str]:
+        """Return the section on errors."""
+        experiment, (right, correct) = self.experiment, THRESHOLDS
+        lines = ["## Errors", "", shares_to_markdown(results, experiment.splits)]
+        lines += [
+            f"Share of the sentences with a target, in percent: IoU below {right} (the wrong object), from {right} to "
+            f"{correct} (the right object with an inaccurate boundary), and from {correct} (correct). Mean ± standard "
+            "deviation over seeds.",
+            "",
+        ]
+        if words is not None:
+            lines += [words]
+            lines += [
+                f"mIoU of the sentences of {experiment.splits[0]} that contain a word, in percent, and their share: "
+                f"of the words in at least {100 * MIN_WORD_SHARE:.0f} % of the sentences with a target, the "
+                f"{MAX_WORDS} (or fewer) with the lowest mIoU of the reference arm. A word need not be the cause of a "
+                "low mIoU: it may occur with small objects more often than others do.",
+                "",
+            ]
+        if (self.folder / ERRORS_FILE).is_file():
+            lines += [f"![Errors: the predicted mask (yellow) and the target (cyan)]({ERRORS_FILE})", ""]
+        return lines
 
 
 def _data(results: Results, splits: Sequence[str]) -> list[str]:

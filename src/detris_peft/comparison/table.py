@@ -104,8 +104,13 @@ def to_csv(rows: Sequence[ArmSummary], splits: Sequence[str]) -> str:
 
 def to_markdown(rows: Sequence[ArmSummary], splits: Sequence[str]) -> str:
     """Return the table in Markdown: percentages, mean ± deviation over seeds, differences with intervals."""
-    cells = [[cell.replace("|", r"\|") for cell in line] for line in _cells(rows, splits)]
-    lines = [f"| {' | '.join(line)} |" for line in cells]
+    return markdown_table(_cells(rows, splits))
+
+
+def markdown_table(cells: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown; its first line is the header, and all columns but the first are right-aligned."""
+    escaped = [[cell.replace("|", r"\|") for cell in line] for line in cells]
+    lines = [f"| {' | '.join(line)} |" for line in escaped]
     return "\n".join([lines[0], "|---" + "|---:" * (len(cells[0]) - 1) + "|", *lines[1:]]) + "\n"
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 from zlib import crc32
 
@@ -13,37 +13,13 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
+from .augmentation import AbsentSentences, Mosaic
 from .errors import KIND_NOTE, BadRowError
-from .fields import check_sentence
-from .schema import decode_row
+from .row_decoder import Augmentation, RowDecoder, Sample, sentences_of_rows, undecoded
 from .workers import shared_integer
 
-
-@dataclass
-class Sample:
-    """One image, one sentence, and the mask of its target: a uint8 array (H, W) of 0 and 1.
-
-    The mask has the size of the image file. A large JPEG may be decoded at 1/2, 1/4 or 1/8 of that size.
-    """
-
-    # With `as_arrays`, most JPEGs are RGB arrays of uint8 (H, W, 3).
-    image: Image.Image | np.ndarray
-    sentence: str
-    mask: np.ndarray
-    ref_id: int
-    no_target: bool = False
-    # Why the row cannot be used. If set, image and mask are placeholders and are not scored.
-    error: BadRowError | None = None
-    # Errors of invalid rows that were skipped and are reported with this sample.
-    skipped: tuple[BadRowError, ...] = ()
-
-    def pil_image(self) -> Image.Image:
-        """Return the image as a PIL image."""
-        return Image.fromarray(self.image) if isinstance(self.image, np.ndarray) else self.image
-
-
-# Returns an augmented sample. Its random numbers come from a generator that depends only on seed, epoch and row.
-Augmentation = Callable[[Sample, np.random.Generator], Sample]
+# Added to the seed of a sample, so that no feature changes the random numbers of another one.
+_NO_TARGET_DRAWS, _MOSAIC_DRAWS = 1, 2
 
 
 class TrainingSamples(Dataset):
@@ -62,6 +38,13 @@ class TrainingSamples(Dataset):
         is_visible: returns whether a mask (H, W) is still visible at the model's size, as `DetrisProcessor.is_visible`
             does; a row whose mask is not visible is invalid.
         as_arrays: decode JPEGs to arrays with simplejpeg, if it is installed; see `decode_row`.
+        no_target_ratio: probability that a sample gets a sentence that refers to nothing in its image, and an empty
+            mask; see `AbsentSentences`. If no sentence qualifies for its image, it keeps its own, as do rows without
+            a target.
+        mosaic: puts images into mosaics, after the augmentation.
+
+    Raises:
+        ValueError: `no_target_ratio` is above 0, and no sentence qualifies for any image.
     """
 
     def __init__(
@@ -74,11 +57,16 @@ class TrainingSamples(Dataset):
         image_size: int | None = None,
         is_visible: Callable[[np.ndarray], bool] | None = None,
         as_arrays: bool = False,
+        no_target_ratio: float = 0.0,
+        mosaic: Mosaic | None = None,
     ) -> None:
-        self.rows = _undecoded(rows)
+        self.rows = undecoded(rows)
         self.seed = seed
         self.skip_bad_rows = skip_bad_rows
-        self.decoder = _RowDecoder(image_size, is_visible, augment, as_arrays)
+        self.no_target_ratio = no_target_ratio
+        self.absent = AbsentSentences(self.rows) if no_target_ratio else None
+        self.mosaic = mosaic
+        self.decoder = RowDecoder(image_size, is_visible, augment, as_arrays)
         self._shared_epoch = shared_integer()
         self.set_epoch(0)
 
@@ -123,8 +111,21 @@ class TrainingSamples(Dataset):
         row_index = int(self.order[position])
         row = self.rows[row_index]
         sentences = row["sentences"] or [""]  # a row without sentences is refused when it is decoded
-        sentence = sentences[int(self.sentence_draws[position] * len(sentences))]
-        return self.decoder.decode(row, sentence, [self.seed, self._seeded_epoch, row_index])
+        index = int(self.sentence_draws[position] * len(sentences))
+        seed = [self.seed, self._seeded_epoch, row_index]
+        absent = None
+        if self.absent is not None and not row["no_target"]:
+            absent = self._absent_sentence(self.absent, row_index, seed)
+        sample = self.decoder.decode(row, absent or sentences[index], seed, no_target=absent is not None)
+        if self.mosaic is None:
+            return sample
+        return self.mosaic(sample, row_index, index, np.random.default_rng([*seed, _MOSAIC_DRAWS]))
+
+    def _absent_sentence(self, absent: AbsentSentences, row: int, seed: list[int]) -> str | None:
+        """Return a sentence that refers to nothing in the row's image, with probability `no_target_ratio`."""
+        rng = np.random.default_rng([*seed, _NO_TARGET_DRAWS])
+        source = absent.choose(row, rng) if rng.random() < self.no_target_ratio else None
+        return self.rows[source[0]]["sentences"][source[1]] if source else None
 
 
 class EvaluationSamples(Dataset):
@@ -135,14 +136,21 @@ class EvaluationSamples(Dataset):
         sentences: `"first"`, as in the paper's validation, or `"all"`, as in its tests.
         shuffle_expressions: give each sample a sentence that belongs to another image; masks stay the same. The
             remaining score measures how much the model relies on vision alone.
-        seed: seed of the shuffle.
+        seed: seed of the shuffle and of the no-target pairs.
         skip_bad_rows: return a sample with `error` set for a row that cannot be used; otherwise such a row raises.
         image_size: decode large JPEGs no larger than needed; see `decode_row`.
         as_arrays: decode JPEGs to arrays with simplejpeg, if it is installed; see `decode_row`.
+        no_target_pairs: append one sample per sample with a target: the same image with a sentence that refers to
+            nothing in it, and an empty mask; see `AbsentSentences`. None is added if no sentence qualifies.
+
+    Attributes:
+        first_pair: index of the first of these added samples, which are the last ones; without any, the length.
+        row_index: row of each sample.
+        sentence_row, sentence_index: row of each sample's sentence, and its index in that row.
 
     Raises:
-        ValueError: `sentences` is neither of the two values, or `shuffle_expressions` is set and the rows have fewer
-            than two images.
+        ValueError: `sentences` is neither of the two values, `shuffle_expressions` is set and the rows have fewer than
+            two images, or `no_target_pairs` is set and no sentence qualifies for any image.
     """
 
     def __init__(
@@ -155,31 +163,47 @@ class EvaluationSamples(Dataset):
         skip_bad_rows: bool = False,
         image_size: int | None = None,
         as_arrays: bool = False,
+        no_target_pairs: bool = False,
     ) -> None:
         if sentences not in ("first", "all"):
             raise ValueError(f'sentences: expected "first" or "all", got {sentences!r}')
-        self.rows = _undecoded(rows)
+        self.rows = undecoded(rows)
         self.skip_bad_rows = skip_bad_rows
-        self.decoder = _RowDecoder(image_size, as_arrays=as_arrays)
-        # A row without sentences gets one sample, and is refused when it is decoded.
-        counts = np.array([len(row or [""]) for row in self.rows["sentences"][:]] if len(rows) else [], dtype=np.int64)
+        self.decoder = RowDecoder(image_size, as_arrays=as_arrays)
+        counts = np.array([len(texts) for texts in sentences_of_rows(self.rows)], dtype=np.int64)
         counts = counts if sentences == "all" else np.minimum(counts, 1)
         # Arrays, not lists: reading a list's items changes their reference counts, so each worker would copy the list.
         self.row_index = np.repeat(np.arange(len(counts)), counts)
         self.sentence_index = np.arange(len(self.row_index)) - np.repeat(np.cumsum(counts) - counts, counts)
-        self.sentence_source = np.arange(len(self.row_index))  # the sample whose sentence is used
+        self.sentence_row = self.row_index
         if shuffle_expressions:
-            self.sentence_source = _shuffled(np.array(self.rows["image_id"])[self.row_index], seed)
+            source = _shuffled(np.array(self.rows["image_id"])[self.row_index], seed)
+            self.sentence_row, self.sentence_index = self.row_index[source], self.sentence_index[source]
+        self.first_pair = len(self.row_index)
+        if no_target_pairs:
+            self._add_no_target_pairs(seed)
+
+    def _add_no_target_pairs(self, seed: int) -> None:
+        absent, rng = AbsentSentences(self.rows), np.random.default_rng(seed)
+        no_target = np.array(self.rows["no_target"][:], dtype=bool)
+        rows = [int(row) for row in self.row_index[~no_target[self.row_index]]]
+        pairs = [(row, *source) for row in rows if (source := absent.choose(row, rng)) is not None]
+        columns = (self.row_index, self.sentence_row, self.sentence_index)
+        self.row_index, self.sentence_row, self.sentence_index = (
+            np.concatenate([values, added])
+            for values, added in zip(columns, np.array(pairs, dtype=np.int64).reshape(-1, 3).T, strict=True)
+        )
 
     def __len__(self) -> int:
         return len(self.row_index)
 
     def __getitem__(self, index: int) -> Sample:
-        row, source = self.rows[int(self.row_index[index])], int(self.sentence_source[index])
-        sentences = row["sentences"] if source == index else self.rows[int(self.row_index[source])]["sentences"]
-        sentence = (sentences or [""])[int(self.sentence_index[source])]
+        row_index, sentence_row = int(self.row_index[index]), int(self.sentence_row[index])
+        row = self.rows[row_index]
+        sentences = row["sentences"] if sentence_row == row_index else self.rows[sentence_row]["sentences"]
+        sentence = (sentences or [""])[int(self.sentence_index[index])]
         try:
-            return self.decoder.decode(row, sentence)
+            return self.decoder.decode(row, sentence, no_target=index >= self.first_pair)
         except BadRowError as error:
             if not self.skip_bad_rows:
                 raise
@@ -213,10 +237,10 @@ class StreamedSamples(IterableDataset):
         is_visible: Callable[[np.ndarray], bool] | None = None,
         as_arrays: bool = False,
     ) -> None:
-        self.rows = _undecoded(rows).shuffle(seed=seed, buffer_size=buffer_size)
+        self.rows = undecoded(rows).shuffle(seed=seed, buffer_size=buffer_size)
         self.seed = seed
         self.skip_bad_rows = skip_bad_rows
-        self.decoder = _RowDecoder(image_size, is_visible, augment, as_arrays)
+        self.decoder = RowDecoder(image_size, is_visible, augment, as_arrays)
         self._shared_epoch = shared_integer()
         self.set_epoch(0)
 
@@ -252,42 +276,6 @@ class StreamedSamples(IterableDataset):
             yield replace(held, skipped=tuple(skipped))
         elif skipped:
             raise _no_valid_row(len(skipped), skipped[0])
-
-
-@dataclass
-class _RowDecoder:
-    """Decodes a row, checks that its mask is visible, and augments it."""
-
-    image_size: int | None = None
-    is_visible: Callable[[np.ndarray], bool] | None = None
-    augment: Augmentation | None = None
-    as_arrays: bool = False
-
-    def decode(self, row: Mapping[str, Any], sentence: str, seed: Sequence[int] = ()) -> Sample:
-        image, mask = decode_row(row, self.image_size, self.as_arrays)
-        check_sentence(sentence, f"{row['file_name']}: reference {row['ref_id']}")  # it may belong to another row
-        sample = Sample(image, sentence, mask, row["ref_id"], row["no_target"])
-        if not self._has_label(sample):
-            raise BadRowError(
-                f"{row['file_name']}: reference {row['ref_id']}: expected a mask that is visible at the model's "
-                f"image_size, got {int(mask.sum())} pixels of which none remain; crop the image, or train at a larger "
-                "size",
-                "mask_empty",
-            )
-        if self.augment is None:
-            return sample
-        augmented = self.augment(sample, np.random.default_rng(seed))
-        return augmented if self._has_label(augmented) else sample
-
-    def _has_label(self, sample: Sample) -> bool:
-        return sample.no_target or self.is_visible is None or self.is_visible(sample.mask)
-
-
-def _undecoded(rows: Any) -> Any:
-    if not isinstance(rows, (datasets.Dataset, datasets.IterableDataset)):
-        raise TypeError(f"rows: expected a datasets.Dataset, got {type(rows).__name__}; load it with a reader.")
-    # `decode_row` decodes instead of `datasets`, because its errors name the file.
-    return rows.cast_column("image", datasets.Image(decode=False))
 
 
 def _no_valid_row(count: int, first_error: BadRowError | None) -> ValueError:

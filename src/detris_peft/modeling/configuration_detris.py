@@ -20,6 +20,7 @@ from .bridger_config import BridgerConfig
 from .config_limits import check_limits, check_raw_limits
 from .encoders import architecture, sentence_dim, text_encoder
 from .layers import DEFAULT_DEPTH, scale_layers
+from .losses import DEFAULT_LOSS_WEIGHTS, check_loss_weights
 from .tokenizer_checks import check_tokenizer
 
 # The default backbones, as on the Hub: DINOv2-B/14 with 4 registers, and the text encoder of CLIP ViT-B/16.
@@ -69,6 +70,8 @@ class DetrisConfig(PreTrainedConfig):
         decoder_heads: number of attention heads in the decoder.
         decoder_ffn_dim: width of the decoder's feed-forward layers.
         dropout: dropout probability in the decoder.
+        loss_weights: weights of the training losses `bce`, `dice` and `focal` (see `segmentation_loss`); default: the
+            paper's, `{"bce": 1.0}`.
         image_size: side s of the model's input in pixels, a multiple of the patch size.
         max_text_length: maximum number of tokens L per expression, start and end token included.
         mask_threshold: probability above which a pixel belongs to the mask.
@@ -105,6 +108,7 @@ class DetrisConfig(PreTrainedConfig):
     decoder_heads: int = 8
     decoder_ffn_dim: int = 512
     dropout: float | int = 0.1
+    loss_weights: dict[str, float] = field(default_factory=lambda: dict(DEFAULT_LOSS_WEIGHTS))
     image_size: int = IMAGE_SIZE
     max_text_length: int = MAX_TEXT_LENGTH
     mask_threshold: float | int = MASK_THRESHOLD
@@ -210,6 +214,7 @@ class DetrisConfig(PreTrainedConfig):
         for name in ("vision_config", "text_config", *_ADAPTERS):
             check_limits(name, getattr(self, name))
         check_limits("config", self)
+        check_loss_weights(self.loss_weights)
         depth, text_dim = self.vision_config.num_hidden_layers, self.text_config.hidden_size
         if any(not 0 <= i < depth for i in self.extract_layers):
             raise ValueError(

@@ -58,6 +58,20 @@ def _check_indices(image_indices: torch.Tensor, input_ids: torch.Tensor, labels:
         )
 
 
+def check_masked_view(masked_pixel_values: Any, masked_input_ids: Any, pixel_values: Any, input_ids: Any) -> None:
+    """Raise a ValueError unless the inputs of a masked view have the shapes of those of the clean view."""
+    for name, value, clean in (
+        ("masked_pixel_values", masked_pixel_values, pixel_values),
+        ("masked_input_ids", masked_input_ids, input_ids),
+    ):
+        if not isinstance(value, torch.Tensor) or value.shape != clean.shape:
+            got = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+            raise ValueError(
+                f"{name}: expected a tensor of the shape of {name.removeprefix('masked_')}, {tuple(clean.shape)}, got "
+                f"{got}; pass both inputs of the masked view."
+            )
+
+
 def check_tokens(input_ids: torch.Tensor, vocab_size: int) -> None:
     """Raise a ValueError for tokens beyond the vocabulary of the text encoder."""
     if not _can_be_read(input_ids):

@@ -17,6 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.generic import ModelOutput
 
 from ..adapters.portable import PortableModule
+from ..running_statistics import discard_statistics_updates
 from .backbone_adapters import adapt_backbone, unfreeze_backbone
 from .block_hooks import BlockHooks
 from .bridger import Bridger
@@ -33,8 +34,8 @@ from .encoders import (
     text_encoder,
 )
 from .hub_mixin import DetrisHubMixin
-from .input_checks import check_inputs, check_tokens
-from .losses import segmentation_loss
+from .input_checks import check_inputs, check_masked_view, check_tokens
+from .losses import distillation_loss, segmentation_loss
 from .mask_decoder import Projector, VisionLanguageDecoder
 from .neck import CrossModalNeck
 from .official_positions import use_official_position_table
@@ -46,7 +47,7 @@ class DetrisOutput(ModelOutput):
     Output of [`DetrisForReferringSegmentation`].
 
     Attributes:
-        loss: scalar, if `labels` were given: mean binary cross-entropy (equation 7).
+        loss: scalar, if `labels` were given: mean binary cross-entropy (equation 7), or that of `config.loss_weights`.
         logits: (B, 1, 4h, 4w), before the sigmoid.
         text_states: (B, L, T), the text encoder's last hidden states, after its final norm.
         sentence_state: (B, S), the sentence embedding used by the head.
@@ -199,6 +200,8 @@ class DetrisForReferringSegmentation(DetrisHubMixin, LoadsCheckpointFiles, Porta
         target_sizes: Any = None,
         return_dict: bool | None = None,
         image_indices: torch.Tensor | None = None,
+        masked_pixel_values: torch.Tensor | None = None,
+        masked_input_ids: torch.Tensor | None = None,
     ) -> DetrisOutput | tuple:
         """
         Args:
@@ -210,22 +213,44 @@ class DetrisForReferringSegmentation(DetrisHubMixin, LoadsCheckpointFiles, Porta
             image_indices: (B,), the position of each sentence's image in `pixel_values`, which then has each image
                 once, (N, 3, H, W). What does not depend on the text is computed once per image: the first blocks of
                 the image encoder, or all of them without Dense Aligners.
+            masked_pixel_values: a second view of the images, with masked blocks, of the same shape. The loss is then
+                the mean of that of the labels, and of the cross-entropy of this view's prediction against the
+                detached one of the clean view. BatchNorm normalizes each view with its own statistics; its running
+                statistics are those of the clean view, which is what the model sees after training.
+            masked_input_ids: the tokens of that view, of the shape of `input_ids`.
 
         Raises:
             ValueError: an input has another shape; the message names it.
         """
         check_inputs(pixel_values, input_ids, labels, image_indices)
         # 1. Encoders
-        text_states, sentence, feature_maps = self.encode(pixel_values, input_ids, image_indices)
-        # 2. Head, in its own dtype (the backbones may be loaded in a lower precision)
+        encoded = self.encode(pixel_values, input_ids, image_indices)
+        # 2. Head
+        logits = self._segment(input_ids, *encoded)
+        # 3. Loss
+        loss = None if labels is None else segmentation_loss(logits, labels, weights=self.config.loss_weights)
+        if masked_pixel_values is not None and loss is not None:
+            check_masked_view(masked_pixel_values, masked_input_ids, pixel_values, input_ids)
+            with discard_statistics_updates(self):
+                masked = self.encode(masked_pixel_values, masked_input_ids, image_indices)  # type: ignore[arg-type]
+                masked_logits = self._segment(masked_input_ids, *masked)  # type: ignore[arg-type]  see the check
+            loss = (loss + distillation_loss(masked_logits, logits)) / 2
+        output = DetrisOutput(loss, logits, *encoded)
+        return output if return_dict is None or return_dict else output.to_tuple()
+
+    def _segment(
+        self,
+        input_ids: torch.Tensor,
+        text_states: torch.Tensor,
+        sentence: torch.Tensor,
+        feature_maps: tuple[torch.Tensor, ...],
+    ) -> torch.Tensor:
+        """Return the logits (B, 1, 4h, 4w) for tokens (B, L) and what `encode` returns for them."""
+        # The head has its own dtype: the backbones may be loaded in a lower precision.
         dtype = self.neck.sentence_proj.weight.dtype
         features = self.neck(tuple(feature_map.to(dtype) for feature_map in feature_maps), sentence.to(dtype))
         features = self.decoder(features, text_states.to(dtype), padding_mask=input_ids == self.config.pad_token_id)
-        logits = self.projector(features, sentence.to(dtype))
-        # 3. Loss
-        loss = None if labels is None else segmentation_loss(logits, labels)
-        output = DetrisOutput(loss, logits, text_states, sentence, feature_maps)
-        return output if return_dict is None or return_dict else output.to_tuple()
+        return self.projector(features, sentence.to(dtype))
 
     def encode(
         self, pixel_values: torch.Tensor, input_ids: torch.Tensor, image_indices: torch.Tensor | None = None

@@ -167,6 +167,26 @@ class TrainingArguments:
         "with augment: mirror images, and swap left and right in the expression, where the expression is English and "
         "known to be true of the mirrored image; false: never mirror",
     )
+    no_target_ratio: float = _argument(
+        0.0,
+        "probability of replacing the expression by one that refers to nothing in the image, with an empty mask; the "
+        "validation split is then also scored on such pairs (N-acc, T-acc)",
+        _FRACTION,
+    )
+    mosaic_ratio: float = _argument(
+        0.0, "probability of making the image one tile of a 2x2 mosaic with three images of other scenes", _FRACTION
+    )
+    distill_masked_view: bool = _argument(
+        False,
+        "also train on a view with masked image blocks and tokens, whose target is the prediction for the clean view; "
+        "a step then has two forward passes",
+    )
+    distill_block_size: int = _argument(32, "side of the masked image blocks in pixels", _at_least(1))
+    distill_image_ratio: float = _argument(0.75, "share of the image blocks that are masked", _FRACTION)
+    distill_token_ratio: float = _argument(0.15, "probability of altering a token of the masked view", _FRACTION)
+    distill_mask_token: str = _argument(
+        "the", "mask token if the tokenizer has none, as that of CLIP: a word that is one token", _NOT_EMPTY
+    )
     skip_bad_rows: bool = _argument(
         False, "skip and list invalid rows; otherwise stop at the first one", may_change_on_resume=True
     )

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +36,22 @@ from ..errors import one_line
 from ..manifest import manifest_problem, write_manifest
 from ..precision import with_precision
 from ..safe_loading import read_json
+from .arguments import TrainingArguments
 from .distributed import run_on_all_ranks
 from .ema import ExponentialMovingAverage
 from .progress import Progress
 
 WEIGHTS_FILE, EMA_FILE = "trainable.safetensors", "ema.safetensors"
 PROGRESS_FILE, FINGERPRINT_FILE = "progress.json", "fingerprint.json"
-# What earlier versions did, whose fingerprints lack these options.
-_EARLIER_VALUES = {"drop_last": False, "augment_mirror": True, "model.train_backbones": False}
+# What earlier versions did, whose fingerprints lack these options. Other new options had the effect of their default.
+_EARLIER_VALUES = {
+    **{option.name: option.metadata["initial"] for option in fields(TrainingArguments)},
+    "drop_last": False,
+    "model.train_backbones": False,
+    "model.loss_weights.bce": 1.0,
+    "model.vision_adapter.learn_scale": False,
+    "model.text_adapter.learn_scale": False,
+}
 
 
 class Checkpoints:
@@ -197,8 +205,9 @@ class Checkpoints:
                 f"{folder / FINGERPRINT_FILE}: expected an object of options, got {type(content).__name__}; resume "
                 "from another checkpoint."
             )
-        saved = {**_EARLIER_VALUES, **with_precision(_flat(content))}
         current = _flat(self.fingerprint)
+        earlier = {name: value for name, value in _EARLIER_VALUES.items() if name in current}
+        saved = {**earlier, **with_precision(_flat(content))}
         names = [name for name in {**current, **saved} if current.get(name) != saved.get(name)]
         if not names:
             return None

@@ -7,9 +7,11 @@ from typing import Any
 import datasets
 
 from ..data import FEATURES
+from ..data.augmentation.no_target import AbsentSentences
 from ..modeling import DetrisForReferringSegmentation
 from ..processing_detris import DetrisProcessor, check_processor
 from .arguments import TrainingArguments
+from .masked_view import MaskedView
 
 
 def check_inputs(model: Any, processor: Any, train_rows: Any, val_rows: Any, arguments: Any) -> None:
@@ -17,8 +19,9 @@ def check_inputs(model: Any, processor: Any, train_rows: Any, val_rows: Any, arg
 
     Raises:
         TypeError: an argument has another type; the message names it.
-        ValueError: the processor does not belong to the model, a split is empty or lacks columns, or the validation
-            rows are a stream.
+        ValueError: the processor does not belong to the model, its tokenizer has no mask token for a masked view, a
+            split is empty or lacks columns, the validation rows are a stream, or the training rows are one although
+            an argument needs all rows, or no validation image has a no-target pair.
     """
     for name, value, expected in (
         ("model", model, DetrisForReferringSegmentation),
@@ -31,8 +34,16 @@ def check_inputs(model: Any, processor: Any, train_rows: Any, val_rows: Any, arg
             names = " or ".join(t.__name__ for t in (expected if isinstance(expected, tuple) else (expected,)))
             raise TypeError(f"{name}: expected {names}, got {type(value).__name__}; pass the object that train needs.")
     check_processor(model.config, processor)
+    if arguments.distill_masked_view:
+        MaskedView(processor, arguments, rank=0)  # raises without a mask token
     if isinstance(val_rows, datasets.IterableDataset):
         raise ValueError("val_rows: expected a Dataset, got a stream; load the validation split without streaming.")
+    for name in ("no_target_ratio", "mosaic_ratio"):
+        if getattr(arguments, name) and isinstance(train_rows, datasets.IterableDataset):
+            raise ValueError(
+                f"{name}: expected a dataset that is not streamed, got a stream, whose other rows are not known; load "
+                f"it without streaming, or omit {name}."
+            )
     number = "streamed" if isinstance(train_rows, datasets.IterableDataset) else len(train_rows)
     if number == 0 or not len(val_rows):
         raise ValueError(
@@ -46,3 +57,5 @@ def check_inputs(model: Any, processor: Any, train_rows: Any, val_rows: Any, arg
                 f"{name}: expected the columns of detris_peft.data.FEATURES, got none named {', '.join(missing)}; "
                 "load the rows with a reader of detris_peft.data."
             )
+    if arguments.no_target_ratio:
+        AbsentSentences(val_rows)  # raises if it has no pairs; the training rows are checked by their samples

@@ -11,7 +11,7 @@ from accelerate.data_loader import DataLoaderShard, prepare_data_loader
 from torch.utils.data import DataLoader
 
 from ..data import Collator, StreamedSamples, TrainingSamples
-from ..data.augmentation import RandomAugmentation, can_be_flipped
+from ..data.augmentation import Mosaic, RandomAugmentation, can_be_flipped
 from ..data.workers import ignore_signals
 from ..processing_detris import DetrisProcessor
 from .arguments import TrainingArguments
@@ -42,13 +42,28 @@ def describe_mirroring(rows: datasets.Dataset | datasets.IterableDataset, argume
     )
 
 
+def describe_mosaics(samples: Any) -> str | None:
+    """Return one line that says how many expressions allow a mosaic; None without mosaics."""
+    if not isinstance(samples, TrainingSamples) or samples.mosaic is None:
+        return None
+    allowed = samples.mosaic.allowed
+    return (
+        "mosaic_ratio: only images whose expression is English and known to name no position become mosaics, "
+        f"{allowed.sum()} of {len(allowed)} expressions."
+    )
+
+
 def create_loader(
     rows: datasets.Dataset | datasets.IterableDataset,
     processor: DetrisProcessor,
     arguments: TrainingArguments,
     accelerator: Accelerator,
 ) -> tuple[Any, GlobalBatches | StreamedBatches]:
-    """Return this rank's loader of the training rows, for `processor.normalize_bytes`, and the batches it yields."""
+    """Return this rank's loader of the training rows, for `processor.normalize_bytes`, and the batches it yields.
+
+    Raises:
+        ValueError: there are fewer rows than a batch, or rows that `no_target_ratio` or `mosaic_ratio` cannot use.
+    """
     sampling: dict[str, Any] = {
         "seed": arguments.seed,
         "skip_bad_rows": arguments.skip_bad_rows,
@@ -92,7 +107,12 @@ def create_loader(
     )
     # accelerate's own sharding would pad the last batches with samples that were already visited.
     loader = DataLoaderShard(
-        TrainingSamples(rows, **sampling),
+        TrainingSamples(
+            rows,
+            **sampling,
+            no_target_ratio=arguments.no_target_ratio,
+            mosaic=Mosaic(rows, processor, arguments.mosaic_ratio) if arguments.mosaic_ratio else None,
+        ),
         accelerator.device,
         batch_sampler=batches,
         _non_blocking=non_blocking,

@@ -36,13 +36,14 @@ def run_fingerprint(
     accelerator: Accelerator,
 ) -> dict[str, Any]:
     """Return, keyed by name, everything that determines the weights after each step and which are the best."""
+    joins_images = bool(arguments.no_target_ratio or arguments.mosaic_ratio)
     fixed = [option.name for option in fields(arguments) if not option.metadata["may_change_on_resume"]]
     return {
         **{name: getattr(arguments, name) for name in fixed},
         "num_processes": accelerator.num_processes,
         "engine": str(accelerator.distributed_type.value),
-        "train_rows": dataset_fingerprint(train_rows, arguments.num_workers),
-        "val_rows": dataset_fingerprint(val_rows, 0),
+        "train_rows": dataset_fingerprint(train_rows, arguments.num_workers, joins_images),
+        "val_rows": dataset_fingerprint(val_rows, 0, joins_images),
         "processor": _without(processor.to_dict(), _IGNORED_CONFIG_FIELDS),
         "tokenizer_sha256": sha256_of_texts([processor.tokenizer.backend_tokenizer.to_str()]),
         "frozen_weights_sha256": frozen_weights_fingerprint(model),
@@ -50,11 +51,20 @@ def run_fingerprint(
     }
 
 
-def dataset_fingerprint(rows: datasets.Dataset | datasets.IterableDataset, num_workers: int) -> dict[str, Any]:
-    """Return the fingerprint of a dataset. Streams are not read."""
+def dataset_fingerprint(
+    rows: datasets.Dataset | datasets.IterableDataset, num_workers: int, joins_images: bool = False
+) -> dict[str, Any]:
+    """Return the fingerprint of a dataset. Streams are not read.
+
+    Args:
+        rows: the dataset.
+        num_workers: workers per process, which determine the order of a stream.
+        joins_images: whether samples depend on which references share an image or a category.
+    """
     if isinstance(rows, datasets.IterableDataset):  # the order of a stream depends on the number of workers
         return {"stream": str(rows.split), "num_workers": num_workers}
-    columns = (rows[name] for name in ("ref_id", "file_name", "mask", "sentences"))
+    names = ["ref_id", "file_name", "mask", "sentences", *(["image_id", "category_id"] if joins_images else [])]
+    columns = (rows[name] for name in names)
     return {"number": len(rows), "sha256": sha256_of_texts(map(repr, zip(*columns, strict=True)))}
 
 

@@ -15,6 +15,7 @@ from .batching import GlobalBatches, StreamedBatches
 from .distributed import SumOverRanks
 from .ema import ExponentialMovingAverage
 from .guards import describe_gradients, memory_advice, running_statistics
+from .masked_view import MaskedView
 from .progress import Progress
 from .schedule import scheduled_rate
 from .signals import StopSignals
@@ -46,6 +47,7 @@ class TrainingStep:
         batches: provides the scale of each batch's loss.
         signals: checked on all ranks in each step.
         ema: updated after each optimizer step.
+        masked_view: makes a second view of each batch for `distill_masked_view`.
     """
 
     def __init__(
@@ -57,9 +59,10 @@ class TrainingStep:
         batches: GlobalBatches | StreamedBatches,
         signals: StopSignals,
         ema: ExponentialMovingAverage | None,
+        masked_view: MaskedView | None = None,
     ) -> None:
         self.arguments, self.accelerator, self.model, self.optimizer = arguments, accelerator, model, optimizer
-        self.batches, self.signals, self.ema = batches, signals, ema
+        self.batches, self.signals, self.ema, self.masked_view = batches, signals, ema, masked_view
         self.base_rates = [group["lr"] for group in optimizer.param_groups]
         self.consecutive_skips = 0
         self.reads_late = arguments.on_nan == "stop" and accelerator is not None and accelerator.device.type != "cpu"
@@ -86,7 +89,7 @@ class TrainingStep:
             group["lr"] = scheduled_rate(base, self.arguments, progress.epoch, progress.step + 1)
         statistics = running_statistics(self.model) if self.arguments.on_nan == "skip" else {}
         with memory_advice(self.arguments), self.accelerator.accumulate(self.model):
-            loss = self.model(**{name: batch[name] for name in _MODEL_INPUTS}).loss
+            loss = self.model(**self._model_inputs(batch, progress)).loss
             part = loss.detach().float() * self.batches.fraction(progress.batch)
             total = SumOverRanks(self.accelerator, part, bool(self.signals.received))
             if self.reads_late:
@@ -127,6 +130,13 @@ class TrainingStep:
                 "lower learning_rate, set max_grad_norm, use bf16 instead of fp16, or set --on_nan skip."
             )
         return mean, stop
+
+    def _model_inputs(self, batch: dict[str, Any], progress: Progress) -> dict[str, torch.Tensor]:
+        inputs = {name: batch[name] for name in _MODEL_INPUTS}
+        if self.masked_view is None:
+            return inputs
+        masked = self.masked_view(inputs["pixel_values"], inputs["input_ids"], progress.epoch, progress.batch)
+        return {**inputs, **masked}
 
     def _update_weights(self) -> None:
         """Clip the gradients and update the weights and their average, if the accumulation group is complete."""

@@ -28,10 +28,11 @@ from .arguments import TrainingArguments
 from .batching import GlobalBatches, StreamedBatches
 from .checkpoints import Checkpoints
 from .checks import check_inputs
-from .data_loading import create_loader, describe_mirroring
+from .data_loading import create_loader, describe_mirroring, describe_mosaics
 from .distributed import SumOverRanks, create_accelerator, run_on_all_ranks
 from .fingerprint import run_fingerprint
 from .guards import memory_advice
+from .masked_view import MaskedView
 from .optimizer import trains_unused_weights
 from .output_dir import claimed_output_dir
 from .preparation import prepare_model
@@ -109,9 +110,11 @@ class _Run:
         # Seeds dropout, per rank. Data order and expressions are drawn from the samples' own generator.
         set_seed(arguments.seed, device_specific=True)
         self.loader, self.batches = loading
-        if mirroring := describe_mirroring(train_rows, arguments):
-            accelerator.print(mirroring)
-        self.validation = EvaluationSamples(val_rows, skip_bad_rows=arguments.skip_bad_rows)
+        for line in filter(None, (describe_mirroring(train_rows, arguments), describe_mosaics(self.loader.dataset))):
+            accelerator.print(line)
+        self.validation = EvaluationSamples(
+            val_rows, skip_bad_rows=arguments.skip_bad_rows, no_target_pairs=arguments.no_target_ratio > 0
+        )
         # Computed before FSDP or DeepSpeed shard the weights.
         fingerprint = run_fingerprint(model, processor, train_rows, val_rows, arguments, accelerator)
         self.prepared, self.optimizer, self.ema = prepare_model(model, arguments, accelerator)
@@ -126,7 +129,14 @@ class _Run:
         self.trackers = Trackers(accelerator)
         self.signals = StopSignals()
         self.step = TrainingStep(
-            arguments, accelerator, self.prepared, self.optimizer, self.batches, self.signals, self.ema
+            arguments,
+            accelerator,
+            self.prepared,
+            self.optimizer,
+            self.batches,
+            self.signals,
+            self.ema,
+            MaskedView(processor, arguments, accelerator.process_index) if arguments.distill_masked_view else None,
         )
         self.progress = Progress()
         self.reader_bad_rows = bad_rows if bad_rows is not None else BadRows()  # grows while a stream is read

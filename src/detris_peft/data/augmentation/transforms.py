@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..samples import Sample
+from ..row_decoder import Sample
 from .mirroring import can_be_flipped, swap_sides
 
 
