@@ -7,7 +7,7 @@ OUT ?= quickstart
 # Expression for the first testA image of RefShapes.
 TEXT ?= the small purple circle
 
-.PHONY: quickstart quickstart-evaluate quickstart-shuffled quickstart-predict test test-slow fuzz test-minimum lint docs clean
+.PHONY: quickstart quickstart-data quickstart-bytecode quickstart-evaluate quickstart-shuffled quickstart-predict test test-slow fuzz test-minimum lint docs clean
 
 # The marker is touched last, so an interrupted installation is repeated. The newest pip resolves the dependencies in
 # less than half the time of the one that Python 3.11 contains. `--no-compile` saves more: `quickstart` imports a
@@ -35,10 +35,16 @@ $(VENV)/.installed-docs: $(VENV)/.installed
 # An empty PYTHONDONTWRITEBYTECODE lets Python cache bytecode also where the environment forbids it; see `.installed`.
 quickstart: export PYTHONDONTWRITEBYTECODE =
 quickstart: $(VENV)/.installed
-	test -d $(OUT)/data/refshapes || $(BIN)/python -m detris_peft.data.refshapes $(OUT)/data --seed 0
+	$(MAKE) --no-print-directory --jobs 2 quickstart-data quickstart-bytecode
 	$(BIN)/python examples/train_refcoco.py --config examples/configs/tiny.yaml \
 		--data_root $(OUT)/data --output_dir $(OUT)/run --resume latest
 	OMP_NUM_THREADS=1 $(MAKE) --no-print-directory --jobs 3 quickstart-evaluate quickstart-shuffled quickstart-predict
+
+# The bytecode of what training imports is cached on the other core meanwhile.
+quickstart-data:
+	test -d $(OUT)/data/refshapes || $(BIN)/python -m detris_peft.data.refshapes $(OUT)/data --seed 0
+quickstart-bytecode:
+	$(BIN)/python -c 'from detris_peft.training import train'
 
 # At the same time: most of what they do is to import libraries, on one core each.
 EVALUATE = $(BIN)/python examples/evaluate_checkpoint.py --checkpoint $(OUT)/run/best --data_root $(OUT)/data \
