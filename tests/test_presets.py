@@ -28,7 +28,7 @@ PAPER_ROWS = (
 
 
 def test_preset_names():
-    detris = ("detris-b", "detris-b-half", "detris-l", "detris-l-mixed")
+    detris = ("detris-b", "detris-b-half", "detris-b-plus", "detris-l", "detris-l-mixed")
     assert presets.list_presets() == (*detris, *PAPER_ROWS, "tiny")
 
 
@@ -76,6 +76,7 @@ def test_the_recipes_are_the_published_ones():
     assert values == {
         "detris-b": (50, 32, 1e-4, [35], "auto", 0.0),
         "detris-b-half": (50, 32, 1e-4, [35], "auto", 0.0),
+        "detris-b-plus": (50, 32, 1e-4, [35], "auto", 0.0),
         "detris-l": (50, 64, 2e-4, [35], "auto", 0.0),
         "detris-l-mixed": (50, 64, 2e-4, [35], "auto", 0.0),
         # One learning rate for all groups of weights, as in the authors' configurations.

@@ -13,13 +13,13 @@ from .recipes import Recipe, get_recipe, list_recipes
 if TYPE_CHECKING:
     from ..modeling import DetrisConfig
     from .cpu_sized import random_backbones, tiny
-    from .detris import detris_b, detris_b_half, detris_l, detris_l_mixed
+    from .detris import detris_b, detris_b_half, detris_b_plus, detris_l, detris_l_mixed
 else:
     __getattr__, __dir__ = lazy_names(
         __name__,
         {
             "cpu_sized": ("random_backbones", "tiny"),
-            "detris": ("detris_b", "detris_b_half", "detris_l", "detris_l_mixed"),
+            "detris": ("detris_b", "detris_b_half", "detris_b_plus", "detris_l", "detris_l_mixed"),
         },
     )
 
@@ -29,6 +29,7 @@ __all__ = [
     "Recipe",
     "detris_b",
     "detris_b_half",
+    "detris_b_plus",
     "detris_l",
     "detris_l_mixed",
     "get",
@@ -88,6 +89,7 @@ def _row(function: str, published: Published | None = None) -> _Preset:
 _PRESETS: dict[str, _Preset] = {
     "detris-b": _row("detris.detris_b", Published("Table 2", "2.71", (76.0, 78.2, 73.5, 75.9))),
     "detris-b-half": _row("detris.detris_b_half", Published("Table 2", "1.36", (75.8, 77.7, 72.9, 75.5))),
+    "detris-b-plus": _row("detris.detris_b_plus"),
     "detris-l": _Preset("detris.detris_l", _L_RECIPE),
     "detris-l-mixed": _Preset("detris.detris_l_mixed", _L_RECIPE),
     "table2-full": _row("comparisons.full_tuning", Published("Table 2", "149.97", (65.1, 68.1, 61.4, 64.9))),
