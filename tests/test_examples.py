@@ -118,7 +118,7 @@ def test_input_errors_are_one_line(script, arguments, expected, data, trained):
 
 def test_every_yaml_file_starts_with_its_command_and_contains_valid_options():
     options = set(TrainingArguments.__dataclass_fields__) | {"preset", "data_root", "dataset", "split_by"}
-    options |= {"image_size", "dropout"}  # of the model
+    options |= {"image_size", "dropout", "loss_weights", "vision_adapter", "text_adapter"}  # of the model
     files = sorted((EXAMPLES / "configs").glob("*.yaml"))
     # Rows of the paper's tables have experiment files instead: src/detris_peft/comparison/experiments/
     assert {file.stem for file in files} == {name for name in presets.list_presets() if "table" not in name}

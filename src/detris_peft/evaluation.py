@@ -93,7 +93,7 @@ class SampleScores:
     Attributes:
         indices: (N,) indices of the samples.
         intersections, unions, predicted: (N,) pixel counts, see `detris_peft.metrics.pixel_counts`.
-        losses: (N,) binary cross-entropy.
+        losses: (N,) see `segmentation_loss`, with the model's `loss_weights`.
     """
 
     indices: np.ndarray

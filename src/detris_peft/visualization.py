@@ -128,7 +128,7 @@ def plot_curves(history: Sequence[dict[str, float]], file: str | os.PathLike) ->
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     left.plot(positions, [r["train_loss"] for r in history], marker="o", markersize=3, label="train")
     left.plot(positions, [r["loss"] for r in history], marker="o", markersize=3, label="val")
-    left.set(xlabel=unit, ylabel="loss (binary cross-entropy)", ylim=(0, None))
+    left.set(xlabel=unit, ylabel="loss", ylim=(0, None))
     for name, style in (("mIoU", "-"), ("oIoU", "--"), ("Pr@0.5", ":"), ("Pr@0.7", ":"), ("Pr@0.9", ":")):
         right.plot(positions, [100 * r[name] for r in history], style, marker="o", markersize=3, label=name)
     right.set(xlabel=unit, ylabel="val, %", ylim=(0, 100))

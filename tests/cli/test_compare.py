@@ -100,7 +100,7 @@ def test_a_finished_comparison_has_results_and_a_report(finished):
         with Image.open(folder / name) as image:
             assert image.height > 400
     text = (folder / "report.md").read_text()
-    assert "errors of lora (wrong object: " in text
+    assert "errors of lora (wrong object or none: " in text
     assert "| all | 100 | " in text
     assert "| with “" in text
 

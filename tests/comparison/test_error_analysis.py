@@ -39,7 +39,7 @@ def test_shares_of_the_kinds_of_errors_over_seeds():
     assert [share.seeds for share in shares] == [2, 2, 2]
     assert error_shares(runs, "testA") is None
     table = cells(shares_to_markdown({"base": runs, "untrained": {}}, ["val"]))
-    assert table[0] == ["arm", "val wrong object", "val inaccurate boundary", "val correct"]
+    assert table[0] == ["arm", "val wrong object or none", "val inaccurate boundary", "val correct"]
     assert table[2:] == [["base", "37.5 ± 17.7", "37.5 ± 17.7", "25.0 ± 35.4"], ["untrained", "-", "-", "-"]]
 
 
@@ -48,7 +48,7 @@ def test_samples_without_a_target_are_no_errors():
     assert not counts.has_target[1]
     shares = error_shares({0: make_result("base", 0, counts)}, "val")
     assert [share.mean for share in shares] == [0.0, 0.0, 1.0]
-    assert choose_errors(counts) == {"wrong object": [], "inaccurate boundary": []}
+    assert choose_errors(counts) == {"wrong object or none": [], "inaccurate boundary": []}
     rows = word_scores({"base": {0: make_result("base", 0, counts)}}, "base", "val", SENTENCES)
     assert {row.word for row in rows} == {None, "the", "red", "circle"}
 
@@ -98,5 +98,5 @@ def test_sentences_have_the_ids_of_their_samples(split, expected):
 def test_errors_are_chosen_evenly_and_from_different_images():
     values = [5] * 8 + [90] + [50] * 2
     chosen = choose_errors(counts_of(values, [0, 0, 1, 2, 3, 3, 4, 4, 5, 6, 6]))
-    assert chosen == {"wrong object": ["0", "3", "6"], "inaccurate boundary": ["9"]}
-    assert len(chosen["wrong object"]) == SAMPLES_PER_KIND
+    assert chosen == {"wrong object or none": ["0", "3", "6"], "inaccurate boundary": ["9"]}
+    assert len(chosen["wrong object or none"]) == SAMPLES_PER_KIND

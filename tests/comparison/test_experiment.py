@@ -53,18 +53,20 @@ def test_the_small_adapters_have_about_as_many_parameters(tmp_path):
 
 def test_the_arms_beyond_the_paper_have_equal_parameters_and_change_what_their_name_says(tmp_path):
     resolved = _resolve(read_experiment("plus-small", _check))
-    assert [*resolved] == ["base", "zero", "dice", "scale", "distill", "no-target", "mosaic", "all"]
+    assert [*resolved] == ["base", "zero", "dice", "zero-dice", "scale", "distill", "no-target", "mosaic", "all"]
     configs = {arm: create_config(o.run, o.backbones, tmp_path)[0] for arm, o in resolved.items()}
     adapters = {arm: (config.vision_adapter, config.text_adapter) for arm, config in configs.items()}
     base = adapters["base"]
     for arm, pair in adapters.items():
-        assert {adapter.init_weights for adapter in pair} == {"identity" if arm in ("zero", "all") else "paper"}
+        assert {adapter.init_weights for adapter in pair} == {
+            "identity" if arm in ("zero", "zero-dice", "all") else "paper"
+        }
         assert {adapter.learn_scale for adapter in pair} == {arm in ("scale", "all")}
         for adapter, published in zip(pair, base, strict=True):
             changed = {"init_weights": published.init_weights, "learn_scale": published.learn_scale}
             assert {**adapter.to_dict(), **changed} == published.to_dict()  # dim and blocks of the preset stay
     with_dice = {arm for arm, config in configs.items() if config.loss_weights == {"bce": 1.0, "dice": 0.5}}
-    assert with_dice == {"dice", "all"}
+    assert with_dice == {"dice", "zero-dice", "all"}
     training = {arm: options.training for arm, options in resolved.items()}
     assert {arm for arm, options in training.items() if options.distill_masked_view} == {"distill", "all"}
     assert {arm for arm, options in training.items() if options.no_target_ratio == 0.15} == {"no-target", "all"}

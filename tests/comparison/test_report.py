@@ -92,7 +92,8 @@ def test_a_report_with_many_arms_says_what_is_missing(tmp_path):
     assert notices[0].startswith(f"Not finished yet: {arms[0]} (seed 1); ")
     assert notices[0].endswith(f"{arms[-1]} (all seeds).")
     assert notices[1] == (
-        "Words are not compared, and figure2.png and errors.png are not drawn: the dataset cannot be read (no data)."
+        "Words are not compared, and figure2.png and errors.png are not drawn again, without the dataset that was "
+        "scored (no data)."
     )
     written = {path.name for path in tmp_path.iterdir()} - {"results"}
     assert written == {*OUTPUT_FILES} - {"figure2.png", "errors.png"}

@@ -205,6 +205,7 @@ def test_gradients_are_half_those_of_each_view(checkpointing):
             torch.testing.assert_close(parameter.grad, other.grad, msg=name)
 
 
+@pytest.mark.slow
 def test_the_compiled_loss_of_both_views_equals_the_plain_one():
     model = make_model()
     compiled, batch = copy.deepcopy(model), masked_inputs()

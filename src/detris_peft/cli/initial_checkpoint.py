@@ -37,7 +37,15 @@ from .train_options import RunArguments
 _ADAPTERS = ("vision_adapter", "text_adapter")
 # Fields that may differ from the checkpoint's, because its weights fit any of their values. All others of
 # `DetrisConfig` are the architecture, except the names of the backbones.
-_CHANGEABLE = ("image_size", "max_text_length", "mask_threshold", "dropout", "vision_revision", "text_revision")
+_CHANGEABLE = (
+    "image_size",
+    "max_text_length",
+    "mask_threshold",
+    "dropout",
+    "loss_weights",
+    "vision_revision",
+    "text_revision",
+)
 _NAMES = ("vision_name_or_path", "text_name_or_path")
 _SAVED = ("last", "best")  # checkpoints of a run, any of which has its architecture and tokenizer
 _SHOWN_DIFFERENCES = 4

@@ -16,7 +16,7 @@ from .statistics import Score, score
 from .table import format_score, markdown_table
 
 WRONG_OBJECT, INACCURATE_BOUNDARY, CORRECT = range(3)
-ERROR_KINDS = ("wrong object", "inaccurate boundary", "correct")
+ERROR_KINDS = ("wrong object or none", "inaccurate boundary", "correct")
 THRESHOLDS = (0.1, 0.8)  # IoU from which on the object is the right one, and from which on the mask is correct
 MIN_WORD_SHARE = 0.05  # of the expressions
 MAX_WORDS = 12
@@ -37,7 +37,7 @@ class WordScores(NamedTuple):
 
 
 def error_kinds(counts: SampleCounts) -> np.ndarray:
-    """Return the index of each sample's kind in `ERROR_KINDS`: (N,) integers. It means nothing without a target."""
+    """Return the index of each sample's kind in `ERROR_KINDS`: (N,) integers. Ignore it for samples without a target."""
     return np.digitize(counts.iou, THRESHOLDS)
 
 

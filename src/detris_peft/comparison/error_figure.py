@@ -1,4 +1,4 @@
-"""Figure of errors: the masks of every arm on samples where one arm finds the wrong object or its boundary is off."""
+"""Figure of errors: the masks of every arm on samples where one arm finds the wrong object or none, or an inaccurate boundary."""
 
 from __future__ import annotations
 

@@ -85,8 +85,8 @@ class Report:
                 dataset = self._load_scored_rows(results)
             except (OSError, ValueError) as error:
                 notices.append(
-                    f"Words are not compared, and {FIGURE_FILE} and {ERRORS_FILE} are not drawn: the dataset cannot "
-                    f"be read ({one_line(error)})."
+                    f"Words are not compared, and {FIGURE_FILE} and {ERRORS_FILE} are not drawn again, without the "
+                    f"dataset that was scored ({one_line(error)})."
                 )
             else:
                 words = self._words(dataset, results)
@@ -211,7 +211,7 @@ class Report:
         experiment, (right, correct) = self.experiment, THRESHOLDS
         lines = ["## Errors", "", shares_to_markdown(results, experiment.splits)]
         lines += [
-            f"Share of the sentences with a target, in percent: IoU below {right} (the wrong object), from {right} to "
+            f"Share of the sentences with a target, in percent: IoU below {right} (the wrong object, or none), from {right} to "
             f"{correct} (the right object with an inaccurate boundary), and from {correct} (correct). Mean ± standard "
             "deviation over seeds.",
             "",

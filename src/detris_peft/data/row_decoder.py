@@ -99,4 +99,5 @@ def undecoded(rows: Any) -> Any:
 
 def sentences_of_rows(rows: datasets.Dataset) -> list[list[str]]:
     """Return the sentences of each row; a row without sentences, which is refused when it is decoded, has one: ""."""
-    return [sentences or [""] for sentences in rows["sentences"][:]] if len(rows) else []
+    texts = rows["sentences"][:] if len(rows) else []
+    return [[text or "" for text in row or [""]] for row in texts]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import signal
@@ -20,18 +21,18 @@ def ignore_signals(worker: int) -> None:
     multiprocessing ends workers that still run when the parent exits, for example those that a traceback keeps alive,
     and then waits for them.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):
-        # Only this function tells who sent a signal. It receives signals that all threads block; later threads inherit
-        # that from this one.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None and hasattr(signal, "sigwaitinfo"):  # macOS does not have it
+        # Only this function tells who sent a signal. It receives a signal that is blocked, even if it is ignored. A
+        # thread that was started before and does not block it may take the signal first.
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-        threading.Thread(target=_exit_on_sigterm_from_the_parent, daemon=True).start()
-    else:  # macOS
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        threading.Thread(target=_exit_on_sigterm_from, args=[parent.pid], daemon=True).start()
 
 
-def _exit_on_sigterm_from_the_parent() -> None:
-    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+def _exit_on_sigterm_from(pid: int | None) -> None:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != pid:
         pass
     os._exit(0)
 

@@ -1,7 +1,8 @@
 """Training losses of the mask head.
 
-Binary cross-entropy: DETRIS (https://arxiv.org/abs/2501.08580), equation 7. Dice: https://arxiv.org/abs/1606.04797.
-Focal loss: https://arxiv.org/abs/1708.02002.
+- Binary cross-entropy: DETRIS (https://arxiv.org/abs/2501.08580), equation 7.
+- Dice: V-Net (https://arxiv.org/abs/1606.04797), without the squares in its denominator.
+- Focal loss: https://arxiv.org/abs/1708.02002.
 
 Symbols: B batch, H×W pixels of the labels, h×w patch grid.
 """

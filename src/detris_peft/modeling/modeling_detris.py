@@ -229,7 +229,7 @@ class DetrisForReferringSegmentation(DetrisHubMixin, LoadsCheckpointFiles, Porta
         logits = self._segment(input_ids, *encoded)
         # 3. Loss
         loss = None if labels is None else segmentation_loss(logits, labels, weights=self.config.loss_weights)
-        if masked_pixel_values is not None and loss is not None:
+        if (masked_pixel_values is not None or masked_input_ids is not None) and loss is not None:
             check_masked_view(masked_pixel_values, masked_input_ids, pixel_values, input_ids)
             with discard_statistics_updates(self):
                 masked = self.encode(masked_pixel_values, masked_input_ids, image_indices)  # type: ignore[arg-type]
