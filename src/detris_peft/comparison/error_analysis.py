@@ -37,7 +37,7 @@ class WordScores(NamedTuple):
 
 
 def error_kinds(counts: SampleCounts) -> np.ndarray:
-    """Return the index of each sample's kind in `ERROR_KINDS`: (N,) integers. Ignore it for samples without a target."""
+    """Return the index of each sample's kind in `ERROR_KINDS`, (N,); ignore it for samples without a target."""
     return np.digitize(counts.iou, THRESHOLDS)
 
 

@@ -1,4 +1,4 @@
-"""Figure of errors: the masks of every arm on samples where one arm finds the wrong object or none, or an inaccurate boundary."""
+"""Figure of errors: masks of every arm where one arm finds the wrong object or none, or an inaccurate boundary."""
 
 from __future__ import annotations
 

@@ -211,9 +211,9 @@ class Report:
         experiment, (right, correct) = self.experiment, THRESHOLDS
         lines = ["## Errors", "", shares_to_markdown(results, experiment.splits)]
         lines += [
-            f"Share of the sentences with a target, in percent: IoU below {right} (the wrong object, or none), from {right} to "
-            f"{correct} (the right object with an inaccurate boundary), and from {correct} (correct). Mean ± standard "
-            "deviation over seeds.",
+            f"Share of the sentences with a target, in percent: IoU below {right} (the wrong object, or none), from "
+            f"{right} to {correct} (the right object with an inaccurate boundary), and from {correct} (correct). Mean "
+            "± standard deviation over seeds.",
             "",
         ]
         if words is not None:
