@@ -105,8 +105,10 @@ def test_trained_weights_in_half_precision_become_float32(checkpoint, tmp_path, 
 
 def test_values_that_any_weights_fit_can_change(checkpoint):
     options = ["--image_size", "64", "--dropout", "0.3", "--mask_threshold", "0.5", "--no_keep_aspect_ratio"]
+    options += ["--loss_weights", "{bce: 1.0, dice: 0.5}"]
     model, processor = load("--init_from", checkpoint, *options)
     assert (model.config.image_size, model.config.dropout, model.config.mask_threshold) == (64, 0.3, 0.5)
+    assert model.config.loss_weights == {"bce": 1.0, "dice": 0.5}
     assert (processor.image_size, processor.mask_threshold, processor.keep_aspect_ratio) == (64, 0.5, False)
 
 

@@ -157,7 +157,7 @@ def test_blocks_that_were_replaced_are_named():
         model(**inputs())
 
 
-@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("training", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_new_model_is_one_graph(training):
     model = make().train(training)
     separate = copy.deepcopy(model)

@@ -25,6 +25,7 @@ def without_dropout(root):
     return model
 
 
+@pytest.mark.slow
 def test_a_compiled_run_gives_the_same_losses(root, rows, tmp_path, monkeypatch):
     compile_module, checked = nn.Module.compile, []
     monkeypatch.setattr(preparation, "check_compiler", checked.append)
