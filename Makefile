@@ -11,7 +11,7 @@ TEXT ?= the small purple circle
 
 # The marker is touched last, so an interrupted installation is repeated. The newest pip resolves the dependencies in
 # less than half the time of the one that Python 3.11 contains. `--no-compile` saves more: `quickstart` imports a
-# quarter of the installed files, and its first command caches their bytecode.
+# quarter of the installed files, and caches the bytecode of these; see `quickstart-bytecode`.
 $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip

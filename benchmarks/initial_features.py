@@ -34,6 +34,8 @@ def main() -> None:
     parser.add_argument("--text", default="the person on the left", help="sentence")
     parser.add_argument("--image_size", type=int, default=154, help="side of the images in pixels")
     arguments = parser.parse_args()
+    if not any(arguments.images.glob("*.jpg")):
+        parser.error(f"--images: expected a folder of .jpg files, got {arguments.images}; correct the path.")
     plain_text, plain_maps = encode(arguments, None)
     print("| start | text states | feature maps | cosine of patches |\n|---|---|---|---|")
     for name, fields in STARTS.items():

@@ -143,13 +143,22 @@ class HalfModel:
         return [torch.arange(30).expand(20, 30) < 15]
 
 
+class _Samples(list):
+    """Samples of which the last one is a no-target pair."""
+
+    @property
+    def first_pair(self) -> int:
+        return len(self) - 1
+
+
 def test_each_column_of_predictions_shows_its_iou(monkeypatch):
     drawn = []
     monkeypatch.setattr("detris_peft.visualization.save_figure", lambda figure, file: drawn.extend(figure.axes))
     masks = np.zeros((3, 20, 30), np.uint8)
     masks[0, :, :15] = masks[1, :, :] = 1
     image = Image.new("RGB", (30, 20), (90, 90, 90))
-    samples = [Sample(image, f"sentence {i}", mask, i) for i, mask in enumerate(masks)]
+    samples = _Samples(Sample(image, f"sentence {i}", mask, i) for i, mask in enumerate(masks))
+    samples.append(Sample(image, "not shown", masks[2], 3, no_target=True))
     plot_predictions(HalfModel(), HalfModel(), samples, "a.png")  # type: ignore[arg-type]
     assert [axes.get_title() for axes in drawn[:3]] == ["sentence 0", "sentence 1", "sentence 2"]
     assert [axes.get_xlabel() for axes in drawn] == [""] * 6 + ["IoU 100", "IoU 50", "IoU 0"]

@@ -149,10 +149,10 @@ def plot_predictions(
 ) -> None:
     """Plot a grid like Figure 2 of the paper: image with its sentence, ground truth, prediction with its IoU.
 
-    Invalid rows are skipped. If all selected rows are invalid, no file is written.
+    Invalid rows are skipped, and no-target pairs are not shown. If all selected rows are invalid, no file is written.
     """
     plt = pyplot()
-    indices = np.linspace(0, len(samples) - 1, min(count, len(samples))).astype(int)
+    indices = np.linspace(0, samples.first_pair - 1, min(count, samples.first_pair)).astype(int)
     chosen = [sample for sample in (samples[index] for index in indices) if sample.error is None]
     if not chosen:
         return

@@ -46,21 +46,27 @@ def load_rows(root: Path):
     return tuple(load_refer(root, "refshapes", "unc", split) for split in ("train", "val"))
 
 
-def load_model(root: Path, dropout: float = 0.0, **changes: Any) -> DetrisForReferringSegmentation:
-    """Return a model with the same weights at each call; `changes` are fields of its config."""
-    torch.manual_seed(0)
-    config = presets.random_backbones(presets.get("tiny"), root / "backbones")
-    config.image_size = 48
-    config.dropout = dropout
-    config.vision_adapter = DenseAlignerConfig(
+def adapter_configs(dropout: float = 0.0, **changes: Any) -> tuple[DenseAlignerConfig, TextAdapterConfig]:
+    """Return small adapter configs; `changes` are fields of both."""
+    vision = DenseAlignerConfig(
         dim=16,
         layers_to_transform=[1],
         text_dim=64,
         cross_attention_dim=16,
         cross_attention_heads=2,
         cross_attention_dropout=dropout,
+        **changes,
     )
-    config.text_adapter = TextAdapterConfig(dim=16, layers_to_transform=[0])
+    return vision, TextAdapterConfig(dim=16, layers_to_transform=[0], **changes)
+
+
+def load_model(root: Path, dropout: float = 0.0, **changes: Any) -> DetrisForReferringSegmentation:
+    """Return a model with the same weights at each call; `changes` are fields of its config."""
+    torch.manual_seed(0)
+    config = presets.random_backbones(presets.get("tiny"), root / "backbones")
+    config.image_size = 48
+    config.dropout = dropout
+    config.vision_adapter, config.text_adapter = adapter_configs(dropout)
     for name, value in changes.items():
         setattr(config, name, copy.deepcopy(value))
     vision = Dinov2WithRegistersModel.from_pretrained(config.vision_name_or_path)

@@ -10,7 +10,7 @@ import torch
 from accelerate.state import AcceleratorState
 from transformers import AutoTokenizer
 
-from detris_peft import DenseAlignerConfig, DetrisForReferringSegmentation, DetrisProcessor, TextAdapterConfig
+from detris_peft import DetrisForReferringSegmentation, DetrisProcessor
 from detris_peft.modeling.losses import distillation_loss, segmentation_loss
 from detris_peft.tokenization_detris import train_tokenizer
 from detris_peft.training import TrainingArguments, TrainingInterrupted, results, train
@@ -24,15 +24,7 @@ from tests.training.test_resume import stop_after
 SENTENCES = ["the small red circle on the left", "the blue square above the circle", "the triangle"]
 MODEL_CHANGES = {
     "loss_weights": {"bce": 1.0, "dice": 0.5},
-    "vision_adapter": DenseAlignerConfig(
-        dim=16,
-        layers_to_transform=[1],
-        text_dim=64,
-        cross_attention_dim=16,
-        cross_attention_heads=2,
-        learn_scale=True,
-    ),
-    "text_adapter": TextAdapterConfig(dim=16, layers_to_transform=[0], learn_scale=True),
+    **dict(zip(("vision_adapter", "text_adapter"), toy_run.adapter_configs(0.1, learn_scale=True), strict=True)),
 }
 EVERYTHING = {
     "distill_masked_view": True,

@@ -44,6 +44,7 @@ def segmentation_loss(
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     target = F.interpolate(labels.unsqueeze(1).to(logits.dtype), size=logits.shape[-2:], mode="nearest")
     if reduction == "mean" and dict(weights) == DEFAULT_LOSS_WEIGHTS:
+        # One mean over all pixels: a mean of means is rounded differently, and runs would differ from earlier ones.
         return F.binary_cross_entropy_with_logits(logits, target)
     loss = torch.stack([weight * _LOSSES[name](logits, target) for name, weight in weights.items() if weight]).sum(0)
     return loss.mean() if reduction == "mean" else loss
