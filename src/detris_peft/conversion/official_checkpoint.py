@@ -67,9 +67,9 @@ def load_official_checkpoint(
     layout = {mapping.official: mapping for mapping in official_layout(config)}
     problem = mismatch(official, layout, state)
     if problem:
-        matching = _matching_presets(official)
-        if matching:
-            advice = f"use the preset {' or '.join(matching)}"
+        matching = _matching_preset(official)
+        if matching is not None:
+            advice = f"use the preset {matching}"
         elif is_preset:
             advice = "no preset matches, pass the config that it was trained with"
         else:
@@ -185,8 +185,8 @@ def _empty_model(config: DetrisConfig) -> DetrisForReferringSegmentation:
         return DetrisForReferringSegmentation(config)
 
 
-def _matching_presets(official: Mapping[str, torch.Tensor]) -> list[str]:
-    matching = []
+def _matching_preset(official: Mapping[str, torch.Tensor]) -> str | None:
+    """Return the first preset with these keys and shapes. Published presets precede those that differ in training only."""
     for name in presets.list_presets():
         config = presets.get(name)
         try:
@@ -196,5 +196,5 @@ def _matching_presets(official: Mapping[str, torch.Tensor]) -> list[str]:
         layout = {mapping.official: mapping for mapping in official_layout(config)}
         same_keys = layout.keys() == official.keys()  # checked first: building a model takes time
         if same_keys and not mismatch(official, layout, _empty_model(config).state_dict()):
-            matching.append(name)
-    return matching
+            return name
+    return None
