@@ -27,6 +27,7 @@ def test_each_adapter_has_one_parameter_more_and_starts_like_the_fixed_scale(cas
     assert len(scales) == 2  # adapters in two blocks
     numbers = [sum(p.numel() for p in model.parameters() if p.requires_grad) for model in (fixed, learned)]
     assert numbers[1] - numbers[0] == 2
+    assert "scale={'default': 'learned, initially 0.2'}" in repr(learned)
     for logit in scales.values():
         torch.testing.assert_close(logit.sigmoid(), torch.tensor([0.2]))
     torch.testing.assert_close(case.run(learned), case.run(fixed))

@@ -102,13 +102,11 @@ CASES = [
         "no_target_ratio without category ids",
         f"{FOLDER} --no_target_ratio 0.1",
         ("val split: category_id", "got 0 in 2 references", "add category ids, or omit no_target_ratio"),
-        may_write=("new",),
     ),
     Case(
         "mosaic_ratio without expressions that allow one",
         f"{FOLDER} --mosaic_ratio 0.1",
         ("mosaic_ratio: expected at least 4 images", "got 4 images and 0 such expressions", "omit mosaic_ratio"),
-        may_write=("new",),
     ),
     Case("preset misspelled", "train --preset tyny", ("preset: expected one of", "tiny", "'tyny'")),
     # YAML

@@ -28,7 +28,19 @@ FIXED_WEIGHTS = {
     "drop_last": False,
 }
 # 20 references: two batches of 8 and one of 4; three batches of 6 and one of 2.
-CASES = {"even": {"batch_size": 8}, "uneven": {"batch_size": 6}, "accumulated": {"batch_size": 6, "accumulated": 3}}
+CASES = {
+    "even": {"batch_size": 8},
+    "uneven": {"batch_size": 6},
+    "accumulated": {"batch_size": 6, "accumulated": 3},
+    "masked": {
+        "batch_size": 6,
+        "distill_masked_view": True,
+        "distill_block_size": 48,  # one block, so that all ranks mask the same
+        "distill_token_ratio": 0.0,
+        "no_target_ratio": 0.3,
+        "mosaic_ratio": 0.5,
+    },
+}
 
 
 def launch(root, cases, file, *options, config="cpu.yaml"):

@@ -215,7 +215,9 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         raise ValueError(NOT_MERGEABLE)
 
     def extra_repr(self) -> str:
-        return f"scale={self.scale}"
+        learned = {name for name, branch in self.branches.items() if hasattr(branch, "scale_logit")}
+        scale = {name: f"learned, initially {s}" if name in learned else s for name, s in self.scale.items()}
+        return f"scale={scale}"
 
 
 def execution_device(module: nn.Module) -> torch.device:

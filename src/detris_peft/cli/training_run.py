@@ -25,6 +25,8 @@ from ..tokenization_detris import load_tokenizer, train_tokenizer
 from ..training import TrainingArguments, TrainingInterrupted, train
 from ..training.batching import GlobalBatches
 from ..training.checkpoints import check_resume_folder
+from ..training.checks import check_samples
+from ..training.data_loading import create_samples
 from ..training.distributed import run_on_all_ranks
 from ..training.output_dir import check_output_dir, lock
 from ..training.trackers import check_trackers
@@ -97,7 +99,7 @@ def run_training(all_options: TrainOptions, state: PartialState) -> list[dict[st
         _report_truncated(state, processor.tokenizer, train_rows, config.max_text_length)
 
     def write_backbones() -> None:
-        _check_run(training, train_rows, state)
+        _check_run(training, train_rows, val_rows, processor, state)
         with lock(Path(training.output_dir)):  # a running process depends on its backbones
             for backbone in selected.values():
                 backbone.write(training.overwrite)
@@ -134,11 +136,15 @@ def _warn_if_not_distributed(state: PartialState) -> None:
         )
 
 
-def _check_run(training: TrainingArguments, train_rows: Any, state: PartialState) -> None:
+def _check_run(
+    training: TrainingArguments, train_rows: Any, val_rows: Any, processor: DetrisProcessor, state: PartialState
+) -> None:
     """Raise a ValueError for options that training would refuse, before backbones are written."""
     check_trackers(training.report_to)
     if training.resume is not None and training.resume != "latest":
         check_resume_folder(Path(training.resume))
+    check_samples(processor, train_rows, val_rows, training)
+    create_samples(train_rows, processor, training)
     if not isinstance(train_rows, datasets.IterableDataset):
         count, accumulation = state.num_processes, training.gradient_accumulation_steps
         GlobalBatches(len(train_rows), training.batch_size, count, 0, accumulation, training.drop_last)

@@ -186,7 +186,7 @@ def _empty_model(config: DetrisConfig) -> DetrisForReferringSegmentation:
 
 
 def _matching_preset(official: Mapping[str, torch.Tensor]) -> str | None:
-    """Return the first preset with these keys and shapes. Published presets precede those that differ in training only."""
+    """Return the first preset with these keys and shapes; those that only train differently follow published ones."""
     for name in presets.list_presets():
         config = presets.get(name)
         try:

@@ -34,16 +34,8 @@ def check_inputs(model: Any, processor: Any, train_rows: Any, val_rows: Any, arg
             names = " or ".join(t.__name__ for t in (expected if isinstance(expected, tuple) else (expected,)))
             raise TypeError(f"{name}: expected {names}, got {type(value).__name__}; pass the object that train needs.")
     check_processor(model.config, processor)
-    if arguments.distill_masked_view:
-        MaskedView(processor, arguments, rank=0)  # raises without a mask token
     if isinstance(val_rows, datasets.IterableDataset):
         raise ValueError("val_rows: expected a Dataset, got a stream; load the validation split without streaming.")
-    for name in ("no_target_ratio", "mosaic_ratio"):
-        if getattr(arguments, name) and isinstance(train_rows, datasets.IterableDataset):
-            raise ValueError(
-                f"{name}: expected a dataset that is not streamed, got a stream, whose other rows are not known; load "
-                f"it without streaming, or omit {name}."
-            )
     number = "streamed" if isinstance(train_rows, datasets.IterableDataset) else len(train_rows)
     if number == 0 or not len(val_rows):
         raise ValueError(
@@ -57,5 +49,28 @@ def check_inputs(model: Any, processor: Any, train_rows: Any, val_rows: Any, arg
                 f"{name}: expected the columns of detris_peft.data.FEATURES, got none named {', '.join(missing)}; "
                 "load the rows with a reader of detris_peft.data."
             )
+    check_samples(processor, train_rows, val_rows, arguments)
+
+
+def check_samples(
+    processor: DetrisProcessor,
+    train_rows: datasets.Dataset | datasets.IterableDataset,
+    val_rows: datasets.Dataset,
+    arguments: TrainingArguments,
+) -> None:
+    """Check that the rows have what the arguments need; `create_samples` checks the content of the training rows.
+
+    Raises:
+        ValueError: the tokenizer has no mask token for a masked view, the training rows are a stream although an
+            argument needs all rows, or no validation image has a no-target pair.
+    """
+    if arguments.distill_masked_view:
+        MaskedView(processor, arguments, rank=0)  # raises without a mask token
+    for name in ("no_target_ratio", "mosaic_ratio"):
+        if getattr(arguments, name) and isinstance(train_rows, datasets.IterableDataset):
+            raise ValueError(
+                f"{name}: expected a dataset that is not streamed, got a stream, whose other rows are not known; load "
+                f"it without streaming, or omit {name}."
+            )
     if arguments.no_target_ratio:
-        AbsentSentences(val_rows)  # raises if it has no pairs; the training rows are checked by their samples
+        AbsentSentences(val_rows)  # raises without pairs

@@ -53,6 +53,28 @@ def describe_mosaics(samples: Any) -> str | None:
     )
 
 
+def create_samples(
+    rows: datasets.Dataset | datasets.IterableDataset, processor: DetrisProcessor, arguments: TrainingArguments
+) -> TrainingSamples | StreamedSamples:
+    """Return the samples of the training rows.
+
+    Raises:
+        ValueError: `no_target_ratio` or `mosaic_ratio` cannot use these rows.
+    """
+    sampling: dict[str, Any] = {
+        "seed": arguments.seed,
+        "skip_bad_rows": arguments.skip_bad_rows,
+        "augment": create_augmentation(processor, arguments),
+        "is_visible": processor.is_visible,
+        "image_size": processor.image_size,  # large JPEGs are decoded at reduced size
+        "as_arrays": True,
+    }
+    if isinstance(rows, datasets.IterableDataset):
+        return StreamedSamples(rows, **sampling)
+    mosaic = Mosaic(rows, processor, arguments.mosaic_ratio) if arguments.mosaic_ratio else None
+    return TrainingSamples(rows, **sampling, no_target_ratio=arguments.no_target_ratio, mosaic=mosaic)
+
+
 def create_loader(
     rows: datasets.Dataset | datasets.IterableDataset,
     processor: DetrisProcessor,
@@ -64,14 +86,7 @@ def create_loader(
     Raises:
         ValueError: there are fewer rows than a batch, or rows that `no_target_ratio` or `mosaic_ratio` cannot use.
     """
-    sampling: dict[str, Any] = {
-        "seed": arguments.seed,
-        "skip_bad_rows": arguments.skip_bad_rows,
-        "augment": create_augmentation(processor, arguments),
-        "is_visible": processor.is_visible,
-        "image_size": processor.image_size,  # large JPEGs are decoded at reduced size
-        "as_arrays": True,
-    }
+    samples = create_samples(rows, processor, arguments)
     loading: dict[str, Any] = {
         "num_workers": arguments.num_workers,
         "collate_fn": Collator(processor, keep_masks=False, as_bytes=True),
@@ -81,11 +96,9 @@ def create_loader(
         **loading_options(accelerator, arguments.num_workers),
     }
     non_blocking = accelerator.device.type != "cpu"
-    if isinstance(rows, datasets.IterableDataset):
+    if isinstance(samples, StreamedSamples):
         # With several workers, each of them drops its own last batch, because it reads its own part of the stream.
-        loader = DataLoader(
-            StreamedSamples(rows, **sampling), arguments.batch_size, drop_last=arguments.drop_last, **loading
-        )
+        loader = DataLoader(samples, arguments.batch_size, drop_last=arguments.drop_last, **loading)
         # Expressions and other strings cannot be broadcast, so every rank reads the stream itself.
         loader = prepare_data_loader(
             loader,
@@ -98,7 +111,7 @@ def create_loader(
         )
         return loader, StreamedBatches(accelerator.num_processes)
     batches = GlobalBatches(
-        len(rows),
+        len(samples),
         arguments.batch_size,
         accelerator.num_processes,
         accelerator.process_index,
@@ -107,12 +120,7 @@ def create_loader(
     )
     # accelerate's own sharding would pad the last batches with samples that were already visited.
     loader = DataLoaderShard(
-        TrainingSamples(
-            rows,
-            **sampling,
-            no_target_ratio=arguments.no_target_ratio,
-            mosaic=Mosaic(rows, processor, arguments.mosaic_ratio) if arguments.mosaic_ratio else None,
-        ),
+        samples,
         accelerator.device,
         batch_sampler=batches,
         _non_blocking=non_blocking,
