@@ -50,15 +50,15 @@ def _no_plots():
 pytestmark = pytest.mark.usefixtures("_no_plots")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize(
-    "options",
+    ("options", "number"),
     [
-        {},
-        {"gradient_accumulation_steps": 3, "precision": "bf16", "ema_decay": 0.8, "warmup_steps": 4},
-        {"num_workers": 1, "max_grad_norm": 0.5, "gradient_checkpointing": True},
+        ({}, signal.SIGTERM),
+        ({}, signal.SIGINT),
+        ({"gradient_accumulation_steps": 3, "precision": "bf16", "ema_decay": 0.8, "warmup_steps": 4}, signal.SIGTERM),
+        ({"num_workers": 1, "max_grad_norm": 0.5, "gradient_checkpointing": True}, signal.SIGINT),
     ],
-    ids=["plain", "accumulated-bf16", "workers"],
+    ids=["plain-SIGTERM", "plain-SIGINT", "accumulated-bf16-SIGTERM", "workers-SIGINT"],
 )
 def test_a_run_resumed_after_a_signal_is_bit_identical(root, tmp_path, monkeypatch, options, number):
     uninterrupted = run(root, tmp_path / "uninterrupted", **options)
