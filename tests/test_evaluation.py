@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
@@ -269,10 +271,10 @@ def test_the_loss_without_reduction_is_the_loss_of_each_sample():
 
 def test_two_ranks_count_each_sample_once(tiny, tmp_path):
     """Seven samples on 2 ranks with batch size 2: the last batches are padded with duplicates."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", __name__]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     root = Path(__file__).parents[1]
-    subprocess.run([*command, str(tmp_path)], check=True, env=environment, timeout=240, cwd=root)
+    command = [sys.executable, "-m", __name__, str(tmp_path)]
+    subprocess.run(command, check=True, env=environment, timeout=240, cwd=root)
     good = evaluate(*tiny, Samples(), batch_size=2, progress=False)
     bad = evaluate(*tiny, Samples(numbers=(0, 2, 3, 5)), batch_size=2, progress=False)
     model, wide_processor = tiny_model()
@@ -288,10 +290,30 @@ def test_two_ranks_count_each_sample_once(tiny, tmp_path):
 
 
 def main() -> None:
-    """Run one rank of the test above."""
-    from accelerate import Accelerator
+    """Run the ranks of the test above: forks of one process, so that the libraries are imported once."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(probe.getsockname()[1]), WORLD_SIZE="2")
+    children = []
+    for rank in ("0", "1"):
+        children.append(os.fork())
+        if not children[-1]:
+            os.environ.update(RANK=rank, LOCAL_RANK=rank)
+            run_rank()
+            return
+    while children:
+        child, status = os.wait()
+        children.remove(child)
+        if status:  # the other rank would wait for it
+            for other in children:
+                os.kill(other, signal.SIGKILL)
+            sys.exit(1)
 
+
+def run_rank() -> None:
+    """Write the results of one rank."""
     accelerator = Accelerator(cpu=True)
+    assert accelerator.num_processes == 2
     model, processor = tiny_model()
     model = accelerator.prepare(model)
     wide_processor = tiny_model()[1]

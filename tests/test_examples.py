@@ -1,9 +1,10 @@
-"""The example scripts as a user runs them: in separate processes, on synthetic data, offline."""
+"""The example scripts as a user runs them, on synthetic data, offline: each one once in a process of its own."""
 
 from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -22,14 +23,33 @@ TRAINING = ["--preset", "tiny", "--dataset", "refshapes", "--epochs", "1", "--ba
 NAMES = ["mIoU", "oIoU", "Pr@0.5", "Pr@0.6", "Pr@0.7", "Pr@0.8", "Pr@0.9"]
 
 
-def run(script, *arguments, launcher=(sys.executable,), succeeds=True):
-    """Run a script and return its standard output, or its error output if `succeeds` is False."""
+def run(script, *arguments, launcher=(sys.executable,)):
+    """Run a script in a new process and return its standard output."""
     command = [*launcher, str(EXAMPLES / script), *map(str, arguments)]
     completed = subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
-    assert (completed.returncode == 0) == succeeds, completed.stdout + completed.stderr
-    return completed.stdout if succeeds else completed.stderr
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    return completed.stdout
+
+
+@pytest.fixture
+def run_here(monkeypatch, capsys):
+    """Run a script in the test's process, which has imported the libraries already."""
+
+    def run_here(script, *arguments):
+        """Return the standard output and the error output; the latter includes the message of `sys.exit`."""
+        code = None
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        try:
+            runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+        except SystemExit as end:
+            code = end.code
+        printed = capsys.readouterr()
+        assert code is None or isinstance(code, str)  # the interpreter prints a string, and exits with 1
+        return printed.out, printed.err + (code or "")
+
+    return run_here
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +98,10 @@ def test_evaluation_in_a_new_process_reproduces_the_scores_of_the_run(trained, d
     assert [scores[name] for name in NAMES] == pytest.approx([best[name] for name in NAMES], abs=1e-6)
 
 
-def test_evaluation_with_shuffled_expressions_is_labeled(trained, data):
+def test_evaluation_with_shuffled_expressions_is_labeled(trained, data, run_here):
     common = ["--checkpoint", trained[0] / "last", "--data_root", data, "--dataset", "refshapes", "--split", "testB"]
-    printed = run("evaluate_checkpoint.py", *common, "--num_workers", "0", "--shuffle_expressions")
+    printed, error = run_here("evaluate_checkpoint.py", *common, "--num_workers", "0", "--shuffle_expressions")
+    assert "error: " not in error
     assert ", expressions shuffled): mIoU " in printed
     assert printed.splitlines()[1].startswith("refshapes testB (")
 
@@ -106,10 +127,10 @@ def test_prediction_writes_overlay_and_mask_at_the_original_image_size(trained, 
         ("predict.py", ["--checkpoint", "{run}", "--image", "none.jpg", "--text", "a"], "found no such file"),
     ],
 )
-def test_input_errors_are_one_line(script, arguments, expected, data, trained):
-    # More of them, in this process: tests/bad_inputs.
+def test_input_errors_are_one_line(script, arguments, expected, data, trained, run_here):
+    # More of them: tests/bad_inputs. Two of those run in a new process.
     paths = {"data": data, "run": trained[0] / "best"}
-    error = run(script, *[argument.format(**paths) for argument in arguments], succeeds=False)
+    _, error = run_here(script, *[argument.format(**paths) for argument in arguments])
     last = error.strip().splitlines()[-1]
     assert last.startswith("error: ")
     assert expected in last

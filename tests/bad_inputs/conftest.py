@@ -1,14 +1,14 @@
-"""The folder that the cases start from; every case gets its own copy."""
+"""The folder that the cases start from; for every case, a copy of it is restored."""
 
 from __future__ import annotations
 
 import json
-import shutil
 
 import pytest
 from PIL import Image
 
 from detris_peft.data.refshapes import write_refshapes
+from tests.bad_inputs.workspace import Workspace
 from tests.helpers import toy_run
 
 
@@ -37,11 +37,15 @@ def pristine_workspace(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="session")
+def copied_workspace(pristine_workspace, tmp_path_factory):
+    return Workspace(pristine_workspace, tmp_path_factory.mktemp("bad_inputs_copy") / "work")
+
+
 @pytest.fixture
-def workspace(pristine_workspace, tmp_path, monkeypatch):
-    """A copy of the workspace as the working directory."""
-    folder = tmp_path / "work"
-    shutil.copytree(pristine_workspace, folder, symlinks=True)
-    monkeypatch.chdir(folder)
+def workspace(copied_workspace, tmp_path, monkeypatch):
+    """A restored copy of the workspace; its folder is the working directory."""
+    copied_workspace.restore()
+    monkeypatch.chdir(copied_workspace.folder)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    return folder
+    return copied_workspace

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import pkgutil
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 import tests.bad_inputs
 from detris_peft.cli import main
 from tests.bad_inputs.case import Case
+from tests.bad_inputs.workspace import Workspace
 
 
 def all_cases() -> list[Case]:
@@ -23,21 +22,11 @@ def all_cases() -> list[Case]:
     return [case for name in names for case in importlib.import_module(f"tests.bad_inputs.{name}").CASES]
 
 
-def _files(folder: Path, ignored: tuple[str, ...]) -> dict[str, str]:
-    """Return a digest of every file below a folder, ignored names excluded."""
-    names = {path: path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*"))}
-    return {
-        name: hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
-        for path, name in names.items()
-        if not any(name == part or name.startswith(f"{part}/") for part in ignored)
-    }
-
-
 @pytest.mark.parametrize("case", all_cases(), ids=lambda case: case.name.replace(" ", "_"))
-def test_bad_input_is_one_line(case: Case, workspace, capfd):
+def test_bad_input_is_one_line(case: Case, workspace: Workspace, capfd):
     if case.prepare:
-        case.prepare(workspace)
-    before = _files(workspace, case.may_write)
+        case.prepare(workspace.folder)
+    before = workspace.files(case.may_write)
     arguments = shlex.split(case.command)
     if case.subprocess:
         process = subprocess.run(
@@ -64,7 +53,7 @@ def test_bad_input_is_one_line(case: Case, workspace, capfd):
     assert "unexpected error" not in line  # the catch-all of `detris_peft.cli.run`
     for part in case.expected:
         assert part in line
-    assert _files(workspace, case.may_write) == before, "files were created, changed or removed"
+    assert workspace.files(case.may_write) == before, "files were created, changed or removed"
 
 
 def test_names_are_unique():

@@ -23,9 +23,10 @@ def aligner(layers: list[int]) -> DenseAlignerConfig:
     )
 
 
-def make(kind: str = "dinov2_with_registers", **changes) -> DetrisForReferringSegmentation:
+def make(kind: str = "dinov2_with_registers", depth: int = 3, **changes) -> DetrisForReferringSegmentation:
     torch.manual_seed(0)
-    vision, text = image_encoder(kind), text_encoder(TEXT.get(kind, "clip_projected"))
+    depths = {"num_hidden_layers": depth}
+    vision, text = image_encoder(kind, **depths), text_encoder(TEXT.get(kind, "clip_projected"), **depths)
     fields = {"vision_adapter": aligner([1, 2]), "extract_layers": [0, 1], "pad_token_id": None, **changes}
     config = tiny_config(vision_config=vision.config, text_config=text.config, **fields)
     model = DetrisForReferringSegmentation.from_backbones(vision, text, config).eval()
@@ -159,7 +160,7 @@ def test_blocks_that_were_replaced_are_named():
 
 @pytest.mark.parametrize("training", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_new_model_is_one_graph(training):
-    model = make().train(training)
+    model = make(depth=2, vision_adapter=aligner([1])).train(training)  # tracing takes seconds per block
     separate = copy.deepcopy(model)
     torch._dynamo.reset()
     compiled = torch.compile(model, backend="eager", fullgraph=True)

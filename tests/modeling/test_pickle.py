@@ -1,26 +1,15 @@
-"""Pickles and copies of the complete model."""
+"""Pickles and copies of the complete model. In a new process: test_new_process.py."""
 
 from __future__ import annotations
 
 import copy
 import pickle
-import subprocess
-import sys
 
 import pytest
 import torch
 
 from detris_peft import DetrisForReferringSegmentation
 from tests.helpers.tiny_models import image_encoder, inputs, perturb, text_encoder, tiny_config
-
-# A process in which no model was constructed before.
-LOAD = """
-import sys, torch
-model = torch.load(sys.argv[1], weights_only=False)
-batch = torch.load(sys.argv[2])
-with torch.no_grad():
-    torch.save(model(**batch).logits, sys.argv[3])
-"""
 
 
 def make(kind: str = "dinov2_with_registers", **changes) -> DetrisForReferringSegmentation:
@@ -85,14 +74,3 @@ def test_an_adapted_encoder_can_be_pickled_after_its_hidden_states_were_requeste
         got = pickle.loads(pickle.dumps(encoder))(**arguments, output_hidden_states=True).hidden_states
     assert len(got) == len(expected) == 4
     assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
-
-
-def test_a_saved_model_works_in_a_new_process(tmp_path):
-    """As in `spawn` children. Saved before the first forward pass, which must register hooks in the new process."""
-    model = make(position_interpolation="official").eval()
-    torch.save(model, tmp_path / "model.pt")
-    torch.save(batch(), tmp_path / "batch.pt")
-    files = [str(tmp_path / name) for name in ("model.pt", "batch.pt", "logits.pt")]
-    subprocess.run([sys.executable, "-c", LOAD, *files], check=True, timeout=120)
-    with torch.no_grad():
-        assert torch.equal(torch.load(files[2]), model(**batch()).logits)

@@ -68,7 +68,7 @@ def run(root, folder, arm, **changes):
 
 @pytest.fixture(scope="module")
 def trained(root, tmp_path_factory):
-    """Folder and output of each arm after two epochs, of which a second run trains the last from the first checkpoint."""
+    """Folder and output of each arm after two epochs; a second run resumes from the checkpoint of the first epoch."""
     folder, outputs = tmp_path_factory.mktemp("arms"), {}
     with pytest.MonkeyPatch.context() as patch:
         for name in ("plot_curves", "plot_predictions"):

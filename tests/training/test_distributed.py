@@ -115,7 +115,9 @@ def test_two_ranks_give_the_loss_gradients_and_scores_of_one(one, root, tmp_path
 def test_two_ranks_with_sharded_weights_do_too_and_can_resume(one, root, tmp_path):
     """FSDP2: weights and checkpoints are sharded; the saved model is adapter-only and complete."""
     names = ["even", "accumulated", "masked"]
-    sharded = [{**case, "save_steps": 1} for name, case in zip(CASES, cases(tmp_path, 2), strict=True) if name in names]
+    sharded = [
+        {**case, "save_steps": 1} for name, case in zip(CASES, cases(tmp_path, 2), strict=True) if name in names
+    ]
     resumed = {**sharded[0], "resume": "latest", "epochs": 2}
     options = ("--num_processes", "2", "--main_process_port", free_port())
     process = launch(root, [*sharded, resumed], tmp_path / "cases.json", *options, config="fsdp2.yaml")

@@ -29,12 +29,17 @@ from tests.helpers.hub_server import run_hub_server
 
 # Reads lists of [arguments, environment, output file]; the commands of a list run in parallel.
 COMMANDS = """
-import gc, json, os, sys
+import functools, gc, json, os, sys
 import detris_peft.cli
-from detris_peft.cli import evaluate, predict, train
-from matplotlib import pyplot
+from detris_peft.cli import evaluate, predict, train, training_run
+from detris_peft.training import results
+from PIL import Image
 from transformers import AutoTokenizer, CLIPTextModelWithProjection, Dinov2WithRegistersModel
 
+Image.init()
+# The plots would take more time than so short a run: no curves, and one prediction instead of six.
+results.plot_curves = lambda *_: None
+results.plot_predictions = functools.partial(results.plot_predictions, count=1)
 gc.freeze()  # otherwise each command ends with a garbage collection of all imports
 for line in sys.stdin:
     children = []
