@@ -76,10 +76,12 @@ def test_the_arms_beyond_the_paper_have_equal_parameters_and_change_what_their_n
     assert added == {arm: 4 if arm in ("scale", "all") else 0 for arm in counts}  # one per adapter
 
 
-def test_the_photos_have_the_arms_of_plus_small():
+def test_the_photos_have_the_arms_of_plus_small_and_controls_without_adapters():
     photos = read_experiment(str(PHOTOS_PLUS), _check)
     assert {options.run.preset for options in _resolve(photos).values()} == {"detris-b"}
-    assert photos.arms == read_experiment("plus-small", _check).arms
+    arms = read_experiment("plus-small", _check).arms
+    without = {"vision_adapter": None, "text_adapter": None}
+    assert photos.arms == {**arms, "none": without, "none-dice": {**without, **arms["dice"]}}
 
 
 def test_an_arm_overrides_common_options_and_replaces_adapters_completely():
