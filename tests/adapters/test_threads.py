@@ -78,7 +78,7 @@ def calls(request):
 
 
 def test_threads_do_not_mix_up_their_inputs(calls):
-    assert count_wrong(calls, 240) == 0
+    assert count_wrong(calls, 504) == 0
 
 
 @pytest.mark.slow

@@ -108,6 +108,7 @@ CASES = [
         CONVERT,
         ("bad.pth", "got a truncated one", "download it again"),
         steps(save(state_dict), damage(lambda data: data[:-300])),
+        subprocess=True,
     ),
     Case(
         "checkpoint with a flipped bit",

@@ -262,12 +262,9 @@ def options_for(*arguments):
 SMALL = ("--hidden_dim", "40", "--neck_heads", "4", "--decoder_heads", "4", "--decoder_ffn_dim", "24")
 
 
-# Every image encoder with two text encoders, and every text encoder with two image encoders or more.
-PAIRS = [(image, text) for i, image in enumerate(IMAGE) for j, text in enumerate(TEXT) if (i + j) % 5 in (0, 3)]
-
-
-@pytest.mark.parametrize(("image", "text"), PAIRS)
-def test_every_backbone_works_from_the_command_line(backbones, image, text):
+@pytest.mark.parametrize("image", IMAGE)
+@pytest.mark.parametrize("text", TEXT)
+def test_every_pair_of_from_backbones_works_from_the_command_line(backbones, image, text):
     """The backbones' own configs decide classes, sizes and what depends on them, whatever the preset's are."""
     names = {"vision": str(backbones / f"image_{image}"), "text": str(backbones / f"text_{text}")}
     config = options_for("--vision_model", names["vision"], "--text_model", names["text"], *SMALL)
@@ -281,7 +278,7 @@ def test_every_backbone_works_from_the_command_line(backbones, image, text):
         weights, expected = loaded[kind].state_dict(), cls.from_pretrained(names[kind]).state_dict()
         assert weights.keys() == expected.keys()
         assert all(weights[key].equal(value) for key, value in expected.items())
-    if (image, text) in (("dinov2", "bert"), ("clip", "siglip")):  # tests/modeling covers all pairs
+    if (image, text) in (("dinov2", "bert"), ("clip", "siglip")):  # the others are covered by tests/modeling
         model = DetrisForReferringSegmentation.from_backbones(loaded["vision"], loaded["text"], config)
         assert model(**inputs(pad=config.pad_token_id)).loss.isfinite()
 

@@ -23,10 +23,9 @@ def aligner(layers: list[int]) -> DenseAlignerConfig:
     )
 
 
-def make(kind: str = "dinov2_with_registers", depth: int = 3, **changes) -> DetrisForReferringSegmentation:
+def make(kind: str = "dinov2_with_registers", **changes) -> DetrisForReferringSegmentation:
     torch.manual_seed(0)
-    depths = {"num_hidden_layers": depth}
-    vision, text = image_encoder(kind, **depths), text_encoder(TEXT.get(kind, "clip_projected"), **depths)
+    vision, text = image_encoder(kind), text_encoder(TEXT.get(kind, "clip_projected"))
     fields = {"vision_adapter": aligner([1, 2]), "extract_layers": [0, 1], "pad_token_id": None, **changes}
     config = tiny_config(vision_config=vision.config, text_config=text.config, **fields)
     model = DetrisForReferringSegmentation.from_backbones(vision, text, config).eval()
@@ -160,7 +159,7 @@ def test_blocks_that_were_replaced_are_named():
 
 @pytest.mark.parametrize("training", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_new_model_is_one_graph(training):
-    model = make(depth=2, vision_adapter=aligner([1])).train(training)  # tracing takes seconds per block
+    model = make().train(training)
     separate = copy.deepcopy(model)
     torch._dynamo.reset()
     compiled = torch.compile(model, backend="eager", fullgraph=True)

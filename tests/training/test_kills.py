@@ -52,7 +52,7 @@ def history(folder):
     return json.loads((folder / "metrics.json").read_text())["history"]
 
 
-@pytest.mark.parametrize("count", [4, pytest.param(11, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [6, pytest.param(11, marks=pytest.mark.slow)])
 def test_a_run_killed_many_times_is_bit_identical(start, root, tmp_path, count):
     """At least `count` kills of each kind."""
     uninterrupted = tmp_path / "uninterrupted"
