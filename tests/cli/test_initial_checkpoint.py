@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from detris_peft import DetrisForReferringSegmentation, DetrisProcessor, cli
 from detris_peft.cli.initial_checkpoint import find_initial_checkpoint
 from detris_peft.cli.train import parse_arguments
+from detris_peft.cli.training_run import create_config
 from detris_peft.manifest import update_manifest
 from detris_peft.training import TrainingArguments, results
 from tests.helpers import toy_run
@@ -49,7 +50,7 @@ def load(*arguments, folder="unused"):
     """Return the model and the processor with which `detris train` would start."""
     run, _, backbones, _ = parse_arguments([*map(str, arguments), "--output_dir", str(folder)])
     initial = find_initial_checkpoint(run.init_from, TrainingArguments(output_dir=str(folder)))
-    config, _ = initial.create_config(run, backbones, Path(folder) / "backbones")
+    config, _ = create_config(run, backbones, Path(folder) / "backbones", initial)
     processor = initial.load_processor(run, backbones, config)
     return initial.load_model(config, processor.tokenizer), processor
 
@@ -121,6 +122,8 @@ def test_options_that_describe_the_same_architecture_are_accepted(checkpoint, ro
     )
     model, processor = load("--init_from", checkpoint, *options.split())
     assert (model.config.image_size, processor.image_size) == (48, 48)  # the checkpoint's, not the preset's
+    assert model.config.loss_weights == {"bce": 1.0, "dice": 0.5}  # the recipe's
+    assert model.config.text_adapter.init_weights == "paper"  # as saved: the recipe starts new adapters only
 
 
 @pytest.mark.parametrize(

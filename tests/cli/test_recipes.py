@@ -117,3 +117,16 @@ def test_adapters_of_our_types_start_as_the_recipe_says(parse, tmp_path, words, 
     config, _ = create_config(options.run, options.backbones, tmp_path)
     adapters = (config.vision_adapter, config.text_adapter)
     assert tuple(getattr(adapter, "init_weights", None) for adapter in adapters) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], {"bce": 1.0, "dice": 0.5}),
+        (["--loss_weights", "{bce: 1.0}"], {"bce": 1.0}),
+    ],
+)
+def test_the_recipe_adds_the_dice_loss(parse, tmp_path, words, expected):
+    options = parse("--preset", "tiny", "--recipe", "few-images", *words)
+    config, _ = create_config(options.run, options.backbones, tmp_path)
+    assert config.loss_weights == expected

@@ -14,6 +14,7 @@ from ..modeling.backbone_adapters import adapt_backbone
 from ..modeling.bridger_config import BridgerConfig
 from ..modeling.encoders import build_backbone
 from ..modeling.layers import DEFAULT_DEPTH
+from ..presets.recipes import Recipe
 from .config_options import ADAPTERS, BACKBONES
 
 
@@ -58,20 +59,24 @@ def apply_config_options(config: DetrisConfig, given: Mapping[str, Any]) -> Detr
     return config
 
 
-def adapters_to_initialize(config: DetrisConfig, given: Mapping[str, Any]) -> dict[str, AdapterConfig]:
-    """Return the adapters of our own types whose initialization no option sets, by their fields.
+def recipe_fields(config: DetrisConfig, recipe: Recipe, given: Mapping[str, Any], is_new: bool) -> dict[str, Any]:
+    """Return the fields of a config that a recipe sets and no option does, with their values.
 
     Args:
-        config: the config of the model.
+        config: the config of the model, with the given options.
+        recipe: the recipe.
         given: the given options of `DetrisConfig`.
+        is_new: whether the adapters are new. Otherwise their initialization does not matter.
     """
-    found = {}
-    for name in ADAPTERS:
-        adapter, changes = getattr(config, name), given.get(name) or {}
+    fields: dict[str, Any] = {}
+    for name in ADAPTERS if is_new else ():
+        changes = given.get(name) or {}
         is_given = f"{name}.init_weights" in given or "init_weights" in changes
-        if isinstance(adapter, AdapterConfig) and not is_given:
-            found[name] = adapter
-    return found
+        if isinstance(getattr(config, name), AdapterConfig) and not is_given:
+            fields[f"{name}.init_weights"] = recipe.init_weights
+    if "loss_weights" not in given:
+        fields["loss_weights"] = dict(recipe.loss_weights)
+    return fields
 
 
 def _bridger(config: DetrisConfig, changes: dict[str, Any]) -> BridgerConfig | None:

@@ -33,7 +33,7 @@ from ..training.trackers import check_trackers
 from .backbone_options import KINDS, BackboneArguments
 from .backbone_selection import Backbone, load_backbone, select_backbones
 from .checkpoint_options import truncation_notice
-from .config_changes import adapters_to_initialize, apply_config_options
+from .config_changes import apply_config_options, recipe_fields
 from .initial_checkpoint import InitialCheckpoint, check_recorded, find_initial_checkpoint
 from .train_options import RunArguments, TrainOptions, describe_recipe, with_recipe
 
@@ -83,10 +83,11 @@ def run_training(all_options: TrainOptions, state: PartialState) -> list[dict[st
     is_stream = isinstance(train_rows, datasets.IterableDataset)
     training = with_recipe(all_options, None if is_stream else len(train_rows), state.num_processes).training
     state.print(describe_recipe(run, training))
+    if run.recipe is not None:
+        fields = recipe_fields(config, presets.get_recipe(run.recipe), run.config_fields, is_new=initial is None)
+        if fields:
+            state.print(f"Recipe of {run.recipe}: " + ", ".join(f"{name}={value}" for name, value in fields.items()))
     if initial is None:
-        if run.recipe is not None and (initialized := adapters_to_initialize(config, run.config_fields)):
-            start = presets.get_recipe(run.recipe).init_weights
-            state.print(f"Recipe of {run.recipe}: init_weights={start} of {', '.join(initialized)}")
         tokenizer = _create_tokenizer(backbones, config, run, source, train_rows)
         processor = DetrisProcessor.from_config(config, tokenizer)
         processor.keep_aspect_ratio = bool(run.keep_aspect_ratio)
@@ -224,17 +225,21 @@ def create_config(
         ValueError: a backbone cannot be used, or a field does not fit the others.
         OSError: a backbone cannot be read.
     """
+    given = run.config_fields
     if initial is not None:
-        return initial.create_config(run, arguments, folder)
-    preset, given = presets.get(run.preset or presets.DEFAULT_PRESET), run.config_fields
-    selected = select_backbones(preset, arguments, given, folder)
-    config = preset.scaled_to(*(copy.deepcopy(selected[kind].config) for kind in KINDS))
-    for kind, backbone in selected.items():
-        config.name_backbone(kind, backbone.name)
-    config = apply_config_options(config, given)
+        config, selected = initial.create_config(run, arguments, folder)
+    else:
+        preset = presets.get(run.preset or presets.DEFAULT_PRESET)
+        selected = select_backbones(preset, arguments, given, folder)
+        config = preset.scaled_to(*(copy.deepcopy(selected[kind].config) for kind in KINDS))
+        for kind, backbone in selected.items():
+            config.name_backbone(kind, backbone.name)
+        config = apply_config_options(config, given)
     if run.recipe is not None:
-        for adapter in adapters_to_initialize(config, given).values():
-            adapter.init_weights = presets.get_recipe(run.recipe).init_weights
+        recipe = presets.get_recipe(run.recipe)
+        for name, value in recipe_fields(config, recipe, given, is_new=initial is None).items():
+            owner, _, field = name.rpartition(".")
+            setattr(getattr(config, owner) if owner else config, field, value)
     return config, selected
 
 

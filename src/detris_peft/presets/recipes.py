@@ -16,7 +16,8 @@ class Recipe:
     Attributes:
         summary: what the recipe is for, in a few words.
         options: values of `TrainingArguments` that do not depend on the data.
-        init_weights: initialization of adapters of our own types (`AdapterConfig.init_weights`).
+        init_weights: initialization of new adapters of our own types (`AdapterConfig.init_weights`).
+        loss_weights: weights of the training losses (`DetrisConfig.loss_weights`).
         steps: target number of steps, from which the epochs follow.
         epochs_range: smallest and largest number of epochs.
         decay_after: fraction of the epochs after which the learning rate is decayed.
@@ -25,6 +26,7 @@ class Recipe:
     summary: str
     options: Mapping[str, Any]
     init_weights: str
+    loss_weights: Mapping[str, float]
     steps: int
     epochs_range: tuple[int, int]
     decay_after: float
@@ -44,7 +46,7 @@ class Recipe:
         return [max(1, round(self.decay_after * epochs))]
 
 
-# The values of few-images were measured on 128 photos; see docs/your-own-data.md.
+# The values of few-images were measured on 128 photos; see docs/your-own-data.md and docs/experiments.md.
 _RECIPES = {
     "few-images": Recipe(
         summary="50 to 500 images of your own",
@@ -56,6 +58,7 @@ _RECIPES = {
             "early_stopping_patience": 5,
         },
         init_weights="identity",
+        loss_weights={"bce": 1.0, "dice": 0.5},
         steps=300,
         epochs_range=(10, 60),
         decay_after=0.7,
