@@ -13,7 +13,7 @@ from detris_peft.comparison import read_experiment, shipped_experiments
 from detris_peft.modeling.parameter_counts import count_parameters, meta_model
 from tests.comparison.made_results import make_experiment
 
-PHOTOS_PLUS = Path(__file__).parents[2] / "docs/experiments/photos-plus.yaml"
+EXPERIMENTS = Path(__file__).parents[2] / "docs/experiments"
 
 
 @pytest.mark.parametrize("name", shipped_experiments())
@@ -76,12 +76,15 @@ def test_the_arms_beyond_the_paper_have_equal_parameters_and_change_what_their_n
     assert added == {arm: 4 if arm in ("scale", "all") else 0 for arm in counts}  # one per adapter
 
 
-def test_the_photos_have_the_arms_of_plus_small_and_controls_without_adapters():
-    photos = read_experiment(str(PHOTOS_PLUS), _check)
+def test_the_experiments_with_pretrained_encoders_have_the_arms_of_plus_small_and_controls():
+    photos = read_experiment(str(EXPERIMENTS / "photos-plus.yaml"), _check)
     assert {options.run.preset for options in _resolve(photos).values()} == {"detris-b"}
     arms = read_experiment("plus-small", _check).arms
     without = {"vision_adapter": None, "text_adapter": None}
     assert photos.arms == {**arms, "none": without, "none-dice": {**without, **arms["dice"]}}
+    few = read_experiment(str(EXPERIMENTS / "few-references.yaml"), _check)
+    assert few.arms == {name: photos.arms[name] for name in few.arms}
+    assert {options.run.preset for options in _resolve(few).values()} == {"detris-b"}
 
 
 def test_an_arm_overrides_common_options_and_replaces_adapters_completely():
