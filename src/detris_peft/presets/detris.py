@@ -11,6 +11,8 @@ BASE: dict[str, Any] = {
     "vision_name_or_path": "facebook/dinov2-with-registers-base",
     "text_name_or_path": "openai/clip-vit-base-patch16",
 }
+# The Dice loss is added; see docs/experiments.md.
+DICE_LOSS_WEIGHTS = {"bce": 1.0, "dice": 0.5}
 _DINOV2_L: dict[str, Any] = {
     "model_type": "dinov2_with_registers",
     "hidden_size": 1024,
@@ -41,7 +43,7 @@ def detris_b_plus() -> DetrisConfig:
     return DetrisConfig(
         vision_adapter=DenseAlignerConfig(init_weights="identity"),
         text_adapter=TextAdapterConfig(init_weights="identity"),
-        loss_weights={"bce": 1.0, "dice": 0.5},
+        loss_weights=dict(DICE_LOSS_WEIGHTS),
         **BASE,
     )
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .detris import DICE_LOSS_WEIGHTS
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -58,7 +60,7 @@ _RECIPES = {
             "early_stopping_patience": 5,
         },
         init_weights="identity",
-        loss_weights={"bce": 1.0, "dice": 0.5},
+        loss_weights=DICE_LOSS_WEIGHTS,
         steps=300,
         epochs_range=(10, 60),
         decay_after=0.7,
