@@ -6,13 +6,12 @@ from typing import Any
 
 from ..adapters import DenseAlignerConfig, TextAdapterConfig
 from ..modeling import DetrisConfig
+from .recipes import DICE_LOSS_WEIGHTS
 
 BASE: dict[str, Any] = {
     "vision_name_or_path": "facebook/dinov2-with-registers-base",
     "text_name_or_path": "openai/clip-vit-base-patch16",
 }
-# The Dice loss is added; see docs/experiments.md.
-DICE_LOSS_WEIGHTS = {"bce": 1.0, "dice": 0.5}
 _DINOV2_L: dict[str, Any] = {
     "model_type": "dinov2_with_registers",
     "hidden_size": 1024,
