@@ -12,7 +12,6 @@ from PIL import Image, ImageDraw
 
 from detris_peft.cli import main
 from detris_peft.data import load_folder
-from detris_peft.training import results
 
 SIDE = 64
 COLORS = {"red": (210, 30, 30), "blue": (40, 70, 215)}
@@ -46,11 +45,9 @@ def write_labelme(folder, count: int) -> None:
             (folder / name).with_suffix(".json").write_text(json.dumps(content))
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_from_a_labelme_folder_to_a_prediction(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    # Figures would take most of the time of a tiny run.
-    monkeypatch.setattr(results, "plot_curves", lambda *_: None)
-    monkeypatch.setattr(results, "plot_predictions", lambda *_: None)
     monkeypatch.setattr("detris_peft.cli.data.describe.find_spec", lambda _: None)
     write_labelme(tmp_path / "labels", 15)
 

@@ -16,7 +16,7 @@ from detris_peft import DetrisForReferringSegmentation, presets
 from detris_peft.cli import main, run
 from detris_peft.conversion import load_official_checkpoint
 from detris_peft.data.refshapes import write_refshapes
-from detris_peft.training import results
+from tests.helpers import toy_run
 from tests.helpers.original_files import original_weights
 from tests.helpers.reference import FIXTURES, reference_config
 
@@ -88,8 +88,7 @@ def test_verification_names_the_weight_that_differs(convert_arguments, tmp_path,
 
 def test_training_converts_original_backbone_files(tmp_path, dino_file, monkeypatch):
     """The checkpoint names the converted folders. A file of another size decides the size of the model."""
-    for name in ("plot_curves", "plot_predictions"):  # would take most of the time
-        monkeypatch.setattr(results, name, lambda *_: None)
+    toy_run.omit_plots(monkeypatch)
     write_refshapes(tmp_path, train=2, val=1, test=1, image_size=64)
     config = presets.get("tiny")
     config.vision_config.num_attention_heads = config.text_config.num_attention_heads = 1  # published heads: 64 wide

@@ -20,7 +20,6 @@ from PIL import Image
 
 from detris_peft.cli import main
 from detris_peft.comparison import report, shipped_experiments
-from detris_peft.training import results
 from detris_peft.training.step import TrainingStep
 from tests.helpers import toy_run
 
@@ -43,8 +42,7 @@ ARMS = {
 @pytest.fixture(autouse=True)
 def _without_plots(monkeypatch):
     """Plots take most of the time of a tiny run; those of the fixture `finished` are real."""
-    for name in ("plot_curves", "plot_predictions"):
-        monkeypatch.setattr(results, name, lambda *_: None)
+    toy_run.omit_plots(monkeypatch)
     for name in ("plot_bars", "plot_arm_curves", "plot_figure2", "plot_errors"):
         monkeypatch.setattr(report, name, lambda *arguments: arguments[-1].touch())
 
@@ -67,8 +65,7 @@ def finished(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
     command = write_experiment(folder, data)
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("plot_curves", "plot_predictions"):
-            patch.setattr(results, name, lambda *_: None)
+        toy_run.omit_plots(patch)
         main([*command, "--output_dir", str(folder / "out")])
     return command, folder / "out"
 

@@ -18,7 +18,7 @@ from detris_peft.cli.initial_checkpoint import find_initial_checkpoint
 from detris_peft.cli.train import parse_arguments
 from detris_peft.cli.training_run import create_config
 from detris_peft.manifest import update_manifest
-from detris_peft.training import TrainingArguments, results
+from detris_peft.training import TrainingArguments
 from tests.helpers import toy_run
 from tests.helpers.hub_server import Repository, run_hub_server
 
@@ -180,8 +180,7 @@ def test_a_checkpoint_without_the_name_of_a_backbone_needs_an_option(checkpoint,
 @pytest.fixture
 def train(root, tmp_path, monkeypatch):
     """Run `detris train` in this process."""
-    monkeypatch.setattr(results, "plot_curves", lambda *_: None)
-    monkeypatch.setattr(results, "plot_predictions", lambda *_: None)
+    toy_run.omit_plots(monkeypatch)
     monkeypatch.setenv("DETRIS_TRACEBACK", "1")
 
     def train(output, options):

@@ -34,3 +34,8 @@ def model(root):
 @pytest.fixture
 def processor(model, rows):
     return toy_run.load_processor(model.config, rows[0])
+
+
+@pytest.fixture
+def no_plots(monkeypatch):
+    toy_run.omit_plots(monkeypatch)

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
@@ -92,6 +93,12 @@ def arguments(folder: Path, **changes: Any) -> TrainingArguments:
     return TrainingArguments(**{**fields, "num_workers": 0, **changes})
 
 
+def omit_plots(patch: pytest.MonkeyPatch) -> None:
+    """Let runs of this process write no curves and no predictions, which take most of the time of a tiny run."""
+    for name in ("plot_curves", "plot_predictions"):
+        patch.setattr(results, name, lambda *_: None)
+
+
 def run(
     root: Path,
     folder: Path,
@@ -128,7 +135,7 @@ def run(
             real(path)
 
         atomic._sync = sync
-    results.plot_curves = results.plot_predictions = lambda *_: None  # would take most of the time of a tiny run
+    omit_plots(pytest.MonkeyPatch())
     rows = load_rows(root)
     model = load_model(root, dropout)
     if double:

@@ -13,7 +13,7 @@ from peft import IA3Config, LNTuningConfig, LoraConfig
 
 from detris_peft import BottleneckAdapterConfig, CompacterConfig, DetrisForReferringSegmentation, TextAdapterConfig
 from detris_peft.modeling.bridger_config import BridgerConfig
-from detris_peft.training import results, train
+from detris_peft.training import train
 from tests.helpers import toy_run
 from tests.training.test_kills import weights
 
@@ -71,8 +71,7 @@ def trained(root, tmp_path_factory):
     """Folder and output of each arm after two epochs; a second run resumes from the checkpoint of the first epoch."""
     folder, outputs = tmp_path_factory.mktemp("arms"), {}
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("plot_curves", "plot_predictions"):
-            patch.setattr(results, name, lambda *_: None)
+        toy_run.omit_plots(patch)
         for arm in ARMS:
             whole, history = run(root, folder / arm / "whole", arm)
             first = min((folder / arm / "whole/checkpoints").iterdir())

@@ -14,7 +14,7 @@ from detris_peft import DetrisForReferringSegmentation
 from detris_peft.cli.train import main
 from detris_peft.data import BadRowError
 from detris_peft.data.refshapes import write_refshapes
-from detris_peft.training import results
+from tests.helpers import toy_run
 
 SIDE = 224
 FAR = [[x + 5 * SIDE for x in (10, 10, 40, 10, 40, 40, 10, 40)]]
@@ -162,8 +162,7 @@ def labels(monkeypatch):
         return real(self, pixel_values, input_ids, labels=labels, **kwargs)
 
     monkeypatch.setattr(DetrisForReferringSegmentation, "forward", forward)
-    monkeypatch.setattr(results, "plot_curves", lambda *_: None)
-    monkeypatch.setattr(results, "plot_predictions", lambda *_: None)
+    toy_run.omit_plots(monkeypatch)
     return largest
 
 

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from detris_peft.data import EvaluationSamples
 from detris_peft.evaluation import evaluate
 from detris_peft.metrics import METRIC_NAMES
-from detris_peft.training import results, train
+from detris_peft.training import train
 from detris_peft.training.data_loading import create_loader
 from tests.helpers.toy_run import arguments
 
@@ -31,11 +31,10 @@ def test_the_arguments_reach_the_samples(processor, rows, tmp_path):
     assert loader.dataset.no_target_ratio == 0.3
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_a_run_with_both_scores_no_target_pairs_and_says_how_many_expressions_allow_a_mosaic(
-    model, processor, rows, tmp_path, capsys, monkeypatch
+    model, processor, rows, tmp_path, capsys
 ):
-    for name in ("plot_curves", "plot_predictions"):  # take most of the time
-        monkeypatch.setattr(results, name, lambda *_: None)
     options = arguments(tmp_path / "run", epochs=1, no_target_ratio=0.3, mosaic_ratio=0.5)
     history = train(model, processor, *rows, options)
     printed = capsys.readouterr().out

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from detris_peft import DetrisForReferringSegmentation, DetrisProcessor
 from detris_peft.modeling.losses import distillation_loss, segmentation_loss
 from detris_peft.tokenization_detris import train_tokenizer
-from detris_peft.training import TrainingArguments, TrainingInterrupted, results, train
+from detris_peft.training import TrainingArguments, TrainingInterrupted, train
 from detris_peft.training.masked_view import MaskedView, mask_token_id
 from detris_peft.training.step import TrainingStep
 from tests.helpers import toy_run
@@ -36,11 +36,7 @@ EVERYTHING = {
     "ema_decay": 0.8,
 }
 
-
-@pytest.fixture(autouse=True)
-def _no_plots(monkeypatch):
-    for name in ("plot_curves", "plot_predictions"):
-        monkeypatch.setattr(results, name, lambda *_: None)
+pytestmark = pytest.mark.usefixtures("no_plots")
 
 
 @pytest.fixture(scope="module")

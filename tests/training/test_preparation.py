@@ -6,14 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from detris_peft.training import preparation, results, train
+from detris_peft.training import preparation, train
 from tests.helpers import toy_run
 
-
-@pytest.fixture(autouse=True)
-def _no_plots(monkeypatch):
-    for name in ("plot_curves", "plot_predictions"):
-        monkeypatch.setattr(results, name, lambda *_: None)
+pytestmark = pytest.mark.usefixtures("no_plots")
 
 
 def without_dropout(root):

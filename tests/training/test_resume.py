@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from detris_peft.manifest import write_manifest
-from detris_peft.training import TrainingInterrupted, results, train, trainer
+from detris_peft.training import TrainingInterrupted, train, trainer
 from detris_peft.training import checkpoints as checkpoints_module
 from detris_peft.training.step import TrainingStep
 from tests.helpers import toy_run
@@ -39,15 +39,7 @@ def stop_after(monkeypatch, steps, number=signal.SIGTERM):
     monkeypatch.setattr(TrainingStep, "run", run_step)
 
 
-@pytest.fixture(scope="module")
-def _no_plots():
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("plot_curves", "plot_predictions"):
-            patch.setattr(results, name, lambda *_: None)
-        yield
-
-
-pytestmark = pytest.mark.usefixtures("_no_plots")
+pytestmark = pytest.mark.usefixtures("no_plots")
 
 
 @pytest.mark.parametrize(

@@ -11,18 +11,14 @@ from torch import nn
 from torch.profiler import profile
 
 from detris_peft.modeling import modeling_detris
-from detris_peft.training import TrainingInterrupted, results, train
+from detris_peft.training import TrainingInterrupted, train
 from detris_peft.training.distributed import SumOverRanks
 from detris_peft.training.step import TrainingStep
 from tests.helpers import toy_run
 from tests.training.test_kills import weights
 from tests.training.test_resume import stop_after
 
-
-@pytest.fixture(autouse=True)
-def _no_plots(monkeypatch):
-    for name in ("plot_curves", "plot_predictions"):
-        monkeypatch.setattr(results, name, lambda *_: None)
+pytestmark = pytest.mark.usefixtures("no_plots")
 
 
 def run(root, folder, **changes):

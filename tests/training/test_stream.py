@@ -10,11 +10,13 @@ from accelerate.state import AcceleratorState
 
 from detris_peft.data import load_mapped
 from detris_peft.metrics import METRIC_NAMES
-from detris_peft.training import TrainingInterrupted, results, train, trainer
+from detris_peft.training import TrainingInterrupted, train, trainer
 from detris_peft.training.step import TrainingStep
 from tests.helpers import toy_run
 from tests.training.test_kills import weights
 from tests.training.test_resume import stop_after
+
+pytestmark = pytest.mark.usefixtures("no_plots")
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +42,6 @@ def run(root, folder, train_rows=None, **changes):
 
 def compare_resumed(monkeypatch, train, folder):
     """Interrupt and resume a run in the middle of its second epoch, and compare it with an uninterrupted one."""
-    for name in ("plot_curves", "plot_predictions"):
-        monkeypatch.setattr(results, name, lambda *_: None)
     uninterrupted = train(folder / "uninterrupted")
     with monkeypatch.context() as patch:
         stop_after(patch, 6)
@@ -80,7 +80,6 @@ def test_a_resumed_run_with_augmentation_is_bit_identical(root, tmp_path, monkey
 def test_a_stream_that_can_be_read_only_once_ends_the_run(root, stream, tmp_path, monkeypatch):
     """Later epochs would have no batches, and the run would never end."""
     monkeypatch.setattr(trainer, "evaluate", lambda *_, **__: {**dict.fromkeys(METRIC_NAMES, 0.5), "loss": 1.0})
-    monkeypatch.setattr(results, "plot_predictions", lambda *_: None)
     reads = []
 
     def is_first(row):
@@ -96,7 +95,6 @@ def test_the_last_incomplete_batch_of_a_stream_is_dropped_by_default(
     root, stream, tmp_path, monkeypatch, drop_last, steps
 ):
     monkeypatch.setattr(trainer, "evaluate", lambda *_, **__: {**dict.fromkeys(METRIC_NAMES, 0.5), "loss": 1.0})
-    monkeypatch.setattr(results, "plot_predictions", lambda *_: None)
     history = run(root, tmp_path / "run", stream, epochs=1, batch_size=9, drop_last=drop_last)
     assert history[0]["step"] == steps
 

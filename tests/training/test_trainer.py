@@ -17,7 +17,7 @@ from detris_peft import DetrisForReferringSegmentation, DetrisProcessor
 from detris_peft.data import FEATURES, EvaluationSamples, encode_mask
 from detris_peft.evaluation import evaluate
 from detris_peft.metrics import ReferringSegmentationMetrics
-from detris_peft.training import results, train, trainer
+from detris_peft.training import train, trainer
 from detris_peft.training.data_loading import create_augmentation, describe_mirroring
 from detris_peft.training.step import TrainingStep
 from tests.helpers.toy_run import arguments
@@ -63,6 +63,7 @@ def test_a_run_writes_checkpoints_metrics_and_images(model, processor, rows, tmp
     assert set(started) == {"options", "seed", "command", "num_processes", "versions", "git", "machine", "earlier"}
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_the_saved_model_has_the_scores_of_the_run(model, processor, rows, tmp_path):
     history = train(model, processor, *rows, arguments(tmp_path / "run"))
     loaded = DetrisForReferringSegmentation.from_pretrained(tmp_path / "run/last")
@@ -90,6 +91,7 @@ def test_evaluation_counts_each_sample_once_for_any_batch_size(model, processor,
     assert model.training  # the mode is restored
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_accumulated_batches_give_the_step_of_one_large_batch(model, processor, rows, tmp_path):
     """Ten references in one step: two accumulated batches of five, and a batch of ten."""
     weights = []
@@ -135,6 +137,7 @@ def make_loss_nan(monkeypatch, batches):
     monkeypatch.setattr(DetrisForReferringSegmentation, "forward", forward)
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_batches_with_a_non_finite_loss_are_skipped_and_counted(model, processor, rows, tmp_path, monkeypatch, capsys):
     make_loss_nan(monkeypatch, {2, 5})
     options = arguments(tmp_path / "run", on_nan="skip", batch_size=4, gradient_accumulation_steps=2)
@@ -155,6 +158,7 @@ def test_an_out_of_memory_error_suggests_options(model, processor, rows, tmp_pat
         train(model, processor, *rows, arguments(tmp_path / "run"))
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_eval_steps_and_early_stopping(model, processor, rows, tmp_path, monkeypatch):
     # All evaluations are equal, so the first one stays the best.
     monkeypatch.setattr(trainer, "evaluate", lambda *_, **__: {**dict.fromkeys(NAMES, 0.5), "loss": 1.0})
@@ -165,11 +169,13 @@ def test_eval_steps_and_early_stopping(model, processor, rows, tmp_path, monkeyp
     assert json.loads((tmp_path / "run/metrics.json").read_text())["best"]["step"] == 3
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_the_end_is_evaluated_for_any_eval_steps(model, processor, rows, tmp_path):
     history = train(model, processor, *rows, arguments(tmp_path / "run", eval_steps=3))
     assert [record["step"] for record in history] == [3, 6, 8]
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_the_moving_average_is_saved_and_does_not_affect_training(model, processor, rows, tmp_path):
     twin = copy.deepcopy(model)
     start = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
@@ -197,7 +203,7 @@ def test_tensorboard_receives_losses_metrics_and_images(model, processor, rows, 
     assert [event.step for event in events.Images("predictions")] == [4, 8]
 
 
-@pytest.mark.usefixtures("_no_plots")
+@pytest.mark.usefixtures("no_plots")
 @pytest.mark.parametrize(("drop_last", "steps"), [(True, 2), (False, 3)])
 def test_the_last_incomplete_batch_is_dropped_by_default(
     model, processor, rows, tmp_path, monkeypatch, drop_last, steps
@@ -233,13 +239,7 @@ def test_a_run_with_augmentation_says_which_images_are_mirrored(rows, processor,
     assert describe_mirroring(rows[0], arguments(tmp_path / "run")) is None
 
 
-@pytest.fixture
-def _no_plots(monkeypatch):
-    for name in ("plot_curves", "plot_predictions"):
-        monkeypatch.setattr(results, name, lambda *_: None)
-
-
-@pytest.mark.usefixtures("_no_plots")
+@pytest.mark.usefixtures("no_plots")
 def test_settings_of_accelerate_launch_are_used_and_replaced_ones_are_reported(
     model, processor, rows, tmp_path, monkeypatch, capsys
 ):
@@ -253,7 +253,7 @@ def test_settings_of_accelerate_launch_are_used_and_replaced_ones_are_reported(
     assert os.environ["ACCELERATE_GRADIENT_ACCUMULATION_STEPS"] == "4"
 
 
-@pytest.mark.usefixtures("_no_plots")
+@pytest.mark.usefixtures("no_plots")
 def test_best_and_last_may_be_links(model, processor, rows, tmp_path):
     """Folders on another disk: each evaluation writes there."""
     (tmp_path / "run").mkdir()
@@ -277,6 +277,7 @@ def test_bf16_trains(model, processor, rows, tmp_path):
     assert history[-1]["train_loss"] < history[0]["train_loss"]
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_gradient_checkpointing_gives_the_same_run(model, processor, rows, tmp_path):
     twin = copy.deepcopy(model)
     plain = train(model, processor, *rows, arguments(tmp_path / "plain"))

@@ -13,7 +13,7 @@ import pytest
 from detris_peft import cli
 from detris_peft.data import EvaluationSamples
 from detris_peft.metrics import METRIC_NAMES
-from detris_peft.training import results, train, trainer
+from detris_peft.training import train, trainer
 from detris_peft.training.progress import Progress
 from detris_peft.training.try_command import describe_checkpoint, find_example, predict_command
 from tests.helpers.toy_run import arguments
@@ -21,10 +21,7 @@ from tests.helpers.toy_run import arguments
 RECORDS = [{"epoch": 1, "step": 4, "mIoU": 0.632}, {"epoch": 2, "step": 8, "mIoU": 0.6}]
 
 
-@pytest.fixture(autouse=True)
-def _no_plots(monkeypatch):
-    for name in ("plot_curves", "plot_predictions"):
-        monkeypatch.setattr(results, name, lambda *_: None)
+pytestmark = pytest.mark.usefixtures("no_plots")
 
 
 def test_the_printed_command_runs_after_each_end_of_a_run(model, processor, rows, tmp_path, monkeypatch, capsys):
