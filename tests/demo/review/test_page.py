@@ -6,6 +6,7 @@ import base64
 import json
 from functools import cache
 from io import BytesIO
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -163,6 +164,13 @@ def test_pages_of_other_sites_cannot_edit(server, folder):
     request = {**shown, "sentences": [[0, "evil"]], "bad_mask": False}
     answer = ask(server, "save", request, {"origin": "http://evil.example"})
     assert "expected one of this page" in answer["error"]
+    port = urlsplit(server).port
+    # A name of the other site that leads to this machine.
+    names = {"origin": f"http://evil.example:{port}", "host": f"evil.example:{port}"}
+    assert "expected one of this page" in ask(server, "save", request, names)["error"]
+    assert "error" in ask(server, "show", {}, {"host": "["})
+    local = {"origin": f"http://localhost:{port}", "host": f"localhost:{port}"}
+    assert "error" not in ask(server, "show", {}, local)
     assert "error" not in ask(server, "save", request, {"origin": server.rstrip("/")})
 
 

@@ -27,6 +27,7 @@ from ...data.tools.review import (
 from ...errors import one_line
 from ...visualization import overlay_thumbnail
 from ..limits import DISPLAY_SIZE
+from ..ports import is_loopback
 
 _MIN_SIDE = 720  # longer side of the image that is shown, in pixels
 _QUALITY = 90  # of its JPEG
@@ -170,8 +171,10 @@ def _answered(action: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[..
     @wraps(action)
     def answered(data: Any, request: gr.Request) -> dict[str, Any]:
         try:
-            if not isinstance(data, dict) or not _same_origin(request):
-                raise ValueError("request: expected one of this page, got another one; reload the page.")
+            if not isinstance(data, dict) or not _is_from_this_page(request):
+                raise ValueError(
+                    "request: expected one of this page, got another one; open the address that the command printed."
+                )
             return action(data)
         except (ValueError, OSError) as error:
             return {"error": _printable(one_line(error))}
@@ -185,10 +188,16 @@ def _answered(action: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[..
     return answered
 
 
-def _same_origin(request: gr.Request) -> bool:
-    """Return whether a request does not come from a page of another site that the reviewer has open."""
-    origin = request.headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == request.headers.get("host")
+def _is_from_this_page(request: gr.Request) -> bool:
+    """Return whether a request does not come from a page of another site that the reviewer has open.
+
+    Such a page has another origin. Its host name may also lead to this machine (DNS rebinding), so that a connection
+    within this machine must name localhost or a loopback address.
+    """
+    origin, host = request.headers.get("origin"), request.headers.get("host", "")
+    if is_loopback(request.scope["server"][0]) and not is_loopback(urlsplit(f"//{host}").hostname or ""):
+        return False
+    return origin is None or urlsplit(origin).netloc == host
 
 
 def _sentence_edits(value: Any) -> list[SentenceEdit]:
