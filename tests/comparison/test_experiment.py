@@ -28,6 +28,17 @@ def test_a_shipped_experiment_has_valid_options(name):
     assert read_experiment(f"{name}.yaml", _check) == experiment
 
 
+def test_a_folder_with_the_name_of_a_shipped_experiment_does_not_hide_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    expected = read_experiment("table3-small", _check)
+    (tmp_path / "table3-small").mkdir()
+    assert read_experiment("table3-small", _check) == expected
+    (tmp_path / "table3-small").rmdir()
+    (tmp_path / "table3-small").write_text("[]")
+    with pytest.raises(ValueError, match="table3-small: expected an experiment"):
+        read_experiment("table3-small", _check)
+
+
 def test_table_2_has_every_row_and_the_variants_of_the_learning_rate():
     resolved = _resolve(read_experiment("table2", _check))
     rows = {options.run.preset for options in resolved.values()}

@@ -115,7 +115,8 @@ def read_experiment(name: str, check_options: OptionCheck) -> Experiment:
         ValueError: the file is no YAML, or its content is not a valid experiment.
     """
     stem = name.removesuffix(".yaml")
-    if not Path(name).exists() and stem in shipped_experiments():
+    # A folder of that name is probably the output of the experiment.
+    if not Path(name).is_file() and stem in shipped_experiments():
         with importlib.resources.as_file(_SHIPPED / f"{stem}.yaml") as file:
             return _parse(read_yaml(file), f"{stem}.yaml", check_options)
     if not Path(name).exists():
