@@ -54,10 +54,10 @@ def folder(written):
             file.write_bytes(content)
 
 
-def serve(folder):
+def serve(folder, host="127.0.0.1"):
     """Yield the address of the page of a folder."""
     with gradio_environment():
-        page = build_page(ReviewFolder(DataSource(str(folder))), "my <b>set</b>")
+        page = build_page(ReviewFolder(DataSource(str(folder))), "my <b>set</b>", host)
         yield start_page(page, port=0)
         page.close(verbose=False)
 
@@ -69,7 +69,7 @@ def running(written):
 
 @pytest.fixture(scope="module")
 def other_running(written):
-    yield from serve(written)
+    yield from serve(written, "My-Machine")
 
 
 @pytest.fixture

@@ -174,6 +174,13 @@ def test_pages_of_other_sites_cannot_edit(server, folder):
     assert "error" not in ask(server, "save", request, {"origin": server.rstrip("/")})
 
 
+def test_the_name_of_the_host_option_may_lead_to_this_machine(server, other_server):
+    """As Debian's 127.0.1.1 for the name of the machine."""
+    names = {"origin": "http://my-machine:7860", "host": "my-machine:7860"}
+    assert "error" not in ask(other_server, "show", {}, names)
+    assert "expected one of this page" in ask(server, "show", {}, names)["error"]
+
+
 def test_files_of_the_server_are_not_served(server, folder):
     for path in ("/etc/hostname", str(folder / "train" / "a.png"), str(folder / TRAIN)):
         assert CLIENT.get(f"{server}gradio_api/file={path}").status_code in (403, 404)

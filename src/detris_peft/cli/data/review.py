@@ -52,4 +52,4 @@ def review(options: ReviewArguments, source: DataSource) -> None:
                 print("Everyone who can reach this machine over the network can edit the dataset.")
             print(end="", flush=True)
 
-        serve(lambda: build_page(folder, source.dataset), options.host, options.port, ready=ready)
+        serve(lambda: build_page(folder, source.dataset, options.host), options.host, options.port, ready=ready)

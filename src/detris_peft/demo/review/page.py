@@ -33,14 +33,16 @@ _MIN_SIDE = 720  # longer side of the image that is shown, in pixels
 _QUALITY = 90  # of its JPEG
 
 
-def build_page(folder: ReviewFolder, title: str) -> gr.Blocks:
+def build_page(folder: ReviewFolder, title: str, host: str = "127.0.0.1") -> gr.Blocks:
     """Return the page.
 
     Args:
         folder: the objects.
         title: name of the dataset.
+        host: address or host name that the page is served on.
     """
     actions = ReviewActions(folder)
+    functions = [_answered(action, host) for action in (actions.show, actions.image, actions.save)]
     with gr.Blocks(title="DETRIS: review sentences and masks", analytics_enabled=False, fill_width=True) as page:
         gr.Markdown(
             f"# Review sentences and masks\nDataset: {html.escape(title)}. Every change is saved at once.",
@@ -52,7 +54,7 @@ def build_page(folder: ReviewFolder, title: str) -> gr.Blocks:
             js_on_load=_read("page.js"),
             apply_default_css=False,
             # Called as `server.show(request)`: these are the only functions of the page.
-            server_functions=[_answered(actions.show), _answered(actions.image), _answered(actions.save)],
+            server_functions=functions,
             elem_id="review",
         )
     return page
@@ -165,13 +167,13 @@ class ReviewActions:
         }
 
 
-def _answered(action: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+def _answered(action: Callable[[dict[str, Any]], dict[str, Any]], host: str) -> Callable[..., dict[str, Any]]:
     """Return a function of the component that answers errors with {"error": message}."""
 
     @wraps(action)
     def answered(data: Any, request: gr.Request) -> dict[str, Any]:
         try:
-            if not isinstance(data, dict) or not _is_from_this_page(request):
+            if not isinstance(data, dict) or not _is_from_this_page(request, host):
                 raise ValueError(
                     "request: expected one of this page, got another one; open the address that the command printed."
                 )
@@ -188,16 +190,17 @@ def _answered(action: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[..
     return answered
 
 
-def _is_from_this_page(request: gr.Request) -> bool:
+def _is_from_this_page(request: gr.Request, host: str) -> bool:
     """Return whether a request does not come from a page of another site that the reviewer has open.
 
     Such a page has another origin. Its host name may also lead to this machine (DNS rebinding), so that a connection
-    within this machine must name localhost or a loopback address.
+    within this machine must name `host`, localhost or a loopback address.
     """
-    origin, host = request.headers.get("origin"), request.headers.get("host", "")
-    if is_loopback(request.scope["server"][0]) and not is_loopback(urlsplit(f"//{host}").hostname or ""):
+    origin, requested = request.headers.get("origin"), request.headers.get("host", "")
+    name = urlsplit(f"//{requested}").hostname or ""
+    if is_loopback(request.scope["server"][0]) and not (is_loopback(name) or name == host.lower()):
         return False
-    return origin is None or urlsplit(origin).netloc == host
+    return origin is None or urlsplit(origin).netloc == requested
 
 
 def _sentence_edits(value: Any) -> list[SentenceEdit]:
